@@ -1,0 +1,50 @@
+# Everything that a person or CI does with this project, by the same names.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+LABEL_STUDIO := .venvs/label-studio/.ready
+
+.PHONY: setup serve test e2e fuzz check format bench clean
+
+setup: $(READY) $(LABEL_STUDIO) ## install everything, pinned, into .venv and .venvs
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[torch,dev]'
+	touch $@
+
+# Label Studio pins other versions of what we use, so it lives in its own environment.
+$(LABEL_STUDIO): tests/e2e/constraints-label-studio.txt $(READY)
+	$(BIN)/python -m tests.e2e.label_studio install
+	touch $@
+
+serve: $(READY) ## serve examples/pytorch_ner on port 9090
+	$(BIN)/lsml-bento start examples/pytorch_ner -p 9090
+
+test: setup ## every test, the end-to-end ones included
+	$(BIN)/pytest
+
+e2e: setup ## only the tests with real servers
+	$(BIN)/pytest -m e2e
+
+fuzz: $(READY) ## 10,000 hostile bodies
+	$(BIN)/pytest -m fuzz --timeout=1800
+
+check: $(READY) ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## measure against peers and the model alone; writes benchmarks/results.md
+	$(BIN)/python -m benchmarks.setup
+	$(BIN)/python -m benchmarks.run
+
+clean:
+	rm -rf $(VENV) .venvs .cache

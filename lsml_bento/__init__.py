@@ -1,0 +1,39 @@
+"""A Label Studio ML backend on BentoML: write one class, serve it, train it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lsml_bento.model import LabelStudioMLBase, predict_fn, update_fn
+    from lsml_bento.response import ModelResponse, PredictionValue
+    from lsml_bento.service import create_service
+
+__all__ = [
+    "LabelStudioMLBase",
+    "ModelResponse",
+    "PredictionValue",
+    "create_service",
+    "predict_fn",
+    "update_fn",
+]
+
+_HOMES = {
+    "LabelStudioMLBase": "model",
+    "ModelResponse": "response",
+    "PredictionValue": "response",
+    "create_service": "service",
+    "predict_fn": "model",
+    "update_fn": "model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: a model needs no BentoML."""
+    if name == "__version__":
+        return version("lsml-bento")
+    if name in _HOMES:
+        return getattr(import_module(f"lsml_bento.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'lsml_bento' has no attribute {name!r}")

@@ -1,0 +1,338 @@
+"""What Label Studio asks of a backend, free of HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from lsml_bento.batcher import Batcher, Lane, Observer, Ticket
+from lsml_bento.errors import DeadlineExceeded, LsmlError, ModelError, NotReady
+from lsml_bento.media import Media
+from lsml_bento.models import Models
+from lsml_bento.predictor import Group, Predictor
+from lsml_bento.rendering import EMPTY_SLOT, Slot, for_annotator
+from lsml_bento.settings import Settings
+from lsml_bento.source import ModelSource, locate
+from lsml_bento.state import State, resolve
+from lsml_bento.types import (
+    Event,
+    PredictRequest,
+    Project,
+    SetupRequest,
+    Task,
+)
+
+log = logging.getLogger(__name__)
+
+_SETUP_WAIT_S = 2.0
+"""Label Studio waits three seconds for ``/setup``, the network included."""
+
+HungUp = Callable[[], Awaitable[None]]
+"""Returns when the client is gone."""
+
+_Answer = TypeVar("_Answer")
+
+
+class Backend:
+    """The use cases of one serving process.
+
+    Args:
+        source: where the user's class comes from.
+        state: shared with the other processes.
+        media: given to model objects.
+        settings: what the environment decides.
+        observer: is told of batches and waits.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        state: State,
+        media: Media,
+        settings: Settings,
+        observer: Observer | None = None,
+    ) -> None:
+        threads = settings.threads or 1
+        self._source = source
+        self._state = state
+        self._settings = settings
+        self._models = Models(
+            source,
+            state,
+            media,
+            max_models=settings.max_models,
+            max_objects=threads,
+        )
+        self._predictor = Predictor(self._models, state)
+        self._device = ThreadPoolExecutor(threads, "predict")
+        self._making = ThreadPoolExecutor(2, "making")
+        self._reading = ThreadPoolExecutor(4, "state")
+        self._preparing: dict[tuple[Project, str | None], asyncio.Future[str]] = {}
+        self._last_errors: dict[Project, str] = {}
+        self._batcher = Batcher(
+            self._predict_batch,
+            max_batch_size=settings.max_batch_size or 32,
+            slots=threads,
+            queue_size=settings.queue_size,
+            observer=observer,
+        )
+
+    @property
+    def model_class(self) -> str:
+        """The name of the user's class."""
+        return self._source.name
+
+    def health(self) -> dict[str, str]:
+        """Up, whatever the model does; never waits."""
+        return {"status": "UP", "model_class": self.model_class}
+
+    async def start(self) -> None:
+        """Import the user's class in the background, so that ``/setup`` finds it."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(
+                self._making, self._source.load
+            )
+        except ModelError as error:
+            log.error(
+                "%s; the server stays up and tries again when it is asked",
+                error,
+                exc_info=error.__cause__,
+            )
+
+    async def close(self) -> None:
+        """Answer all that was taken, then let go."""
+        await self._batcher.close()
+        self._device.shutdown(wait=False, cancel_futures=True)
+        self._making.shutdown(wait=False, cancel_futures=True)
+        self._reading.shutdown(wait=False, cancel_futures=True)
+        self._state.close()
+
+    async def setup(self, request: SetupRequest) -> str:
+        """The model version that serves a project; its model object is made.
+
+        Raises:
+            NotReady: if making it takes longer than 2 s and no version is known.
+            LsmlError: if the class, its setup or the label config fails.
+        """
+        project = await self._in_thread(self._remember, request)
+        preparing = self._prepare(project, request.label_config)
+        await asyncio.wait({preparing}, timeout=_SETUP_WAIT_S)
+        if preparing.done():
+            return preparing.result()
+        values = await self._in_thread(self._state.read, project)
+        if version := values.get("model_version"):
+            return str(version)
+        raise NotReady(
+            f"{self.model_class} is still being made for project {project} and has no "
+            "version yet: Label Studio asks again by itself"
+        )
+
+    async def predict(
+        self, request: PredictRequest, hung_up: HungUp | None = None
+    ) -> list[Slot]:
+        """One slot per task, in order; ``[]`` for a task that failed.
+
+        Args:
+            request: tasks of one project.
+            hung_up: awaited beside the work; tasks still queued are dropped when it
+                returns.
+
+        Raises:
+            LsmlError: if every task failed, with the first reason.
+            DeadlineExceeded: if none was reached in time.
+            QueueFull: if too many tasks wait.
+        """
+        project = request.project
+        if project.created_at is None:
+            project = await self._in_thread(resolve, project, self._state)
+        ticket = self._submit(request, project)
+        answers = await self._answers(ticket, hung_up)
+        interactive = ticket.lane is Lane.INTERACTIVE
+        slots = self._slots(project, request.tasks, answers)
+        return [for_annotator(slot) for slot in slots] if interactive else slots
+
+    def event(self, event: Event) -> dict[str, Any]:
+        """Take note of something that happened in Label Studio."""
+        log.info("event %s project=%s: not trained on", event.action, event.project)
+        return {}
+
+    async def versions(self) -> list[str]:
+        """Every model version known, of all projects."""
+        return await self._in_thread(self._known_versions)
+
+    async def status(self) -> dict[str, Any]:
+        """Versions and last errors per project, and what waits."""
+        projects = await self._in_thread(self._status_of_projects)
+        return {
+            "model_class": self.model_class,
+            "max_batch_size": self._batcher.limit,
+            "waiting": {lane.value: n for lane, n in self._batcher.waiting().items()},
+            "projects": projects,
+        }
+
+    # How a prediction flows
+
+    def _submit(self, request: PredictRequest, project: Project) -> Ticket:
+        context = request.params.get("context")
+        interactive = context is not None
+        many = len(request.tasks) > 1
+        lane = Lane.BULK if many else Lane.SINGLE
+        return self._batcher.submit(
+            Group.of(project, request.label_config, request.params, context),
+            request.tasks,
+            Lane.INTERACTIVE if interactive else lane,
+            alone=interactive,
+            deadline_s=self._settings.predict_deadline_s,
+        )
+
+    async def _answers(self, ticket: Ticket, hung_up: HungUp | None) -> list[Any]:
+        if hung_up is None:
+            return await ticket.done()
+        watcher = asyncio.ensure_future(self._watch(ticket, hung_up))
+        try:
+            return await ticket.done()
+        finally:
+            watcher.cancel()
+            self._batcher.withdraw(ticket)
+
+    async def _watch(self, ticket: Ticket, hung_up: HungUp) -> None:
+        await hung_up()
+        if ticket.is_open:
+            log.info(
+                "the client hung up: %s request of %d tasks dropped",
+                ticket.lane.value,
+                len(ticket.items),
+            )
+            self._batcher.withdraw(ticket)
+
+    async def _predict_batch(
+        self, group: Group, tasks: list[Task]
+    ) -> list[Slot | Exception]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._device, self._predictor.predict, group, tasks
+        )
+
+    def _slots(
+        self, project: Project, tasks: list[Task], answers: list[Any]
+    ) -> list[Slot]:
+        failed = [
+            (task.get("id"), answer)
+            for task, answer in zip(tasks, answers, strict=True)
+            if isinstance(answer, Exception)
+        ]
+        late = sum(answer is None for answer in answers)
+        if failed:
+            self._log_failures(project, failed, len(tasks))
+        if failed and len(failed) + late == len(tasks):
+            raise _for_client(failed[0][1])
+        if late and late == len(tasks):
+            raise DeadlineExceeded(
+                f"none of {late} tasks was predicted within "
+                f"{self._settings.predict_deadline_s:g} s (LSML_PREDICT_DEADLINE_S): "
+                "the model is slow or stuck"
+            )
+        if late:
+            self._log_deadline(project, late, len(tasks))
+        return [a if isinstance(a, bytes) else EMPTY_SLOT for a in answers]
+
+    def _log_failures(
+        self, project: Project, failed: list[tuple[Any, Exception]], of: int
+    ) -> None:
+        by_reason: dict[str, list[tuple[Any, Exception]]] = {}
+        for task_id, error in failed:
+            by_reason.setdefault(_describe(error), []).append((task_id, error))
+        for reason, entries in by_reason.items():
+            ids = ", ".join(str(task_id) for task_id, _ in entries[:20])
+            more = f" and {len(entries) - 20} more" if len(entries) > 20 else ""
+            error = entries[0][1]
+            log.error(
+                "predict failed: project=%s tasks=%s%s (%d of %d): %s",
+                project,
+                ids,
+                more,
+                len(entries),
+                of,
+                reason,
+                exc_info=error.__cause__ if isinstance(error, LsmlError) else error,
+            )
+        self._last_errors[project] = reason
+
+    def _log_deadline(self, project: Project, late: int, of: int) -> None:
+        log.warning(
+            "deadline: project=%s %d of %d tasks not predicted within %g s; retrieve "
+            "predictions again to go on, or use `lsml-bento preannotate`",
+            project,
+            late,
+            of,
+            self._settings.predict_deadline_s,
+        )
+
+    # What /setup needs
+
+    def _remember(self, request: SetupRequest) -> Project:
+        project = resolve(request.project, self._state)
+        known = self._state.read(project)
+        news = {"extra_params": request.extra_params}
+        if any(known.get(key) != value for key, value in news.items()):
+            self._state.write(project, news)
+        return project
+
+    def _prepare(
+        self, project: Project, label_config: str | None
+    ) -> asyncio.Future[str]:
+        key = project, label_config
+        preparing = self._preparing.get(key)
+        if preparing is None:
+            preparing = asyncio.get_running_loop().run_in_executor(
+                self._making, self._predictor.prepare, project, label_config
+            )
+            self._preparing[key] = preparing
+            preparing.add_done_callback(lambda done: self._prepared(key, done))
+        return preparing
+
+    def _prepared(
+        self, key: tuple[Project, str | None], done: asyncio.Future[str]
+    ) -> None:
+        del self._preparing[key]
+        if not done.cancelled() and (error := done.exception()) is not None:
+            self._last_errors[key[0]] = str(error)
+
+    # What others ask
+
+    def _known_versions(self) -> list[str]:
+        versions = [
+            self._state.read(project).get("model_version")
+            for project in self._state.projects()
+        ]
+        return list(dict.fromkeys(str(v) for v in versions if v))
+
+    def _status_of_projects(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "project": str(project),
+                "model_version": self._state.read(project).get("model_version"),
+                "last_error": self._last_errors.get(project),
+            }
+            for project in self._state.projects()
+        ]
+
+    async def _in_thread(
+        self, function: Callable[..., _Answer], *arguments: Any
+    ) -> _Answer:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._reading, function, *arguments)
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, LsmlError):
+        return str(error)
+    return f"predict() raised {locate(error)}"
+
+
+def _for_client(error: Exception) -> LsmlError:
+    """The error as a client may see it: one sentence and a status."""
+    return error if isinstance(error, LsmlError) else ModelError(_describe(error))

@@ -1,0 +1,56 @@
+"""Label configs, read by Label Studio's own parser and by nothing else."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from label_studio_sdk._extensions.label_studio_tools.core.label_config import (
+    parse_config,
+)
+from label_studio_sdk.label_interface import LabelInterface
+
+from lsml_bento.errors import LabelConfigError
+
+EMPTY = "<View/>"
+"""What a project without a label config has."""
+
+
+def parse_label_config(label_config: str) -> LabelInterface:
+    """The label config's controls, objects and labels; a new object at each call.
+
+    Args:
+        label_config: the XML as Label Studio sends it.
+
+    Raises:
+        LabelConfigError: if it is not XML, or declares a document type (Label Studio
+            writes none, and a declared entity may name any file or grow without end).
+    """
+    lowered = label_config.lower()
+    if "<!doctype" in lowered or "<!entity" in lowered:
+        raise LabelConfigError(
+            "the label config declares a DOCTYPE or an entity: remove the declaration"
+        )
+    try:
+        return LabelInterface(config=label_config)
+    except Exception as error:  # the parser raises ten kinds of exceptions
+        reason = str(error).split("\n", 1)[0][:200] or type(error).__name__
+        raise LabelConfigError(
+            f"the label config does not parse: {reason}; check it in Label Studio "
+            "under Settings > Labeling Interface"
+        ) from error
+
+
+@lru_cache(maxsize=64)
+def _tags(label_config: str) -> dict[str, Any]:
+    parsed: dict[str, Any] = parse_config(label_config)
+    return parsed
+
+
+def parse_tags(label_config: str) -> dict[str, Any]:
+    """The control tags by name, in the shape of HumanSignal's ``parsed_label_config``.
+
+    Returns:
+        ``{from_name: {"type", "to_name", "inputs", "labels", "labels_attrs", ...}}``
+    """
+    return dict(_tags(label_config))

@@ -1,0 +1,413 @@
+"""``LabelStudioMLBase``: the one class that a user writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from label_studio_sdk.label_interface import LabelInterface
+from semver import Version
+
+from lsml_bento.label_config import EMPTY, parse_label_config, parse_tags
+from lsml_bento.media import Media, NoMedia, names_a_file
+from lsml_bento.response import ModelResponse
+from lsml_bento.state import MemoryState, State
+from lsml_bento.types import Context, Project, Task
+
+PREDICT_MARK = "__lsml_predict_fn__"
+UPDATE_MARK = "__lsml_update_fn__"
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def predict_fn(function: _Function) -> _Function:
+    """Make ``function(tasks, context, helper=model)`` the module's predict."""
+    setattr(function, PREDICT_MARK, True)
+    return function
+
+
+def update_fn(function: _Function) -> _Function:
+    """Make ``function(event, data, helper=model)`` the module's fit."""
+    setattr(function, UPDATE_MARK, True)
+    return function
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a model object reaches of the server it lives in."""
+
+    project: Project
+    state: State = field(default_factory=MemoryState)
+    media: Media = field(default_factory=NoMedia)
+
+
+_surroundings: ContextVar[Surroundings | None] = ContextVar(
+    "surroundings", default=None
+)
+
+
+@contextmanager
+def surrounded_by(surroundings: Surroundings) -> Iterator[None]:
+    """Objects made inside the block belong to these surroundings.
+
+    The constructor's arguments are HumanSignal's, and users override it, so that what
+    the server adds must come another way.
+    """
+    token = _surroundings.set(surroundings)
+    try:
+        yield
+    finally:
+        _surroundings.reset(token)
+
+
+class LabelStudioMLBase:
+    """A model behind Label Studio: subclass it and write ``predict``.
+
+    An object serves one project with one label config and is kept between requests.
+    ``setup`` runs once when it is made, then ``load``, then ``predict`` as often as
+    tasks come, in batches.
+
+    Attributes:
+        project_id: the project's id as Label Studio shows it.
+        label_interface: the parsed label config.
+    """
+
+    INITIAL_MODEL_VERSION: ClassVar[str] = "0.0.1"
+
+    TRAIN_EVENTS: ClassVar[tuple[str, ...]] = (
+        "ANNOTATION_CREATED",
+        "ANNOTATION_UPDATED",
+        "ANNOTATION_DELETED",
+        "START_TRAINING",
+    )
+
+    thread_safe: ClassVar[bool] = False
+    """Whether one object may run ``predict`` in several threads at a time."""
+
+    share_loaded: ClassVar[bool] = True
+    """Whether what ``load`` set on one object may be set on others of the same weights.
+
+    Turn it off if ``load`` depends on the project or its label config.
+    """
+
+    label_interface: LabelInterface
+
+    _predict_function: ClassVar[Callable[..., Any] | None] = None
+    _update_function: ClassVar[Callable[..., Any] | None] = None
+
+    def __init__(
+        self,
+        project_id: str | None = None,
+        label_config: str | None = None,
+        **_: Any,
+    ) -> None:
+        """Used by the server; an object made by hand keeps its state in memory.
+
+        Args:
+            project_id: the project's id.
+            label_config: the XML of its label config.
+            _: what older versions of the class passed; not used.
+
+        Raises:
+            LabelConfigError: if the label config does not parse.
+        """
+        self._surroundings = _surroundings.get() or Surroundings(
+            Project(str(project_id or ""), 0)
+        )
+        self.project_id = project_id or ""
+        self.use_label_config(label_config or EMPTY)
+        if not self.get("model_version"):
+            self.set("model_version", self.INITIAL_MODEL_VERSION)
+        self.setup()
+
+    # What a user writes
+
+    def setup(self) -> None:
+        """Prepare the object; ``self.set("model_version", ..)`` names its version."""
+
+    def load(self, weights: Path | None) -> None:
+        """Read the weights of the version that serves.
+
+        Args:
+            weights: the version's directory, None before the first training.
+        """
+
+    def predict(
+        self, tasks: list[Task], context: Context | None = None, **kwargs: Any
+    ) -> ModelResponse | list[Any] | None:
+        """Predictions for the tasks, in their order.
+
+        Args:
+            tasks: B tasks of one project; the list and its tasks are yours to change.
+            context: ``{"result": [region, ..]}`` when an annotator waits for a
+                suggestion, else None.
+            kwargs: the other entries of Label Studio's ``params``: ``login``, ..
+
+        Returns:
+            A ``ModelResponse``, or a list of B entries, each a prediction (dict or
+            ``PredictionValue``), a list of predictions, or None. None for all: none.
+        """
+        function = type(self)._predict_function
+        if function is None:
+            return None
+        returned: ModelResponse | list[Any] | None = function(
+            tasks, context, helper=self, **kwargs
+        )
+        return returned
+
+    def fit(self, event: str, data: dict[str, Any], **kwargs: Any) -> Any:
+        """Learn from annotations.
+
+        Args:
+            event: the action of a webhook, such as ``"ANNOTATION_CREATED"``.
+            data: its body without ``action``.
+            kwargs: ``job_id``.
+        """
+        function = type(self)._update_function
+        if function is None:
+            return None
+        return function(event, data, helper=self, **kwargs)
+
+    # State
+
+    def get(self, key: str) -> Any:
+        """The value of a key in this project's state, None if it was never set.
+
+        Raises:
+            StateError: if the state did not answer.
+        """
+        if key == "label_config":
+            return self._label_config
+        if key == "parsed_label_config":
+            return json.dumps(self.parsed_label_config)
+        return self._state.read(self._surroundings.project).get(key)
+
+    def set(self, key: str, value: Any) -> None:
+        """Set a key in this project's state, for every process at once.
+
+        Raises:
+            StateError: if the state could not be written.
+            TypeError: if the value is not JSON.
+        """
+        if key == "model_version":
+            value = str(value)
+        if self.get(key) != value:
+            self._state.write(self._surroundings.project, {key: value})
+
+    def has(self, key: str) -> bool:
+        """Whether a key of this project's state was ever set."""
+        return self.get(key) is not None
+
+    # The label config
+
+    def use_label_config(self, label_config: str) -> None:
+        """Parse a label config and make it this object's.
+
+        Raises:
+            LabelConfigError: if it does not parse.
+        """
+        self.label_interface = parse_label_config(label_config)
+        self._label_config = label_config
+        project = self._surroundings.project
+        if self._state.read(project).get("label_config") != label_config:
+            self._state.write(project, {"label_config": label_config})
+
+    @property
+    def label_config(self) -> str:
+        """The XML of the label config."""
+        return self._label_config
+
+    @property
+    def parsed_label_config(self) -> dict[str, Any]:
+        """``{from_name: {"type", "to_name", "inputs", "labels", ..}}``."""
+        return parse_tags(self._label_config)
+
+    def get_first_tag_occurence(
+        self,
+        control_type: str | tuple[str, ...],
+        object_type: str | tuple[str, ...],
+        name_filter: Callable[[str], bool] | None = None,
+        to_name_filter: Callable[[str], bool] | None = None,
+    ) -> tuple[str, str, str]:
+        """The first control of a type on an object of a type.
+
+        Returns:
+            ``(from_name, to_name, value)``, value being the key of ``task["data"]``.
+
+        Raises:
+            ValueError: if the label config has none.
+        """
+        found: tuple[str, str, str] = self.label_interface.get_first_tag_occurence(
+            control_type=control_type,
+            object_type=object_type,
+            name_filter=name_filter,
+            to_name_filter=to_name_filter,
+        )
+        return found
+
+    def build_label_map(self, tag_name: str, names: list[str]) -> dict[str, str]:
+        """The labels of the label config by the names that the model knows them by.
+
+        A label takes the model names in its ``predicted_values`` (comma separated);
+        where none matches, the model name equal to its own, then the one that differs
+        in case only.
+
+        Args:
+            tag_name: the name of the control tag.
+            names: the model's names.
+        """
+        by_lower = {name.lower(): name for name in names}
+        label_map: dict[str, str] = {}
+        attributes = self.label_interface.get_control(tag_name).labels_attrs or {}
+        for label, tag in attributes.items():
+            hints = [
+                hint.strip() for hint in tag.attr.get("predicted_values", "").split(",")
+            ]
+            matched = [hint for hint in hints if hint in names]
+            if not matched and label in names:
+                matched = [label]
+            elif not matched and label.lower() in by_lower:
+                matched = [by_lower[label.lower()]]
+            label_map.update(dict.fromkeys(matched, label))
+        return label_map
+
+    # Versions and parameters
+
+    @property
+    def model_version(self) -> Version | str | None:
+        """The version that serves: a ``semver.Version`` where it is one."""
+        version = self.get("model_version")
+        try:
+            return Version.parse(version)
+        except (TypeError, ValueError):
+            return str(version) if version is not None else None
+
+    def bump_model_version(self) -> Version:
+        """Raise the minor version and return the new one.
+
+        Raises:
+            ValueError: if the version is not a semantic version.
+        """
+        version = self.model_version
+        if not isinstance(version, Version):
+            raise ValueError(
+                f"the model version {version!r} is not a semantic version such as "
+                '"0.1.0": name the next one with set("model_version", ..)'
+            )
+        bumped: Version = version.bump_minor()
+        self.set("model_version", str(bumped))
+        return bumped
+
+    @property
+    def extra_params(self) -> Any:
+        """The "extra params" of Label Studio's model settings; ``{}`` without any."""
+        return parse_extra_params(self.get("extra_params"))
+
+    def set_extra_params(self, extra_params: Any) -> None:
+        """Set the extra params: an object, a list, or JSON as text."""
+        self.set("extra_params", extra_params)
+
+    # Events
+
+    def process_event(
+        self,
+        event: str,
+        data: dict[str, Any],
+        job_id: str | None,
+        additional_params: dict[str, Any],
+    ) -> Any:
+        """Call ``fit`` if the event is one of ``TRAIN_EVENTS``."""
+        if event not in self.TRAIN_EVENTS:
+            return None
+        return self.fit(event=event, data=data, job_id=job_id, **additional_params)
+
+    # Media
+
+    def get_label_studio_access_token(self) -> str | None:
+        """The API key of Label Studio, if ``LABEL_STUDIO_API_KEY`` is set."""
+        return self._surroundings.media.access_token()
+
+    def get_local_path(
+        self,
+        url: str,
+        project_dir: str | None = None,
+        ls_host: str | None = None,
+        ls_access_token: str | None = None,
+        task_id: int | str | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> str:
+        """The path of a local copy of a file that task data names.
+
+        Args:
+            url: as it stands in task data.
+            project_dir: a directory with Label Studio's ``upload`` directory in it.
+            ls_host: ``LABEL_STUDIO_URL`` by default.
+            ls_access_token: ``LABEL_STUDIO_API_KEY`` by default.
+            task_id: needed for files in cloud storages.
+            args: not used.
+            kwargs: further options of label-studio-sdk's ``get_local_path``.
+
+        Raises:
+            MediaError: if the file can not be read or must not be.
+        """
+        return self._surroundings.media.local_path(
+            url,
+            task_id=task_id,
+            project_dir=project_dir,
+            ls_host=ls_host,
+            ls_access_token=ls_access_token,
+            **kwargs,
+        )
+
+    def preload_task_data(
+        self, task: Task, value: Any = None, read_file: bool = True
+    ) -> Any:
+        """Task data with the content, or the path, of each file that it names.
+
+        Args:
+            task: whose ``id`` is used for cloud storages.
+            value: any part of ``task["data"]``; the whole of it by default.
+            read_file: False for the path in place of the text.
+
+        Raises:
+            MediaError: if a file can not be read or must not be.
+        """
+        if value is None:
+            value = task.get("data")
+        if isinstance(value, dict):
+            for key, item in value.items():
+                value[key] = self._preload(task, item, read_file)
+            return value
+        return self._preload(task, value, read_file)
+
+    def _preload(self, task: Task, value: Any, read_file: bool) -> Any:
+        if isinstance(value, dict):
+            return self.preload_task_data(task, value, read_file) if value else value
+        if isinstance(value, list):
+            return [self._preload(task, item, read_file) for item in value]
+        if not isinstance(value, str) or not names_a_file(value):
+            return value
+        path = self.get_local_path(value, task_id=task.get("id"))
+        return Path(path).read_text(encoding="utf-8") if read_file else path
+
+    @property
+    def _state(self) -> State:
+        return self._surroundings.state
+
+
+def parse_extra_params(value: Any) -> Any:
+    """Extra params as sent: text that holds JSON is parsed, other text stays text."""
+    if not value:
+        return {}
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value

@@ -1,0 +1,157 @@
+"""One call of the user's ``predict``: a batch of tasks in, one slot per task out."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import json
+import logging
+import marshal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from lsml_bento.errors import ModelError, OutOfMemory
+from lsml_bento.label_config import EMPTY
+from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.models import ModelKey, Models
+from lsml_bento.rendering import Slot, render
+from lsml_bento.source import locate
+from lsml_bento.state import State
+from lsml_bento.types import Context, Project, Task
+
+log = logging.getLogger(__name__)
+
+_RESERVED = frozenset({"self", "tasks", "context"})
+
+
+@dataclass(frozen=True)
+class Group:
+    """What tasks must have in common to share a call.
+
+    Attributes:
+        label_config: None for the last one known of the project.
+        params: entries of Label Studio's ``params`` but the context.
+        context: of an annotator who waits; such a group is never shared.
+    """
+
+    project: Project
+    label_config: str | None
+    params_key: str
+    params: dict[str, Any] = field(compare=False)
+    context: Context | None = field(default=None, compare=False)
+
+    @classmethod
+    def of(
+        cls,
+        project: Project,
+        label_config: str | None,
+        params: dict[str, Any],
+        context: Context | None,
+    ) -> Group:
+        """The group of one request."""
+        others = {k: v for k, v in params.items() if k not in _RESERVED}
+        return cls(
+            project, label_config, json.dumps(others, sort_keys=True), others, context
+        )
+
+
+class Predictor:
+    """Finds the model object for a group and calls its ``predict``."""
+
+    def __init__(self, models: Models, state: State) -> None:
+        self._models = models
+        self._state = state
+
+    def prepare(self, project: Project, label_config: str | None) -> str:
+        """Make the project's model object unless it is there.
+
+        Returns:
+            The version that serves.
+
+        Raises:
+            LsmlError: if the class, its setup or the label config fails.
+        """
+        with self._models.borrow(self._key(project, label_config)) as model:
+            return _version(model)
+
+    def predict(self, group: Group, tasks: list[Task]) -> list[Slot | Exception]:
+        """Call ``predict`` once, with a copy of the tasks.
+
+        Raises:
+            WrongCount: if it returned another number of predictions.
+            OutOfMemory: if the GPU's memory did not suffice.
+            Exception: whatever it raised.
+            LsmlError: if the model object can not be made.
+        """
+        with self._models.borrow(self._key(group.project, group.label_config)) as model:
+            returned = _call(model, group, _copied(tasks))
+            return render(returned, len(tasks), _version(model))
+
+    def _key(self, project: Project, label_config: str | None) -> ModelKey:
+        values = self._state.read(project)
+        if label_config is None:
+            label_config = values.get("label_config") or EMPTY
+        return ModelKey.of(project, label_config, values.get("extra_params"))
+
+
+def _version(model: LabelStudioMLBase) -> str:
+    return str(model.get("model_version") or model.INITIAL_MODEL_VERSION)
+
+
+def _call(model: LabelStudioMLBase, group: Group, tasks: list[Task]) -> object:
+    arguments = {**group.params, "context": group.context}
+    try:
+        return model.predict(tasks, **_accepted(type(model).predict, arguments))
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        _free_memory()
+        raise OutOfMemory(
+            f"the GPU's memory does not hold {len(tasks)} tasks: lower "
+            "LSML_MAX_BATCH_SIZE"
+        ) from error
+    except SystemExit as error:
+        raise ModelError(f"predict() ended the process: {locate(error)}") from error
+
+
+def _accepted(predict: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that the user's ``predict`` takes."""
+    names = _parameters(predict)
+    if names is None:
+        return arguments
+    return {name: value for name, value in arguments.items() if name in names}
+
+
+@lru_cache(maxsize=16)
+def _parameters(predict: Callable[..., Any]) -> frozenset[str] | None:
+    """Names that ``predict`` takes; None if it takes all."""
+    parameters = inspect.signature(predict).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return frozenset(p.name for p in parameters)
+
+
+def _copied(tasks: list[Task]) -> list[Task]:
+    """Tasks that user code may edit: a failed call is repeated with the originals.
+
+    marshal copies plain JSON values an order of magnitude faster than deepcopy.
+    """
+    copied: list[Task] = marshal.loads(marshal.dumps(tasks))  # noqa: S302 - own bytes
+    return copied
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.cuda.OutOfMemoryError):
+        return True
+    return "CUDA out of memory" in str(error)
+
+
+def _free_memory() -> None:
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.cuda.empty_cache()

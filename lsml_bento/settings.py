@@ -1,0 +1,177 @@
+"""All that the environment decides, read once and passed on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
+
+from lsml_bento.errors import SettingsError
+
+
+def _alias(*names: str) -> Any:
+    return AliasChoices(*names)
+
+
+def _root_path(value: object) -> object:
+    return "/" + value.strip("/") if isinstance(value, str) and value.strip("/") else ""
+
+
+class Settings(BaseModel):
+    """The settings of one serving process; every one has a row in the README's table.
+
+    The environment wins over the arguments of ``create_service``, so that one image can
+    be tuned where it runs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    label_studio_url: str | None = Field(
+        None,
+        validation_alias=_alias("LABEL_STUDIO_URL", "LABEL_STUDIO_HOST"),
+        description="Where Label Studio answers, with its sub-path if it has one",
+    )
+    label_studio_api_key: SecretStr | None = Field(
+        None,
+        validation_alias=_alias("LABEL_STUDIO_API_KEY", "LABEL_STUDIO_ACCESS_TOKEN"),
+        description="A personal access token or a legacy token; sent to "
+        "LABEL_STUDIO_URL only",
+    )
+    basic_auth_user: str | None = Field(
+        None,
+        validation_alias="BASIC_AUTH_USER",
+        description="With BASIC_AUTH_PASS: asked for on every route but health probes",
+    )
+    basic_auth_pass: SecretStr | None = Field(
+        None, validation_alias="BASIC_AUTH_PASS", description="See BASIC_AUTH_USER"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO",
+        validation_alias="LOG_LEVEL",
+        description="DEBUG adds a line for each request",
+    )
+    model_dir: Path | None = Field(
+        None,
+        validation_alias="MODEL_DIR",
+        description="Where a model written for label_studio_ml keeps its files",
+    )
+    port: int = Field(
+        9090, ge=0, le=65535, validation_alias="PORT", description="The HTTP port"
+    )
+    workers: int | None = Field(
+        None,
+        ge=1,
+        validation_alias="WORKERS",
+        description="Serving processes, each with its own models and GPU (1)",
+    )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        validation_alias="THREADS",
+        description="Calls of predict at a time in a process, for models that wait on "
+        "the network (1)",
+    )
+    home: Path | None = Field(
+        None,
+        validation_alias="LSML_HOME",
+        description="Where state is kept (`.lsml` in the backend's directory, else "
+        "`~/.lsml/NAME`)",
+    )
+    max_batch_size: int | None = Field(
+        None,
+        ge=1,
+        validation_alias="LSML_MAX_BATCH_SIZE",
+        description="Tasks in one call of predict at most (32)",
+    )
+    max_models: int = Field(
+        8,
+        ge=1,
+        validation_alias="LSML_MAX_MODELS",
+        description="Projects whose model objects are kept, least recently used out",
+    )
+    queue_size: int = Field(
+        10_000,
+        ge=1,
+        validation_alias="LSML_QUEUE_SIZE",
+        description="Tasks that may wait in a lane before a request gets 503",
+    )
+    predict_deadline_s: float = Field(
+        90.0,
+        gt=0,
+        validation_alias="LSML_PREDICT_DEADLINE_S",
+        description="When /predict answers what is done; Label Studio hangs up at 100",
+    )
+    max_body_mib: float = Field(
+        256.0,
+        gt=0,
+        validation_alias="LSML_MAX_BODY_MIB",
+        description="Bodies over it get 413",
+    )
+    root_path: Annotated[str, BeforeValidator(_root_path)] = Field(
+        "",
+        validation_alias="LSML_ROOT_PATH",
+        description="A path prefix in front of every route, as a proxy may leave it",
+    )
+    local_files_root: Path | None = Field(
+        None,
+        validation_alias=_alias(
+            "LSML_LOCAL_FILES_ROOT",
+            "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT",
+            "LOCAL_FILES_DOCUMENT_ROOT",
+        ),
+        description="The only directory from which paths in task data are read",
+    )
+    access_log: bool = Field(
+        False,
+        validation_alias="LSML_ACCESS_LOG",
+        description="BentoML's line for each request",
+    )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """Read the settings out of an environment.
+
+        Args:
+            environ: ``os.environ`` or a test's own. An empty value counts as unset, as
+                images bake variables in empty.
+
+        Raises:
+            SettingsError: naming the variable, never its value if that is a secret.
+        """
+        present = {name: value for name, value in environ.items() if value.strip()}
+        try:
+            return cls.model_validate(present)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            raise SettingsError(
+                f"the environment variable {first['loc'][0]} can not be used: "
+                f"{first['msg']}"
+            ) from None
+
+    @property
+    def basic_auth(self) -> tuple[str, str] | None:
+        """User and password that clients must send, or None for an open server."""
+        if self.basic_auth_user is None or self.basic_auth_pass is None:
+            return None
+        return self.basic_auth_user, self.basic_auth_pass.get_secret_value()
+
+
+def environment_names() -> dict[str, str]:
+    """Every variable that is read, aliases included, with what it decides."""
+    names: dict[str, str] = {}
+    for field in Settings.model_fields.values():
+        alias = field.validation_alias
+        choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
+        for choice in choices:
+            names[str(choice)] = str(field.description)
+    return names

@@ -1,0 +1,222 @@
+"""Where the user's class comes from, and how it is imported."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lsml_bento.errors import ModelImportError
+from lsml_bento.model import PREDICT_MARK, UPDATE_MARK, LabelStudioMLBase
+
+RETRY_AFTER_S = 2.0
+"""How long a failure is answered again before the user's code gets another try."""
+
+ModelClass = type[LabelStudioMLBase]
+
+
+class ModelSource:
+    """The user's class, imported when it is first needed.
+
+    Args:
+        target: the class, ``"module:Class"``, or ``"module"`` for the one class in it.
+        directory: put on the import path first; None where the module is found anyway.
+    """
+
+    def __init__(self, target: str | ModelClass, directory: Path | None = None) -> None:
+        self._target = target
+        self._directory = directory
+        self._lock = threading.Lock()
+        self._loaded: ModelClass | None = None
+        self._failure: tuple[float, ModelImportError] | None = None
+
+    @property
+    def name(self) -> str:
+        """The class's name as far as it is known without an import."""
+        if isinstance(self._target, str):
+            module, _, name = self._target.partition(":")
+            return name or module.rpartition(".")[2]
+        return self._target.__name__
+
+    def load(self) -> ModelClass:
+        """The class. An import that failed is tried again after two seconds.
+
+        Raises:
+            ModelImportError: saying which file and line failed.
+        """
+        with self._lock:
+            if self._loaded is not None:
+                return self._loaded
+            now = time.monotonic()
+            if self._failure and now - self._failure[0] < RETRY_AFTER_S:
+                raise self._failure[1]
+            try:
+                self._loaded = self._import()
+            except ModelImportError as error:
+                self._failure = (now, error)
+                raise
+            return self._loaded
+
+    def _import(self) -> ModelClass:
+        if not isinstance(self._target, str):
+            return _checked(self._target)
+        name, _, wanted = self._target.partition(":")
+        if self._directory and str(self._directory) not in sys.path:
+            sys.path.insert(0, str(self._directory))
+        try:
+            module = importlib.import_module(name)
+        except BaseException as error:
+            # User code may raise SystemExit, which must not end the server.
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise ModelImportError(
+                f"the module {name!r} does not import: {locate(error)}"
+            ) from error
+        return _with_functions(_find(module, wanted), module)
+
+
+def where(error: BaseException) -> str:
+    """File and line in which an error began, as far as it lies outside this package.
+
+    Returns:
+        ``"model.py, line 3"``, or an empty text where no line is known.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}, line {error.lineno}"
+    package = str(Path(__file__).parent)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((package, "<frozen"))
+    ]
+    if not frames:
+        return ""
+    return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line: its type and what it says."""
+    text = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def locate(error: BaseException) -> str:
+    """An error in one line, with the file and line in which it began."""
+    place = where(error)
+    return f"{describe(error)} ({place})" if place else describe(error)
+
+
+def _find(module: ModuleType, wanted: str) -> ModelClass:
+    candidates = {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isclass(value)
+        and issubclass(value, LabelStudioMLBase)
+        and value is not LabelStudioMLBase
+    }
+    if wanted:
+        if wanted in candidates:
+            return candidates[wanted]
+        found = getattr(module, wanted, None)
+        if found is LabelStudioMLBase:
+            return LabelStudioMLBase
+        raise ModelImportError(
+            f"{module.__name__} has no subclass of LabelStudioMLBase named {wanted!r}; "
+            f"it has: {', '.join(sorted(candidates)) or 'none'}"
+        )
+    own = [c for c in candidates.values() if c.__module__ == module.__name__]
+    leaves = [c for c in own if not any(o is not c and issubclass(o, c) for o in own)]
+    if len(leaves) == 1:
+        return leaves[0]
+    if not leaves and any(_marked(module, PREDICT_MARK)):
+        return LabelStudioMLBase
+    raise ModelImportError(
+        f"{module.__name__} has {len(leaves)} subclasses of LabelStudioMLBase"
+        f"{': ' + ', '.join(sorted(c.__name__ for c in leaves)) if leaves else ''}; "
+        f'name the one to serve as "{module.__name__}:Class"'
+    )
+
+
+def _with_functions(found: ModelClass, module: ModuleType) -> ModelClass:
+    """The class with the functions that ``predict_fn`` and ``update_fn`` marked."""
+    predict = next(_marked(module, PREDICT_MARK), None)
+    update = next(_marked(module, UPDATE_MARK), None)
+    if predict is None and update is None:
+        return _checked(found)
+    members: dict[str, Any] = {"__module__": module.__name__}
+    if predict is not None:
+        members["_predict_function"] = staticmethod(predict)
+    if update is not None:
+        members["_update_function"] = staticmethod(update)
+    name = module.__name__ if found is LabelStudioMLBase else found.__name__
+    return _checked(type(name, (found,), members))
+
+
+def _marked(module: ModuleType, mark: str) -> Iterator[Any]:
+    return (v for v in vars(module).values() if getattr(v, mark, False) is True)
+
+
+def _checked(found: ModelClass) -> ModelClass:
+    if inspect.iscoroutinefunction(found.predict):
+        raise ModelImportError(
+            f"{found.__name__}.predict is a coroutine: write a plain function, and ask "
+            "for threads=N if it waits on the network"
+        )
+    return found
+
+
+def find_target(directory: Path) -> str:
+    """The target of a backend's directory, found by reading its files.
+
+    ``_wsgi.py`` of a directory written for ``label_studio_ml`` names the class in
+    ``init_app(model_class=..)``; else the class is looked for in ``model.py``. Nothing
+    is imported, so that a process that only starts others stays small.
+
+    Raises:
+        ModelImportError: if the directory has neither file.
+    """
+    wsgi = directory / "_wsgi.py"
+    if wsgi.is_file() and (target := _target_of_wsgi(wsgi)):
+        return target
+    if (directory / "model.py").is_file():
+        return "model"
+    raise ModelImportError(
+        f"{directory} has no model.py: make a backend with `lsml-bento create DIR`, or "
+        "name the directory that has one"
+    )
+
+
+def _target_of_wsgi(path: Path) -> str | None:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError):
+        return None
+    modules = {
+        alias.asname or alias.name: (node.module, alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or _name(node.func) != "init_app":
+            continue
+        given = [k.value for k in node.keywords if k.arg == "model_class"] + node.args
+        for value in given:
+            if isinstance(value, ast.Name) and value.id in modules:
+                module, name = modules[value.id]
+                return f"{module}:{name}"
+    return None
+
+
+def _name(node: ast.expr) -> str:
+    if isinstance(node, ast.Name):
+        return node.id
+    return node.attr if isinstance(node, ast.Attribute) else ""

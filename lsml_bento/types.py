@@ -1,0 +1,189 @@
+"""What goes over the wire, parsed at the edge into values that do not change.
+
+Source: Label Studio 1.23 ``label_studio/ml/api_connector.py`` and recorded requests
+(``tests/payloads``).
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
+
+from lsml_bento.errors import BadRequest
+
+Task = dict[str, Any]
+"""A Label Studio task as sent: ``id``, ``data``, ``annotations``, ..."""
+
+Context = dict[str, Any]
+"""What an annotator just drew: ``{"result": [region, ...]}``."""
+
+_PROJECT = re.compile(r"(?P<id>[A-Za-z0-9_-]{1,64})(?:\.(?P<created_at>\d{1,15}))?")
+
+
+class Project(NamedTuple):
+    """A project of one Label Studio, and not its namesake in another.
+
+    Attributes:
+        id: the project's id as text; empty when the client named none.
+        created_at: seconds since the epoch; None when the client named none, and then
+            the newest known project of that id is meant.
+    """
+
+    id: str
+    created_at: int | None = None
+
+    def __str__(self) -> str:
+        """The id as Label Studio sends it: ``"1.1795426489"``."""
+        return self.id if self.created_at is None else f"{self.id}.{self.created_at}"
+
+
+def parse_project(value: object) -> Project:
+    """The project that a request names.
+
+    Args:
+        value: ``"1.1795426489"``, ``"1"``, ``1``, None, or an event's project object.
+
+    Raises:
+        ValueError: for anything else, path characters included.
+    """
+    if value is None or value == "":
+        return Project("")
+    if isinstance(value, dict):
+        return _parse_project_object(value)
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise ValueError(
+            f"a project is a string or a number, not {type(value).__name__}"
+        )
+    found = _PROJECT.fullmatch(str(value))
+    if found is None:
+        raise ValueError('a project is named like "1" or "1.1795426489"')
+    seconds = found["created_at"]
+    return Project(found["id"], None if seconds is None else int(seconds))
+
+
+def _parse_project_object(value: dict[str, Any]) -> Project:
+    project = parse_project(value.get("id"))
+    created_at = value.get("created_at")
+    if project.created_at is not None or not isinstance(created_at, str):
+        return project
+    try:
+        moment = datetime.fromisoformat(created_at.replace("Z", "+00:00"))
+    except ValueError:
+        return project
+    return Project(project.id, int(moment.timestamp()))
+
+
+def _object_or_empty(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _label_config(value: object) -> object:
+    return "<View/>" if isinstance(value, str) and not value.strip() else value
+
+
+ProjectField = Annotated[Project, BeforeValidator(parse_project)]
+LabelConfigField = Annotated[str | None, BeforeValidator(_label_config)]
+
+
+class _Wire(BaseModel):
+    """A request body: unknown keys are for other versions of Label Studio."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class SetupRequest(_Wire):
+    """``POST /setup``; hostname and access token are dropped here and kept nowhere."""
+
+    project: ProjectField = Project("")
+    label_config: LabelConfigField = Field(default=None, alias="schema")
+    extra_params: Any = None
+
+
+class _TaskShape(_Wire):
+    """What a task must have before a model sees it."""
+
+    data: dict[str, Any]
+    id: int | str | None = None
+
+
+class PredictRequest(_Wire):
+    """``POST /predict``: tasks of one project, perhaps with an annotator's context."""
+
+    tasks: list[Task]
+    project: ProjectField = Project("")
+    label_config: LabelConfigField = None
+    params: Annotated[dict[str, Any], BeforeValidator(_object_or_empty)] = Field(
+        default_factory=dict
+    )
+
+
+class Event(_Wire):
+    """``POST /webhook``: something happened to a project."""
+
+    action: str = Field(min_length=1, max_length=100)
+    project: ProjectField = Project("")
+
+
+_WireT = TypeVar("_WireT", bound=_Wire)
+
+
+def parse_setup(body: object) -> SetupRequest:
+    """The body of ``/setup``.
+
+    Raises:
+        BadRequest: if it is not an object or a key has the wrong type.
+    """
+    return _parse(SetupRequest, body)
+
+
+def parse_predict(body: object) -> PredictRequest:
+    """The body of ``/predict``.
+
+    Raises:
+        BadRequest: if it is not an object, or a task is not ``{"data": {...}}``.
+    """
+    request = _parse(PredictRequest, body)
+    for place, task in enumerate(request.tasks):
+        if not isinstance(task.get("data"), dict) or not isinstance(
+            task.get("id"), (int, str, type(None))
+        ):
+            _parse(_TaskShape, task, where=f"tasks[{place}].")
+    return request
+
+
+def parse_event(body: object) -> Event:
+    """The body of ``/webhook``.
+
+    Raises:
+        BadRequest: if it is not an object with an ``action``.
+    """
+    return _parse(Event, body)
+
+
+def _parse(shape: type[_WireT], body: object, where: str = "") -> _WireT:
+    if not isinstance(body, dict):
+        raise BadRequest(
+            f"expected a JSON object, found {_json_type(body)}: see Label Studio's "
+            "ML backend API for the keys"
+        )
+    try:
+        return shape.model_validate(body)
+    except ValidationError as error:
+        # The inputs stay out of the message: one of them may be an access token.
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = where + ".".join(map(str, first["loc"]))
+        raise BadRequest(f"{place or 'body'}: {first['msg']}") from None
+
+
+def _json_type(value: object) -> str:
+    names = {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
