@@ -76,6 +76,7 @@ def create_service(
             workers=settings.workers or 1,
             gpus=gpus,
             access_log=settings.access_log,
+            tracing=settings.tracing,
             max_batch_size=settings.max_batch_size or 32,
         ),
         contract_app(settings.max_body_mib),
@@ -146,3 +147,5 @@ def _log_to_stderr(level: str) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         force=True,
     )
+    # BentoML writes the access log; uvicorn would write a second one.
+    logging.getLogger("uvicorn.access").propagate = False

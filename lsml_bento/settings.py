@@ -137,6 +137,13 @@ class Settings(BaseModel):
         description="BentoML's line for each request",
     )
 
+    tracing: bool = Field(
+        False,
+        validation_alias="LSML_TRACING",
+        description="OpenTelemetry spans for each request, for BentoML's exporters; "
+        "they triple what a small request costs",
+    )
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
         """Read the settings out of an environment.

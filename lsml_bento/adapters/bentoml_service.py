@@ -39,6 +39,7 @@ class Shape:
         workers: serving processes.
         gpus: devices of the service, dealt out among the workers.
         access_log: BentoML's line for each request.
+        tracing: OpenTelemetry's spans for each request.
         max_batch_size: the largest batch, for the buckets of its histogram.
     """
 
@@ -46,6 +47,7 @@ class Shape:
     workers: int = 1
     gpus: int = 0
     access_log: bool = False
+    tracing: bool = False
     max_batch_size: int = 32
 
 
@@ -105,16 +107,21 @@ def build_service(
             slots = await self.backend.predict(asked)
             return [orjson.loads(slot) for slot in slots]
 
-    resources = {"resources": {"gpu": shape.gpus}} if shape.gpus else {}
+    options: dict[str, Any] = {}
+    if shape.gpus:
+        options["resources"] = {"gpu": shape.gpus}
+    if not shape.tracing:
+        # BentoML makes three spans a request even where nobody collects them.
+        options["tracing"] = {"excluded_urls": ".*"}
     service = bentoml.service(
         name=shape.name,
         workers=shape.workers,
         traffic={"timeout": _REQUEST_TIMEOUT_S},
         logging={"access": {"enabled": shape.access_log}},
-        **resources,
+        **options,
     )(LabelStudioBackend)
-    for middleware, options in middlewares:
-        service.add_asgi_middleware(middleware, **options)
+    for middleware, arguments in middlewares:
+        service.add_asgi_middleware(middleware, **arguments)
     service.mount_asgi_app(app, path="/")
     return service
 
