@@ -19,6 +19,7 @@ $(READY): pyproject.toml constraints.txt
 # Label Studio pins other versions of what we use, so it lives in its own environment.
 $(LABEL_STUDIO): tests/e2e/constraints-label-studio.txt $(READY)
 	$(BIN)/python -m tests.e2e.label_studio install
+	$(BIN)/python -m tests.e2e.label_studio template
 	touch $@
 
 serve: $(READY) ## serve examples/pytorch_ner on port 9090

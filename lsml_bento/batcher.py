@@ -1,19 +1,19 @@
 """Batches formed while the device is busy, so that nobody waits for a timer.
 
-A request's tasks stand in one of three lanes. Whenever a slot of the device is free, the
-first lane that has tasks gives up to ``max_batch_size`` of them, all of one group, to one
-call. Nothing here knows what a task or an answer is: pure asyncio, on the loop's clock.
+A request's tasks stand in one of three lanes. Whenever a slot of the device is free,
+the first lane that has tasks gives up to ``max_batch_size`` of them, all of one group,
+to one call. The halves of a batch that failed stand in their lane again, so that who
+may go first does. Nothing here knows what a task or an answer is: pure asyncio, on the
+loop's clock.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from math import inf
+from typing import Any
 
 from lsml_bento.errors import (
     MediaError,
@@ -22,6 +22,7 @@ from lsml_bento.errors import (
     ShuttingDown,
     WrongCount,
 )
+from lsml_bento.lanes import Batch, Item, Lane, NoObserver, Observer, Queue, Ticket
 
 log = logging.getLogger(__name__)
 
@@ -29,171 +30,13 @@ _FAILED_CHUNKS = 3
 """Chunks of a request that may fail whole in a row before the rest is given up."""
 
 _PATIENCE_S = 2.0
-"""How long a lane waits while others are served before it gets one batch."""
+"""How long other lanes may be served before one that waits gets a batch."""
 
 _ONE_TASK_ERRORS = (MediaError,)
 """Errors that lie in a task, however many tasks of a chunk have them."""
 
-_PENDING = object()
-
-
-class Lane(str, Enum):
-    """Who waits, in the order in which they are served."""
-
-    INTERACTIVE = "interactive"
-    """An annotator has just drawn something and looks at the screen."""
-    SINGLE = "single"
-    """A task is being opened."""
-    BULK = "bulk"
-    """Many tasks were selected at once."""
-
-
 Call = Callable[[Any, list[Any]], Awaitable[Sequence[Any]]]
 """``await call(group, items)``: one answer per item, an Exception where one failed."""
-
-
-class Observer(Protocol):
-    """Is told what the batcher does; see ``adapters.bentoml_service`` for Prometheus."""
-
-    def batch(self, size: int) -> None:
-        """A call with ``size`` items begins."""
-
-    def waited(self, lane: Lane, seconds: float) -> None:
-        """A request's first item begins ``seconds`` after the request came."""
-
-    def waiting(self, lane: Lane, items: int) -> None:
-        """So many items now wait in a lane."""
-
-
-class NoObserver:
-    """Looks away."""
-
-    def batch(self, size: int) -> None:
-        """Nothing."""
-
-    def waited(self, lane: Lane, seconds: float) -> None:
-        """Nothing."""
-
-    def waiting(self, lane: Lane, items: int) -> None:
-        """Nothing."""
-
-
-class Ticket:
-    """A request's place in the queue, and its answers when they are there.
-
-    Attributes:
-        answers: one entry per item, in order: the answer, an Exception if that item
-            failed, or None if the deadline came first. Await ``done`` before reading.
-    """
-
-    def __init__(
-        self, group: Hashable, items: Sequence[Any], lane: Lane, *, alone: bool
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        self.group: Hashable = (group, id(self)) if alone else group
-        self.call_group = group
-        self.items = items
-        self.lane = lane
-        self.came_at = loop.time()
-        self.dispatched = 0
-        self.failed_chunks = 0
-        self.deadline: asyncio.TimerHandle | None = None
-        self._answers: list[Any] = [_PENDING] * len(items)
-        self._open = len(items)
-        self._done: asyncio.Future[None] = loop.create_future()
-        if not items:
-            self._finish()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether somebody still waits for an answer."""
-        return not self._done.done()
-
-    @property
-    def answers(self) -> list[Any]:
-        """One entry per item; None for items that were not reached."""
-        return [None if a is _PENDING else a for a in self._answers]
-
-    async def done(self) -> list[Any]:
-        """Wait until every item is answered, or the deadline; returns ``answers``."""
-        await self._done
-        return self.answers
-
-    def answer(self, place: int, answer: Any) -> None:
-        """Give one item its answer; the last one ends the wait."""
-        if self._answers[place] is not _PENDING or not self.is_open:
-            return
-        self._answers[place] = answer
-        self._open -= 1
-        if not self._open:
-            self._finish()
-
-    def give_up(self, error: Exception) -> None:
-        """Fail every item that has no answer yet."""
-        for place in range(len(self.items)):
-            self.answer(place, error)
-
-    def stop_waiting(self) -> None:
-        """End the wait with the answers that are there."""
-        if self.is_open:
-            self._finish()
-
-    def _finish(self) -> None:
-        if self.deadline is not None:
-            self.deadline.cancel()
-        if not self._done.done():
-            self._done.set_result(None)
-
-
-@dataclass(frozen=True)
-class _Item:
-    ticket: Ticket
-    place: int
-
-
-@dataclass
-class _Queue:
-    """One lane: groups take turns, tickets of a group are served as they came."""
-
-    groups: OrderedDict[Hashable, deque[Ticket]] = field(default_factory=OrderedDict)
-    items: int = 0
-    waits_since: float = 0.0
-
-    def add(self, ticket: Ticket, now: float) -> None:
-        if not self.items:
-            self.waits_since = now
-        self.groups.setdefault(ticket.group, deque()).append(ticket)
-        self.items += len(ticket.items)
-
-    def take(self, limit: int) -> list[_Item]:
-        """Up to ``limit`` items of the group whose turn it is."""
-        group, tickets = next(iter(self.groups.items()))
-        taken: list[_Item] = []
-        while tickets and len(taken) < limit:
-            ticket = tickets[0]
-            start, left = ticket.dispatched, len(ticket.items) - ticket.dispatched
-            count = min(left, limit - len(taken))
-            taken += [_Item(ticket, start + i) for i in range(count)]
-            ticket.dispatched += count
-            if count == left:
-                tickets.popleft()
-        self.items -= len(taken)
-        del self.groups[group]
-        if tickets:
-            self.groups[group] = tickets
-        return taken
-
-    def remove(self, ticket: Ticket) -> None:
-        """Forget what is left of a ticket that nobody waits for."""
-        left = len(ticket.items) - ticket.dispatched
-        if not left:
-            return
-        ticket.dispatched = len(ticket.items)
-        tickets = self.groups[ticket.group]
-        tickets.remove(ticket)
-        if not tickets:
-            del self.groups[ticket.group]
-        self.items -= left
 
 
 class Batcher:
@@ -222,7 +65,7 @@ class Batcher:
         self._queue_size = queue_size
         self._free_slots = slots
         self._observer: Observer = observer or NoObserver()
-        self._queues = {lane: _Queue() for lane in Lane}
+        self._queues = {lane: Queue(lane, self._observer) for lane in Lane}
         self._working: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -257,9 +100,9 @@ class Batcher:
             QueueFull: if too many items wait in this lane.
             ShuttingDown: after ``close``.
         """
-        queue = self._queues[lane]
         if self._closing:
             raise ShuttingDown("the server is shutting down: try again in a moment")
+        queue = self._queues[lane]
         if queue.items and queue.items + len(items) > self._queue_size:
             raise QueueFull(
                 f"{queue.items} tasks wait already and {len(items)} more would exceed "
@@ -268,8 +111,7 @@ class Batcher:
         ticket = Ticket(group, items, lane, alone=alone)
         if not items:
             return ticket
-        queue.add(ticket, ticket.came_at)
-        self._observer.waiting(lane, queue.items)
+        queue.add(ticket)
         if deadline_s is not None:
             loop = asyncio.get_running_loop()
             ticket.deadline = loop.call_later(deadline_s, self.withdraw, ticket)
@@ -288,84 +130,56 @@ class Batcher:
             await asyncio.wait(self._working)
 
     def _start(self) -> None:
-        while self._free_slots and any(q.items for q in self._queues.values()):
+        """Have one more worker if a slot is free for what waits.
+
+        It takes its batch when it first runs, and then sees whether another is needed.
+        """
+        if self._free_slots and any(q.lines for q in self._queues.values()):
             self._free_slots -= 1
             worker = asyncio.get_running_loop().create_task(self._work())
             self._working.add(worker)
             worker.add_done_callback(self._working.discard)
-            if self._free_slots:
-                # The new worker takes its batch when it first runs; another one is
-                # needed only if something is left then.
-                break
 
     async def _work(self) -> None:
         try:
-            while (chosen := self._choose()) is not None:
-                lane, items = chosen
-                if self._free_slots:
-                    self._start()
-                await self._serve(lane, items)
+            while (batch := self._choose()) is not None:
+                self._start()
+                self._conclude(batch, await self._attempt(batch))
         finally:
             self._free_slots += 1
 
-    def _choose(self, above: Lane | None = None) -> tuple[Lane, list[_Item]] | None:
-        """The next batch: the first lane's, or that of a lane that waited too long."""
-        now = asyncio.get_running_loop().time()
-        waiting = [lane for lane in _lanes(above) if self._queues[lane].items]
+    def _choose(self) -> Batch | None:
+        """The next batch: the first lane's, or that of a lane passed over too long."""
+        waiting = [queue for queue in self._queues.values() if queue.lines]
         if not waiting:
             return None
-        longest = min(waiting, key=lambda lane: self._queues[lane].waits_since)
-        overdue = now - self._queues[longest].waits_since > _PATIENCE_S
-        lane = longest if overdue else waiting[0]
-        queue = self._queues[lane]
-        items = queue.take(self._limit)
-        queue.waits_since = now
-        self._observer.waiting(lane, queue.items)
-        for item in items:
-            if item.place == 0:
-                self._observer.waited(lane, now - item.ticket.came_at)
-        return lane, items
+        now = asyncio.get_running_loop().time()
+        longest = min(waiting, key=lambda queue: queue.passed_since)
+        overdue = now - longest.passed_since > _PATIENCE_S
+        chosen = longest if overdue else waiting[0]
+        for queue in waiting:
+            queue.passed_since = min(queue.passed_since, now)
+        chosen.passed_since = inf
+        batch = chosen.take(self._limit)
+        for item in batch.items:
+            if not item.ticket.has_begun:
+                item.ticket.has_begun = True
+                self._observer.waited(item.ticket.lane, now - item.ticket.came_at)
+        return batch
 
-    async def _serve(self, lane: Lane, items: list[_Item]) -> None:
-        error = await self._attempt(lane, items)
-        failed = error is not None and await self._halve(lane, items, error)
-        for ticket in {item.ticket for item in items}:
-            ticket.failed_chunks = ticket.failed_chunks + 1 if failed else 0
-            if error and ticket.failed_chunks >= _FAILED_CHUNKS and ticket.is_open:
-                self._queues[ticket.lane].remove(ticket)
-                ticket.give_up(error)
+    async def _attempt(self, batch: Batch) -> Exception | None:
+        """One call: its answers are given out, or its error is returned.
 
-    async def _halve(self, lane: Lane, items: list[_Item], error: Exception) -> bool:
-        """Find out which of the items that failed together are to blame.
-
-        Returns:
-            Whether all of them failed, for what seems to be one reason.
+        A batch that is too large is put back, to be taken again in smaller ones.
         """
-        if len(items) == 1:
-            _fail(items, error)
-            return not isinstance(error, _ONE_TASK_ERRORS)
-        middle = len(items) // 2
-        halves = items[:middle], items[middle:]
-        errors: list[Exception | None] = []
-        for half in halves:
-            await self._let_pass(lane)
-            errors.append(await self._attempt(lane, half))
-        first, second = errors
-        if first and second and _same_fault(first, second):
-            _fail(items, first)
-            return True
-        for half, found in zip(halves, errors, strict=True):
-            if found is not None:
-                await self._halve(lane, half, found)
-        return False
-
-    async def _attempt(self, lane: Lane, items: list[_Item]) -> Exception | None:
-        """One call; its answers are given out, or its error is returned."""
-        items = [item for item in items if item.ticket.is_open]
+        items = batch.items = [item for item in batch.items if item.ticket.is_open]
         if not items:
             return None
-        tasks = [item.ticket.items[item.place] for item in items]
+        if len(items) > self._limit:  # another slot lowered it since the halving
+            self._queues[batch.lane].put_back(items)
+            return None
         self._observer.batch(len(items))
+        tasks = [item.ticket.items[item.place] for item in items]
         try:
             answers = await self._call(items[0].ticket.call_group, tasks)
             if len(answers) != len(items):
@@ -374,7 +188,7 @@ class Batcher:
             if len(items) == 1:
                 return error
             self._lower_limit(error, len(items))
-            await self._serve_in_parts(lane, items)
+            self._queues[batch.lane].put_back(items)
             return None
         except Exception as error:  # noqa: BLE001 - user code raises anything
             return error
@@ -388,26 +202,41 @@ class Batcher:
             self._limit = limit
             log.warning("batches hold %d tasks at most from now on: %s", limit, error)
 
-    async def _serve_in_parts(self, lane: Lane, items: list[_Item]) -> None:
-        while items:
-            part, items = items[: self._limit], items[self._limit :]
-            await self._serve(lane, part)
-            await self._let_pass(lane)
+    def _conclude(self, batch: Batch, error: Exception | None) -> None:
+        """Give out what a failed call's error means, or have halves of it tried."""
+        whole = batch.whole
+        if whole is not None:
+            whole.halves.append((batch.items, error))
+            if len(whole.halves) == 2:
+                self._conclude_halves(whole)
+        elif error is None:
+            self._count(batch, None)
+        elif len(batch.items) == 1:
+            _fail(batch.items, error)
+            self._count(batch, None if isinstance(error, _ONE_TASK_ERRORS) else error)
+        else:
+            self._queues[batch.lane].add_halves(batch)
 
-    async def _let_pass(self, lane: Lane) -> None:
-        """Serve the lanes above before the slot goes on with more calls of this one."""
-        while (chosen := self._choose(above=lane)) is not None:
-            await self._serve(*chosen)
+    def _conclude_halves(self, whole: Batch) -> None:
+        failed = [(items, error) for items, error in whole.halves if error is not None]
+        alike = len(failed) == 2 and _same_fault(failed[0][1], failed[1][1])
+        for items, error in failed:
+            if alike or len(items) == 1:
+                _fail(items, error)
+            else:
+                self._queues[whole.lane].add_halves(Batch(whole.lane, items, whole))
+        if whole.whole is None:
+            self._count(whole, failed[0][1] if alike else None)
+
+    def _count(self, chunk: Batch, error: Exception | None) -> None:
+        """Fail what is left of a request whose chunks keep failing whole."""
+        for ticket in {item.ticket for item in chunk.items}:
+            ticket.failed_chunks = 0 if error is None else ticket.failed_chunks + 1
+            if error is not None and ticket.failed_chunks >= _FAILED_CHUNKS:
+                _fail(self._queues[ticket.lane].remove(ticket), error)
 
 
-def _lanes(above: Lane | None) -> Iterator[Lane]:
-    for lane in Lane:
-        if lane is above:
-            return
-        yield lane
-
-
-def _fail(items: list[_Item], error: Exception) -> None:
+def _fail(items: list[Item], error: Exception) -> None:
     for item in items:
         item.ticket.answer(item.place, error)
 
