@@ -1,0 +1,65 @@
+"""Servers shared by the end-to-end tests, and their logs beside a failure."""
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import label_studio as label_studio_package
+from tests.e2e.client import LabelStudioApi
+from tests.e2e.processes import STARTED, Server
+from tests.e2e.serving import EXAMPLE, start_command
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this directory starts real servers."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.e2e)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(300))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the ends of the servers' logs when a test fails."""
+    report = yield
+    if report.failed:
+        for server in STARTED:
+            if server.log_file.exists():
+                report.sections.append((f"log of {server.name}", server.tail()))
+    if report.when == "teardown":
+        STARTED[:] = [server for server in STARTED if server.tree()]
+    return report
+
+
+@pytest.fixture(scope="session")
+def label_studio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real Label Studio 1.23.2 with an empty, migrated database."""
+    with label_studio_package.running(tmp_path_factory.mktemp("logs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def label_studio(label_studio_server: Server) -> Iterator[LabelStudioApi]:
+    """That Label Studio's API."""
+    api = LabelStudioApi(label_studio_server.url, label_studio_package.TOKEN)
+    yield api
+    api.close()
+
+
+@pytest.fixture(scope="session")
+def keyword_backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The keyword example, served by ``lsml-bento start``."""
+    with start_command(EXAMPLE, tmp_path_factory.mktemp("keyword")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def keyword_config() -> str:
+    """The label config that ships with the keyword example."""
+    return (EXAMPLE / "label_config.xml").read_text()

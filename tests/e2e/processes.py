@@ -1,0 +1,202 @@
+"""Server processes of the end-to-end tests: started, watched and ended by pid.
+
+Every process of a server carries a mark in its environment, which children inherit:
+whatever a server leaves behind is found by it, in whichever session or group it is.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+MARK = "LSML_E2E_SERVER"
+TAIL_LINES = 60
+
+
+class ServerError(AssertionError):
+    """A server that did not start, or did not end, as it should."""
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on, on IPv4 and IPv6 loopback."""
+    while True:
+        with socket.socket(socket.AF_INET) as four:
+            four.bind(("127.0.0.1", 0))
+            port: int = four.getsockname()[1]
+            if _is_free_on_ipv6(port):
+                return port
+
+
+def _is_free_on_ipv6(port: int) -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as six:
+            six.bind(("::1", port))
+    except OSError as error:
+        return error.errno not in {98, 48}  # in use; no IPv6 at all is free enough
+    return True
+
+
+@dataclass
+class Server:
+    """A process tree with a log file and a URL that answers ``/health``."""
+
+    name: str
+    command: Sequence[str]
+    port: int
+    log_file: Path
+    environ: Mapping[str, str]
+    cwd: Path = ROOT
+    stop_signal: int = signal.SIGTERM
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None, f"{self.name} was not started"
+        return self.process.pid
+
+    def start(self, timeout_s: float = 60) -> None:
+        """Start the process and wait until it answers on its own port."""
+        STARTED.append(self)
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        environ = {**self.environ, MARK: self.mark, "PYTHONUNBUFFERED": "1"}
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                list(self.command),
+                cwd=self.cwd,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            self._wait_until_healthy(timeout_s)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _wait_until_healthy(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if self.process is not None and self.process.poll() is not None:
+                raise ServerError(f"{self.name} ended at start\n{self.tail()}")
+            if self._answers_health() and self.listens():
+                return
+            time.sleep(0.05)
+        problem = f"{self.name} gave no /health in {timeout_s} s"
+        raise ServerError(f"{problem}\n{self.tail()}")
+
+    def _answers_health(self) -> bool:
+        with suppress(httpx.HTTPError):
+            return httpx.get(f"{self.url}/health", timeout=2).status_code == 200
+        return False
+
+    def listens(self) -> bool:
+        """True if a process of this very server listens on its port."""
+        for process in self.tree():
+            with suppress(psutil.Error):
+                for connection in process.net_connections(kind="tcp"):
+                    listening = connection.status == psutil.CONN_LISTEN
+                    if listening and connection.laddr[1] == self.port:
+                        return True
+        return False
+
+    def tree(self) -> list[psutil.Process]:
+        """All living processes that carry this server's mark."""
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        with suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                return process.environ().get(MARK) == self.mark
+        return False
+
+    def signal(self) -> None:
+        """Ask the server to end, as a terminal or an init system does."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, self.stop_signal)
+
+    def wait(self, timeout_s: float = 20) -> int:
+        """Wait for the end of the whole tree.
+
+        Raises:
+            ServerError: if a process outlives the time; what is left is killed first.
+        """
+        assert self.process is not None
+        deadline = time.monotonic() + timeout_s
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout_s)
+        while (left := self.tree()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if left:
+            names = [f"{process.pid} {_command_of(process)}" for process in left]
+            self.kill()
+            raise ServerError(f"{self.name} left processes: {names}\n{self.tail()}")
+        return self.process.wait()
+
+    def stop(self, timeout_s: float = 20) -> None:
+        """End the server and make sure that nothing of it is left."""
+        if self.process is not None:
+            self.signal()
+            self.wait(timeout_s)
+
+    def kill(self) -> None:
+        """Kill every process of the tree, by pid, and see them gone."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        while left := self.tree():
+            for process in left:
+                with suppress(psutil.Error):
+                    process.kill()
+            time.sleep(0.02)
+
+    def log(self) -> str:
+        """Everything that the server wrote so far."""
+        return self.log_file.read_text(errors="replace")
+
+    def tail(self) -> str:
+        """The last lines of the log, under the path of the whole."""
+        lines = self.log().splitlines()[-TAIL_LINES:]
+        return "\n".join([f"--- {self.log_file}", *lines])
+
+    def __enter__(self) -> "Server":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+STARTED: list[Server] = []
+"""Servers in the order of their start; conftest shows their logs on a failure."""
+
+
+def _command_of(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())[:120]
+    return "?"
+
+
+def eventually(
+    condition: Callable[[], bool], what: Callable[[], str], timeout_s: float = 10
+) -> None:
+    """Wait until the condition holds; ``what`` says what was seen instead."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what()}"
+        time.sleep(0.05)

@@ -1,0 +1,88 @@
+"""A directory written for ``label_studio_ml`` runs as it is."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.client import LabelStudioApi
+from tests.e2e.processes import ROOT, Server
+from tests.e2e.serving import backend_environ, start_command
+
+LEGACY = ROOT / "tests" / "legacy" / "keyword_backend"
+LABEL_CONFIG = """
+<View>
+  <Text name="text" value="$text"/>
+  <Choices name="mood" toName="text">
+    <Choice value="happy"/>
+    <Choice value="sad"/>
+  </Choices>
+</View>
+"""
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, since a directory of a user stands alone."""
+    copy = tmp_path_factory.mktemp("legacy") / "keyword_backend"
+    shutil.copytree(LEGACY, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def backend(
+    directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    with start_command(directory, tmp_path_factory.mktemp("home")) as server:
+        yield server
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """The files of a directory and what they hold."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.iterdir())
+        if path.is_file()
+    }
+
+
+def test_it_starts_and_says_once_that_its_names_are_ours(backend: Server) -> None:
+    assert backend.log().count("label_studio_ml") == 1
+
+
+def test_it_connects_and_predicts_under_its_own_version(
+    label_studio: LabelStudioApi, backend: Server
+) -> None:
+    project = label_studio.create_project("legacy", LABEL_CONFIG)
+    tasks = project.add_tasks(["I am happy", "so sad", "neither"])
+    assert project.connect(backend.url).created["model_version"] == "0.0.1"
+
+    project.retrieve_predictions()
+
+    predictions = {p["task"]: p for p in project.predictions()}
+    chosen = [predictions[t]["result"][0]["value"]["choices"] for t in tasks]
+    assert chosen == [["happy"], ["sad"], ["sad"]]
+    assert {p["model_version"] for p in predictions.values()} == {"0.0.1"}
+    assert {p["score"] for p in predictions.values()} == {0.8}
+
+
+def test_its_files_stay_as_they_were(directory: Path, backend: Server) -> None:
+    assert backend.listens()
+    assert digests(directory) == digests(LEGACY)
+
+
+def test_its_own_tests_pass(directory: Path, tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_api.py"],
+        cwd=directory,
+        env=backend_environ(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "3 passed" in run.stdout

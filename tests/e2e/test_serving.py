@@ -1,0 +1,207 @@
+"""``bentoml serve`` under load, at a hang-up and at its end."""
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from tests.e2e.processes import ROOT, Server
+from tests.e2e.serving import BACKENDS, EXAMPLE, serve_command, start_command
+
+ECHO = BACKENDS / "echo"
+LABEL_CONFIG = (ECHO / "label_config.xml").read_text()
+CLIENTS = 16
+REQUESTS = 4000
+EVENTS = sorted((ROOT / "tests" / "payloads").glob("*webhook*.json"))
+
+
+def predict_body(first: int, tasks: int = 1, sleep_s: float = 0) -> dict[str, Any]:
+    """A request of Label Studio's whose tasks have ids from ``first`` on."""
+    return {
+        "project": "1.1700000000",
+        "label_config": LABEL_CONFIG,
+        "params": {"login": None, "password": None, "context": None},
+        "tasks": [
+            {"id": i, "data": {"text": f"🐉 {i}", "sleep_s": sleep_s}}
+            for i in range(first, first + tasks)
+        ],
+    }
+
+
+def texts_of(answer: httpx.Response) -> list[list[str]]:
+    """What the echo says of every task: id, text, tasks so far, process."""
+    assert answer.status_code == 200, answer.text
+    results = orjson.loads(answer.content)["results"]
+    assert {result["model_version"] for result in results} == {"echo-1"}
+    return [result["result"][0]["value"]["text"] for result in results]
+
+
+def echoed(answer: httpx.Response) -> list[list[str]]:
+    """The id and the text that came back for every task."""
+    return [texts[:2] for texts in texts_of(answer)]
+
+
+def own(first: int, tasks: int = 1) -> list[list[str]]:
+    """What ``echoed`` must be."""
+    return [[str(i), f"🐉 {i}"] for i in range(first, first + tasks)]
+
+
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serve_command(ECHO, tmp_path_factory.mktemp("echo")) as server:
+        yield server
+
+
+@dataclass
+class Load:
+    """What 16 clients met in 4,000 requests.
+
+    Args:
+        url: the backend's.
+        keep_alive: whether a client keeps its connection; Label Studio does not, and
+            new connections spread over all workers.
+    """
+
+    url: str
+    keep_alive: bool = True
+    wrong: list[str] = field(default_factory=list)
+    workers: set[str] = field(default_factory=set)
+
+    def run(self) -> "Load":
+        """Send all requests."""
+        asyncio.run(self._run())
+        return self
+
+    async def _run(self) -> None:
+        numbers = iter(range(REQUESTS))
+        limits = httpx.Limits(
+            max_connections=CLIENTS,
+            max_keepalive_connections=CLIENTS if self.keep_alive else 0,
+        )
+        async with httpx.AsyncClient(
+            base_url=self.url, limits=limits, timeout=60
+        ) as http:
+            await asyncio.gather(*(self._client(http, numbers) for _ in range(CLIENTS)))
+
+    async def _client(self, http: httpx.AsyncClient, numbers: Iterator[int]) -> None:
+        for number in numbers:
+            first, tasks = number * 3, 1 + number % 3
+            content = orjson.dumps(predict_body(first, tasks))
+            answer = await http.post("/predict", content=content)
+            if answer.status_code != 200 or echoed(answer) != own(first, tasks):
+                self.wrong.append(f"{number}: {answer.status_code} {answer.text[:200]}")
+            else:
+                self.workers.add(texts_of(answer)[0][3])
+
+
+@pytest.fixture
+def quick_httpx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sniffio that is there: httpcore 1.0 looks for it ten times a request.
+
+    Where it is not installed, the search costs half of the client's time.
+    """
+    sniffio = ModuleType("sniffio")
+    vars(sniffio)["current_async_library"] = lambda: "asyncio"
+    monkeypatch.setitem(sys.modules, "sniffio", sniffio)
+
+
+@pytest.mark.usefixtures("quick_httpx")
+def test_16_clients_get_4000_answers_each_its_own(echo: Server) -> None:
+    load = Load(echo.url).run()
+    assert load.wrong == []
+    assert len(load.workers) == 1
+
+
+@pytest.mark.usefixtures("quick_httpx")
+def test_two_workers_answer_16_clients_without_a_failure(tmp_path: Path) -> None:
+    with serve_command(ECHO, tmp_path, "two_workers:svc") as server:
+        load = Load(server.url, keep_alive=False).run()
+    assert load.wrong == []
+    assert len(load.workers) == 2
+
+
+def test_the_keyword_example_serves_with_bentoml_alone(tmp_path: Path) -> None:
+    config = (EXAMPLE / "label_config.xml").read_text()
+    body = {
+        "project": "1.1700000000",
+        "label_config": config,
+        "tasks": [{"id": 1, "data": {"text": "🐉 a dragon"}}],
+    }
+    with serve_command(EXAMPLE, tmp_path) as server:
+        answer = httpx.post(f"{server.url}/predict", json=body).json()
+    [prediction] = answer["results"]
+    spans = [
+        (region["value"]["start"], region["value"]["end"])
+        for region in prediction["result"]
+    ]
+    assert spans == [(0, 1), (4, 10)]
+    assert prediction["model_version"] == "keyword-1"
+
+
+@pytest.mark.parametrize("path", EVENTS, ids=lambda path: path.stem)
+def test_a_recorded_event_is_taken_with_a_2xx(echo: Server, path: Path) -> None:
+    request = orjson.loads(path.read_bytes())["request"]
+    answer = httpx.post(f"{echo.url}/webhook", json=request["body"], timeout=1)
+    assert answer.is_success, answer.text
+    assert isinstance(answer.json(), dict)
+
+
+def test_a_client_that_hangs_up_leaves_no_work_behind(echo: Server) -> None:
+    before = echo_count(echo, 50_000)
+    started = time.monotonic()
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{echo.url}/predict",
+            json=predict_body(60_000, tasks=400, sleep_s=0.2),
+            timeout=0.5,
+        )
+    after = echo_count(echo, 70_000)
+    assert time.monotonic() - started < 5
+    assert after - before < 100, "50 batches of 0.2 s were queued"
+    time.sleep(1)
+    assert echo_count(echo, 80_000) - after < 20
+
+
+def echo_count(echo: Server, task: int) -> int:
+    """How many tasks the backend has predicted, one more included."""
+    answer = httpx.post(f"{echo.url}/predict", json=predict_body(task), timeout=10)
+    return int(texts_of(answer)[0][2])
+
+
+async def in_flight_at_the_end(server: Server) -> list[list[list[str]]]:
+    """Answers to 12 requests that were under way when the server was told to end."""
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+        await http.post("/predict", json=predict_body(0))
+        under_way = [
+            asyncio.ensure_future(
+                http.post("/predict", json=predict_body(i * 10, tasks=4, sleep_s=0.3))
+            )
+            for i in range(12)
+        ]
+        await asyncio.sleep(0.4)
+        server.signal()
+        return [echoed(answer) for answer in await asyncio.gather(*under_way)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("command", [serve_command, start_command])
+def test_requests_under_way_at_the_end_are_answered(
+    tmp_path: Path, command: Callable[[Path, Path], Server], number: signal.Signals
+) -> None:
+    server = command(ECHO, tmp_path)
+    server.stop_signal = number
+    server.start()
+    try:
+        answers = asyncio.run(in_flight_at_the_end(server))
+    finally:
+        server.stop()
+    assert answers == [own(i * 10, 4) for i in range(12)]
