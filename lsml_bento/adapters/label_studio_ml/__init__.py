@@ -1,0 +1,211 @@
+"""HumanSignal's module names, resolved to what lsml_bento has under them.
+
+A directory written for ``label_studio_ml`` says ``from label_studio_ml.model import
+LabelStudioMLBase``. After ``install`` that is this package's class, even where
+HumanSignal's package is installed; after ``fall_back`` it is only where none is found.
+Older names of label-studio-sdk's modules are found in the same way, always as the last
+resort. This module imports the standard library only: pytest loads it at every start.
+
+Source: ``HumanSignal/label-studio-ml-backend`` ``label_studio_ml/*.py``@010cc2ab, the
+imports of its examples and of public projects.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+_HERE = __name__
+
+_OURS: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "label_studio_ml": {
+        "lsml_bento.model": ("LabelStudioMLBase", "predict_fn", "update_fn"),
+        "lsml_bento.response": ("ModelResponse", "PredictionValue"),
+        f"{_HERE}.functions": ("__version__", "package_name"),
+    },
+    "label_studio_ml.model": {
+        "lsml_bento.model": ("LabelStudioMLBase", "predict_fn", "update_fn"),
+        "lsml_bento.response": ("ModelResponse", "PredictionValue"),
+        f"{_HERE}.functions": (
+            "LabelInterface",
+            "get_local_path",
+            "is_preload_needed",
+            "parse_config",
+        ),
+    },
+    "label_studio_ml.response": {
+        "lsml_bento.response": (
+            "ModelResponse",
+            "PredictionValue",
+            "SingleTaskPredictions",
+        ),
+    },
+    "label_studio_ml.utils": {
+        f"{_HERE}.functions": (
+            "DATA_UNDEFINED_NAME",
+            "InMemoryLRUDictCache",
+            "compare_nested_structures",
+            "get_choice",
+            "get_env",
+            "get_first_tag_keys",
+            "get_image_local_path",
+            "get_image_size",
+            "get_local_path",
+            "get_single_tag_keys",
+            "is_preload_needed",
+            "is_skipped",
+            "is_valid_url",
+            "match_labels",
+        ),
+    },
+    "label_studio_ml.api": {
+        f"{_HERE}.flask_app": ("init_app",),
+        "lsml_bento.model": ("LabelStudioMLBase",),
+        "lsml_bento.response": ("ModelResponse",),
+    },
+}
+"""Module -> where its names come from."""
+
+_MOVED: Mapping[str, str] = {
+    "label_studio_converter": "label_studio_sdk.converter",
+    "label_studio_sdk.objects": "label_studio_sdk.label_interface.objects",
+    "label_studio_tools": "label_studio_sdk._extensions.label_studio_tools",
+}
+"""Modules that label-studio-sdk took over, or moved, with all that is below them."""
+
+_INSTEAD: Mapping[str, str] = {
+    "label_studio_ml.api._server": "the app is what init_app(model_class) returns",
+    "label_studio_ml.cache": "a model keeps values with self.set and self.get",
+    "label_studio_ml.examples": "copy the example's directory and name its modules "
+    "without this prefix",
+    "label_studio_ml.exceptions": "raise any exception: the client gets one sentence",
+    "label_studio_ml.model.CACHE": "a model keeps values with self.set and self.get",
+    "label_studio_ml.server": "the command is lsml-bento",
+}
+
+
+def install() -> None:
+    """Make ``label_studio_ml`` mean this package, in front of an installed one.
+
+    Modules of an installed one that were imported before are forgotten, so that this
+    belongs before the import of user code. A second call changes nothing.
+    """
+    if not any(isinstance(f, _Names) and f.is_first for f in sys.meta_path):
+        sys.meta_path.insert(0, _Names(is_first=True))
+    for name, module in list(sys.modules.items()):
+        if _root(name) == "label_studio_ml" and not _is_alias(module):
+            del sys.modules[name]
+    fall_back()
+
+
+def fall_back() -> None:
+    """Make ``label_studio_ml`` mean this package where no other one is found.
+
+    A second call changes nothing.
+    """
+    if not any(isinstance(f, _Names) and not f.is_first for f in sys.meta_path):
+        sys.meta_path.append(_Names(is_first=False))
+
+
+class _Names(MetaPathFinder):
+    """Finds the modules of ``_OURS``, and as the last resort those of ``_MOVED``."""
+
+    def __init__(self, *, is_first: bool) -> None:
+        self.is_first = is_first
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,
+    ) -> ModuleSpec | None:
+        """The spec of an alias, or None for a name that is nobody's or another's.
+
+        Raises:
+            ModuleNotFoundError: for an unknown name in a module of ours, saying which
+                names there are.
+        """
+        if _root(fullname) == "label_studio_ml":
+            return self._find_ours(fullname)
+        return None if self.is_first else self._find_moved(fullname)
+
+    def _find_ours(self, fullname: str) -> ModuleSpec | None:
+        parent = fullname.rpartition(".")[0]
+        if parent and not _is_alias(sys.modules.get(parent)):
+            return None  # below a package that is really installed
+        if fullname not in _OURS:
+            # Without name=: Python replaces the message of an error that has it.
+            raise ModuleNotFoundError(_nothing_at(fullname))
+        # A package, so that "from module import name" asks this finder for the name.
+        return ModuleSpec(fullname, _OursLoader(), is_package=True)
+
+    def _find_moved(self, fullname: str) -> ModuleSpec | None:
+        for old, new in _MOVED.items():
+            if fullname == old or fullname.startswith(f"{old}."):
+                name = new + fullname.removeprefix(old)
+                found = importlib.util.find_spec(name)
+                if found is None:
+                    return None
+                is_package = found.submodule_search_locations is not None
+                return ModuleSpec(fullname, _MovedLoader(name), is_package=is_package)
+        return None
+
+
+class _AliasLoader(Loader):
+    """Fills a module with the objects of others."""
+
+
+class _OursLoader(_AliasLoader):
+    def exec_module(self, module: ModuleType) -> None:
+        """Give the module the names that ``_OURS`` lists for it."""
+        names: list[str] = []
+        for source, wanted in _OURS[module.__name__].items():
+            found = import_module(source)
+            names += wanted
+            vars(module).update({name: getattr(found, name) for name in wanted})
+
+        def refuse(name: str) -> Any:
+            raise AttributeError(_nothing_at(f"{module.__name__}.{name}"))
+
+        public = sorted(name for name in names if not name.startswith("_"))
+        vars(module).update(__all__=public, __getattr__=refuse)
+
+
+class _MovedLoader(_AliasLoader):
+    def __init__(self, new_name: str) -> None:
+        self._new_name = new_name
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Give the module all that the module of the new name has."""
+        found = import_module(self._new_name)
+        names = {k: v for k, v in vars(found).items() if not k.startswith("__")}
+        vars(module).update(names, __doc__=found.__doc__)
+
+
+def _root(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _is_alias(module: ModuleType | None) -> bool:
+    spec = getattr(module, "__spec__", None)
+    return isinstance(getattr(spec, "loader", None), _AliasLoader)
+
+
+def _nothing_at(fullname: str) -> str:
+    """What to say about a name that neither HumanSignal's users nor we have."""
+    module, _, name = fullname.rpartition(".")
+    if module == "label_studio_ml":
+        known = [other.rpartition(".")[2] for other in _OURS if other != module]
+    else:
+        known = [n for names in _OURS.get(module, {}).values() for n in names]
+    instead = _INSTEAD.get(fullname)
+    return (
+        f"lsml-bento has no {name!r} in {module}; it has: {', '.join(sorted(known))}"
+        f"{'; ' + instead if instead else ''}"
+    )

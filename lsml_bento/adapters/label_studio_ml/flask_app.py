@@ -1,0 +1,253 @@
+"""``init_app`` for a ``test_api.py`` that was written against Flask's test client.
+
+Requests go in-process through the routes that a server has, with their checks and their
+answers; what ``set`` keeps lasts as long as the client.
+"""
+
+from __future__ import annotations
+
+import atexit
+import inspect
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from types import FunctionType, TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import httpx
+
+from lsml_bento.model import PREDICT_MARK, UPDATE_MARK, LabelStudioMLBase
+
+if TYPE_CHECKING:
+    from lsml_bento import testing
+
+log = logging.getLogger(__name__)
+
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+
+
+def init_app(
+    model_class: type[LabelStudioMLBase],
+    basic_auth_user: str | None = None,
+    basic_auth_pass: str | None = None,
+    **init_kwargs: Any,
+) -> App:
+    """An app that tests can call.
+
+    Args:
+        model_class: ``LabelStudioMLBase`` itself means the module whose functions are
+            marked with ``predict_fn`` and ``update_fn``.
+        basic_auth_user: ``BASIC_AUTH_USER`` by default.
+        basic_auth_pass: ``BASIC_AUTH_PASS`` by default.
+        init_kwargs: what version 1.0 gave to the class; not used.
+
+    Raises:
+        ValueError: if it is no subclass of ``LabelStudioMLBase``.
+    """
+    if not (
+        inspect.isclass(model_class) and issubclass(model_class, LabelStudioMLBase)
+    ):
+        raise ValueError(
+            f"init_app() got {model_class!r}, which is no subclass of LabelStudioMLBase"
+        )
+    if init_kwargs:
+        log.warning(
+            "init_app(%s=..) is not given to the class: read it in setup() from the "
+            "environment or from self.extra_params",
+            "=.., ".join(init_kwargs),
+        )
+    return App(model_class, basic_auth_user, basic_auth_pass)
+
+
+class App:
+    """As much of a Flask app as files written for ``label_studio_ml`` use.
+
+    Attributes:
+        config: kept and not looked at.
+    """
+
+    def __init__(
+        self,
+        model_class: type[LabelStudioMLBase],
+        user: str | None,
+        password: str | None,
+    ) -> None:
+        self.config: dict[str, Any] = {}
+        self._model_class = model_class
+        self._user = user
+        self._password = password
+
+    def test_client(self, **_: Any) -> Client:
+        """A client of this app."""
+        return Client(self)
+
+    def backend(self) -> testing.Client:
+        """A new backend for the class, with the environment's settings of this moment.
+
+        Raises:
+            SettingsError: if a variable of the environment can not be used.
+        """
+        # BentoML is imported by those tests only that send a request.
+        from lsml_bento.testing import client_for  # noqa: PLC0415
+
+        auth = {"BASIC_AUTH_USER": self._user, "BASIC_AUTH_PASS": self._password}
+        given = {name: value for name, value in auth.items() if value}
+        return client_for(_target(self._model_class), environ={**os.environ, **given})
+
+    def run(self, *_: Any, **__: Any) -> NoReturn:
+        """Say how to serve the directory, and end the process.
+
+        Raises:
+            SystemExit: always.
+        """
+        raise SystemExit(
+            "this app is for tests: serve the directory with `lsml-bento start DIR "
+            "-p 9090`"
+        )
+
+    def route(self, rule: str, **_: Any) -> Callable[[_Decorated], _Decorated]:
+        """Leave a function that was to answer a path of its own as it is."""
+        log.warning("%s: Label Studio's routes are served and no others", rule)
+        return lambda function: function
+
+    def __getattr__(self, name: str) -> NoReturn:
+        known = ", ".join(n for n in dir(type(self)) if not n.startswith("_"))
+        raise AttributeError(
+            f"the app that init_app() returns is no Flask app and has no {name!r}; it "
+            f"has: config, {known}"
+        )
+
+
+class Client:
+    """As much of Flask's test client as tests use; starts at its first request."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._backend: testing.Client | None = None
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._backend is not None:
+            atexit.unregister(self._backend.close)
+            self._backend.close()
+            self._backend = None
+
+    def get(self, path: str, **options: Any) -> Response:
+        """``open`` with GET."""
+        return self.open(path, method="GET", **options)
+
+    def post(self, path: str, **options: Any) -> Response:
+        """``open`` with POST."""
+        return self.open(path, method="POST", **options)
+
+    def open(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        data: str | bytes | Mapping[str, Any] | None = None,
+        json: Any = None,
+        content_type: str | None = None,
+        headers: Mapping[str, str] | list[tuple[str, str]] | None = None,
+        query_string: Mapping[str, Any] | str | None = None,
+        auth: tuple[str, str] | None = None,
+    ) -> Response:
+        """Send a request and wait for the answer.
+
+        Args:
+            path: such as ``"/predict"``.
+            method: GET, POST, ..
+            data: the body, or the fields of a form.
+            json: the body as an object, in place of ``data``.
+            content_type: the body's.
+            headers: further headers.
+            query_string: what stands behind the question mark.
+            auth: user and password.
+
+        Raises:
+            SettingsError: if a variable of the environment can not be used.
+        """
+        if self._backend is None:
+            self._backend = self._app.backend()
+            atexit.register(self._backend.close)  # for a client without "with"
+        sent = httpx.Headers(headers)
+        if content_type:
+            sent["Content-Type"] = content_type
+        body: dict[str, Any] = {
+            "data" if isinstance(data, Mapping) else "content": data
+        }
+        if json is not None:
+            body = {"json": json}
+        return Response(
+            self._backend.request(
+                method, path, headers=sent, params=query_string, auth=auth, **body
+            )
+        )
+
+
+class Response:
+    """As much of Flask's response as tests read.
+
+    Attributes:
+        status_code: such as 200.
+        headers: by names in any case.
+        data: the body.
+    """
+
+    def __init__(self, received: httpx.Response) -> None:
+        self.status_code = received.status_code
+        self.status = f"{received.status_code} {received.reason_phrase.upper()}"
+        self.headers = received.headers
+        self.content_type = received.headers.get("content-type")
+        self.data = received.content
+        self.text = received.text
+
+    @property
+    def json(self) -> Any:
+        """The body's JSON."""
+        return json.loads(self.data)
+
+    def get_json(self, force: bool = False, silent: bool = False) -> Any:
+        """The body's JSON; None in place of an error if ``silent``."""
+        try:
+            return self.json
+        except ValueError:
+            if silent:
+                return None
+            raise
+
+    def get_data(self, as_text: bool = False) -> str | bytes:
+        """The body."""
+        return self.text if as_text else self.data
+
+
+def _target(model_class: type[LabelStudioMLBase]) -> str | type[LabelStudioMLBase]:
+    """The class by its module's name, so that the module's functions are found too."""
+    if model_class is LabelStudioMLBase:
+        return _module_with_functions() or model_class
+    name = model_class.__module__
+    if getattr(sys.modules.get(name), model_class.__name__, None) is not model_class:
+        return model_class
+    return f"{name}:{model_class.__name__}"
+
+
+def _module_with_functions() -> str | None:
+    """The module, imported last, that defines a marked function."""
+    for name, module in reversed(list(sys.modules.items())):
+        for value in list(vars(module).values()):
+            if (
+                isinstance(value, FunctionType)
+                and value.__module__ == name
+                and vars(value).keys() & {PREDICT_MARK, UPDATE_MARK}
+            ):
+                return name
+    return None
