@@ -1,0 +1,469 @@
+"""What ``lsml-bento check`` says about models, good ones and bad ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lsml_bento.checking import (
+    Finding,
+    Report,
+    check_model,
+    check_results,
+    sample_tasks,
+)
+from lsml_bento.errors import LabelConfigError, MediaError, WrongCount
+from lsml_bento.rendering import Slot, render
+from lsml_bento.types import Context, Task
+
+TEXT = """<View><Text name="text" value="$text"/>
+<Labels name="label" toName="text">
+  <Label value="Person"/><Label value="Place"/>
+</Labels>
+<Choices name="mood" toName="text"><Choice value="good"/><Choice value="bad"/></Choices>
+</View>"""
+IMAGE = """<View><Image name="img" value="$image"/>
+<RectangleLabels name="box" toName="img"><Label value="Car"/></RectangleLabels>
+<PolygonLabels name="poly" toName="img"><Label value="Car"/></PolygonLabels>
+<KeyPointLabels name="key" toName="img"><Label value="Car"/></KeyPointLabels>
+<BrushLabels name="brush" toName="img"><Label value="Car"/></BrushLabels></View>"""
+
+Answer = Callable[[Task, Context | None], Any]
+
+
+def span(task: Task, start: int = 0, end: int = 4, **changes: Any) -> dict[str, Any]:
+    value = {"start": start, "end": end, "labels": ["Person"]}
+    value["text"] = task["data"]["text"][start:end]
+    names = {"from_name": "label", "to_name": "text", "type": "labels"}
+    return {"id": f"r{start}", **names, "value": value, **changes}
+
+
+def box(**changes: Any) -> dict[str, Any]:
+    value = {"x": 10, "y": 10, "width": 20, "height": 20, "rectanglelabels": ["Car"]}
+    names = {"from_name": "box", "to_name": "img", "type": "rectanglelabels"}
+    return {"id": "b", **names, "value": {**value, **changes}}
+
+
+def predicting(answer: Answer) -> Any:
+    def predict(tasks: list[Task], context: Context | None) -> list[Slot | Exception]:
+        return render([answer(task, context) for task in tasks], len(tasks), "v1")
+
+    return predict
+
+
+def regions(*given: Any) -> dict[str, Any]:
+    return {"result": list(given), "score": 0.5}
+
+
+def said(report: Report, severity: str = "error") -> list[str]:
+    return [f.sentence for f in report.findings if f.severity == severity]
+
+
+def errors_of(make: Callable[[Task], Any], config: str = TEXT) -> list[str]:
+    return said(check_model(config, predicting(lambda task, _: regions(make(task)))))
+
+
+def test_a_model_that_answers_correctly_has_no_findings() -> None:
+    report = check_model(TEXT, predicting(lambda task, _: regions(span(task))))
+    assert report.findings == []
+    assert report.ok
+    assert (report.tasks, report.predictions, report.regions) == (4, 4, 4)
+    assert report.single_s is not None
+    assert report.batch_s is not None
+
+
+def test_sample_tasks_have_other_texts_and_every_label() -> None:
+    texts = [task["data"]["text"] for task in sample_tasks(TEXT, 5)]
+    assert len(set(texts)) == 5
+    assert texts[1] == "About Person, Place, good, bad."
+    assert "🐉" in "".join(texts)
+    assert sample_tasks("<View/>", 1) == [{"id": 1, "data": {}, "annotations": []}]
+
+
+def test_a_label_config_that_does_not_parse_is_refused() -> None:
+    with pytest.raises(LabelConfigError):
+        check_model("<View>", predicting(lambda task, _: None))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"from_name": "tag"},
+            "from_name 'tag' is not in the label config, which has label, mood: Label "
+            "Studio does not show it",
+        ),
+        (
+            {"from_name": ["label"]},
+            "from_name ['label'] is not in the label config, which has label, mood: "
+            "Label Studio does not show it",
+        ),
+        (
+            {"to_name": "txt"},
+            "to_name 'txt' should be text for 'label': Label Studio does not show it",
+        ),
+        (
+            {"type": "choices"},
+            "label-studio-sdk refuses it: Type 'choices' does not match expected type "
+            "'labels' for control 'label'",
+        ),
+        ({"type": 3}, "type 3 is no text: Label Studio refuses it"),
+        ({"value": None}, "value is NoneType, not an object"),
+        (
+            {"value": {"start": 0, "end": 2, "labels": ["Person", "Dog"]}},
+            "'Dog' is not in the label config, where 'label' has Person, Place: Label "
+            "Studio does not show it, or refuses the whole batch",
+        ),
+        (
+            {"value": {"start": 0, "end": 2}},
+            "label-studio-sdk refuses it: Invalid value for control 'label'. Got: "
+            "{'start': 0, 'end': 2}. Valid options: expected fields: ['start', 'end', "
+            "'labels']; valid labels: ['Person', 'Place']",
+        ),
+        (
+            {"value": {"start": 0, "end": 2, "labels": ["Person"], "text": "Zo"}},
+            "text is 'Zo' where the task has 'To': count offsets in code points of the "
+            "text as it stands in the task",
+        ),
+        (
+            {"value": {"start": 4, "end": 2, "labels": ["Person"]}},
+            "start 4 and end 2 are not 0 <= start < end <= 47, the text's length in "
+            "code points: Label Studio does not show it",
+        ),
+        (
+            {"value": {"start": 4, "end": 48, "labels": ["Person"]}},
+            "start 4 and end 48 are not 0 <= start < end <= 47, the text's length in "
+            "code points: Label Studio does not show it",
+        ),
+        (
+            {"value": {"start": "0", "end": 2.0, "labels": ["Person"]}},
+            "start '0' and end 2.0 should be whole numbers",
+        ),
+    ],
+)
+def test_a_wrong_region_is_explained(changes: dict[str, Any], sentence: str) -> None:
+    task = sample_tasks(TEXT, 1)
+    predict = predicting(lambda task, _: regions(span(task, **changes)))
+    report = check_model(TEXT, predict, task)
+    assert [s for s in said(report) if s.startswith("task 1, region 0")] == [
+        f"task 1, region 0: {sentence}"
+    ]
+
+
+def test_missing_keys_are_named() -> None:
+    assert errors_of(lambda task: {"from_name": "label", "value": {}})[0] == (
+        "task 1, region 0: to_name and type missing: Label Studio does not show it "
+        "(3 more like it)"
+    )
+    assert errors_of(lambda task: "Person")[0].startswith(
+        'task 1, region 0: a region is "Person", not an object'
+    )
+
+
+def test_offsets_behind_an_emoji_count_code_points() -> None:
+    task = {"id": 1, "data": {"text": "🐉 met Zoë"}}
+    good = predicting(lambda task, _: regions(span(task, 6, 9)))
+    assert check_model(TEXT, good, [task]).findings == []
+    utf16 = {"start": 7, "end": 10, "labels": ["Person"], "text": "Zoë"}
+    bad = predicting(lambda task, _: regions(span(task, value=utf16)))
+    assert "not 0 <= start < end <= 9" in said(check_model(TEXT, bad, [task]))[0]
+
+
+def test_offsets_of_a_text_behind_an_address_are_not_judged() -> None:
+    task = {"id": 1, "data": {"text": "https://example.com/a.txt"}}
+    far = {"start": 100, "end": 200, "labels": ["Person"]}
+    predict = predicting(lambda task, _: regions(span(task, value=far)))
+    assert check_model(TEXT, predict, [task]).findings == []
+
+
+@pytest.mark.parametrize(
+    ("region", "found"),
+    [
+        (box(x=640), "x 640 is not within 0 to 100"),
+        (box(width=-1), "width -1 is not within 0 to 100"),
+        (box(height="20"), "height 20 is not within 0 to 100"),
+        (
+            {
+                **box(points=[[1, 2], [3, 400], [5, 6]], polygonlabels=["Car"]),
+                "from_name": "poly",
+                "type": "polygonlabels",
+            },
+            "point 1 400 is not within 0 to 100",
+        ),
+        (
+            {
+                **box(keypointlabels=["Car"], x=-3),
+                "from_name": "key",
+                "type": "keypointlabels",
+            },
+            "x -3 is not within 0 to 100",
+        ),
+        (
+            {
+                **box(brushlabels=["Car"], format="rle", rle=[1, 2]),
+                "from_name": "brush",
+                "type": "brushlabels",
+            },
+            "a mask without original_width and original_height is not drawn",
+        ),
+    ],
+)
+def test_coordinates_are_percent(region: dict[str, Any], found: str) -> None:
+    assert found in errors_of(lambda task: region, IMAGE)[0]
+
+
+def test_a_box_that_leaves_the_image_is_a_warning() -> None:
+    predict = predicting(lambda task, _: regions(box(x=90)))
+    report = check_model(IMAGE, predict)
+    assert report.ok
+    assert "x + width is over 100: it leaves the image" in said(report, "warning")[0]
+
+
+@pytest.mark.parametrize(
+    ("score", "sentence"),
+    [
+        (12.5, "score 12.5 is not between 0 and 1"),
+        (-0.1, "score -0.1 is not between 0 and 1"),
+        ("high", "score is 'high'"),
+        (True, "score is True"),
+    ],
+)
+def test_scores_are_between_0_and_1(score: object, sentence: str) -> None:
+    slot = {"result": [], "score": score, "model_version": "v1"}
+    [finding] = check_results(TEXT, [slot], sample_tasks(TEXT, 1))
+    assert finding.severity == "error"
+    assert finding.sentence.startswith(f"task 1: {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("slot", "sentence"),
+    [
+        (None, "the prediction is null, not an object: Label Studio fails with 500"),
+        ({"score": 1}, "the prediction has no result: Label Studio skips it"),
+        (
+            {"result": None},
+            "result is null, not a list: Label Studio refuses the whole",
+        ),
+        ({"result": {}}, "result is {}, not a list: Label Studio refuses the whole"),
+        (
+            {"result": [], "score": 1, "model_version": None},
+            "model_version is null: Label Studio refuses the whole batch",
+        ),
+    ],
+)
+def test_wire_answers_that_label_studio_refuses_are_named(
+    slot: object, sentence: str
+) -> None:
+    [finding] = check_results(TEXT, [slot], sample_tasks(TEXT, 1))
+    assert finding.sentence.startswith(f"task 1: {sentence}")
+
+
+def test_a_missing_score_is_a_note() -> None:
+    slot = {"result": [], "model_version": "v1"}
+    assert check_results(TEXT, [slot, [slot, slot]], sample_tasks(TEXT, 2)) == [
+        Finding(
+            "note",
+            "task 1: no score: the Data Manager can not sort by it (2 more like it)",
+        )
+    ]
+
+
+def test_a_wrong_count_of_results_is_an_error() -> None:
+    [finding] = check_results(TEXT, [[]], sample_tasks(TEXT, 2))
+    assert finding.sentence == (
+        "all tasks: 1 results for 2 tasks: Label Studio drops all"
+    )
+
+
+def test_regions_with_the_same_id_become_one() -> None:
+    twice = predicting(lambda task, _: regions(span(task), span(task)))
+    assert said(check_model(TEXT, twice))[0].startswith(
+        "task 1: 2 regions of 'label' have one id and become one"
+    )
+    choice = {"from_name": "mood", "to_name": "text", "type": "choices", "id": "r0"}
+    choice["value"] = {"choices": ["good"]}  # type: ignore[assignment]
+    shared = predicting(lambda task, _: regions(span(task), choice))
+    assert check_model(TEXT, shared).findings == []
+
+
+def test_missing_ids_are_a_note() -> None:
+    predict = predicting(lambda task, _: regions(span(task, id=None)))
+    report = check_model(TEXT, predict)
+    assert report.ok
+    assert "Label Studio makes one up" in said(report, "note")[0]
+
+
+def test_a_relation_to_a_region_that_is_not_there_is_an_error() -> None:
+    relation = {
+        "type": "relation",
+        "from_id": "r0",
+        "to_id": "no",
+        "direction": "right",
+    }
+    predict = predicting(lambda task, _: regions(span(task), relation))
+    assert "'to_id' 'no' not found" in said(check_model(TEXT, predict))[0]
+    fine = {**relation, "to_id": "r5"}
+    predict = predicting(lambda task, _: regions(span(task), span(task, 5, 8), fine))
+    assert check_model(TEXT, predict).findings == []
+
+
+def test_an_error_of_the_model_is_told_with_its_type() -> None:
+    def predict(tasks: list[Task], context: Context | None) -> list[Slot | Exception]:
+        raise KeyError("text")
+
+    report = check_model(TEXT, predict)
+    assert not report.ok
+    assert report.batch_s is None
+    assert said(report) == [
+        "task 1: predict raised KeyError: 'text' (4 more like it)",
+    ]
+
+
+def test_a_wrong_count_is_told_once() -> None:
+    def predict(tasks: list[Task], context: Context | None) -> list[Slot | Exception]:
+        if len(tasks) > 1:
+            raise WrongCount(len(tasks), 1)
+        return render([regions(span(tasks[0]))], 1, "v1")
+
+    assert said(check_model(TEXT, predict)) == [
+        "all tasks in one call: predict() got 4 tasks and returned 1 predictions: "
+        "return one per task, in order, [] for none"
+    ]
+
+
+def test_a_short_list_of_slots_is_an_error() -> None:
+    assert said(check_model(TEXT, lambda tasks, context: []))[0].startswith(
+        "task 1: predict got 1 tasks and returned 0 predictions"
+    )
+
+
+def test_a_task_that_failed_is_told_and_others_are_judged() -> None:
+    def predict(tasks: list[Task], context: Context | None) -> list[Slot | Exception]:
+        slots = render([regions(span(task)) for task in tasks], len(tasks), "v1")
+        return [
+            ValueError("odd") if task["id"] == 2 else slot
+            for task, slot in zip(tasks, slots, strict=True)
+        ]
+
+    report = check_model(TEXT, predict)
+    assert report.predictions == 3
+    assert said(report) == [
+        "task 2: predict raised ValueError: odd (1 more like it)",
+    ]
+
+
+def test_a_sample_file_that_can_not_be_read_is_a_warning() -> None:
+    report = check_model(IMAGE, lambda tasks, _: [MediaError("no host")] * len(tasks))
+    assert report.ok
+    assert said(report, "warning")[0].startswith(
+        "task 1: the sample's file was not read, try tasks of your own: no host"
+    )
+
+
+@pytest.mark.parametrize("nothing", [None, [], regions()])
+def test_a_model_that_finds_nothing_is_a_warning(nothing: Any) -> None:
+    report = check_model(TEXT, predicting(lambda task, _: nothing))
+    assert said(report, "warning") == [
+        "all tasks: predict found nothing in any of them"
+    ]
+
+
+def test_predictions_that_are_mixed_up_in_a_batch_are_an_error() -> None:
+    def predict(tasks: list[Task], context: Context | None) -> list[Slot | Exception]:
+        end = [regions(span(task, 0, 4 + task["id"])) for task in tasks]
+        return render(end[::-1], len(tasks), "v1")
+
+    assert said(check_model(TEXT, predict))[0] == (
+        "task 1: in one call with others it gets the prediction of task 4: keep the "
+        "tasks' order"
+    )
+
+
+def test_predictions_that_differ_in_a_batch_are_a_warning() -> None:
+    def predict(tasks: list[Task], context: Context | None) -> list[Slot | Exception]:
+        found = [regions(span(task, 0, 3 + len(tasks))) for task in tasks]
+        return render(found, len(tasks), "v1")
+
+    assert said(check_model(TEXT, predict), "warning") == [
+        "task 1: it differs in one call with others (3 more like it)"
+    ]
+
+
+def test_the_last_digits_and_the_ids_may_differ() -> None:
+    calls: list[int] = []
+
+    def answer(task: Task, context: Context | None) -> Any:
+        calls.append(1)
+        return {
+            "result": [span(task, id=str(len(calls)))],
+            "score": 0.5 + 1e-6 * len(calls),
+        }
+
+    assert check_model(TEXT, predicting(answer)).findings == []
+
+
+def test_a_model_that_rolls_dice_is_noted_and_not_compared() -> None:
+    calls: list[int] = []
+
+    def answer(task: Task, context: Context | None) -> Any:
+        calls.append(1)
+        return regions(span(task, 0, 1 + len(calls)))
+
+    report = check_model(TEXT, predicting(answer))
+    assert [f.sentence for f in report.findings] == [
+        "task 1: predicted twice, it gives two predictions"
+    ]
+
+
+def test_tasks_are_copied_for_each_call() -> None:
+    def predict(tasks: list[Task], context: Context | None) -> list[Slot | Exception]:
+        slots = render([regions(span(task)) for task in tasks], len(tasks), "v1")
+        for task in tasks:
+            task["data"].clear()
+        return slots
+
+    assert check_model(TEXT, predict).findings == []
+
+
+def test_suggestions_are_asked_for_with_a_region_of_the_model() -> None:
+    contexts: list[Context | None] = []
+
+    def answer(task: Task, context: Context | None) -> Any:
+        contexts.append(context)
+        if context and len(context["result"]) == 1:
+            raise RuntimeError("no suggestions here")
+        return regions(span(task))
+
+    def predict(tasks: list[Task], context: Context | None) -> list[Slot | Exception]:
+        return predicting(answer)(tasks, context)  # type: ignore[no-any-return]
+
+    report = check_model(TEXT, predict)
+    assert [c["result"][0]["is_positive"] for c in contexts if c] == [True]
+    assert report.ok
+    assert said(report, "warning") == [
+        "a suggestion: predict raised RuntimeError: no suggestions here"
+    ]
+
+
+def test_wrong_suggestions_are_errors() -> None:
+    def answer(task: Task, context: Context | None) -> Any:
+        return regions(span(task, from_name="tag") if context else span(task))
+
+    assert said(check_model(TEXT, predicting(answer)))[0].startswith(
+        "a suggestion, region 0: from_name 'tag' is not in the label config"
+    )
+
+
+def test_several_predictions_for_a_task_are_all_judged() -> None:
+    report = check_model(TEXT, predicting(lambda task, _: [regions(span(task))] * 2))
+    assert report.ok
+    assert (report.predictions, report.regions) == (8, 8)
+
+
+def test_every_kind_of_control_that_the_sdk_makes_up_is_accepted() -> None:
+    answer = regions(box())
+    assert check_model(IMAGE, predicting(lambda task, _: answer)).findings == []
+    assert json.loads(json.dumps(answer)) == answer
