@@ -1,0 +1,62 @@
+"""The group of commands, and how an error of ours ends one."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from lsml_bento.cli.check import check
+from lsml_bento.cli.create import create
+from lsml_bento.cli.doctor import doctor
+from lsml_bento.cli.options import DEBUG
+from lsml_bento.cli.start import start
+from lsml_bento.errors import LsmlError
+
+_ALIASES = {"init": "create"}
+
+
+class Commands(click.Group):
+    """Says an ``LsmlError`` in one sentence, and knows the names of older tools."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name or of an alias."""
+        return super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; exit code 1 and a sentence for an error of ours."""
+        try:
+            return super().invoke(ctx)
+        except LsmlError as error:
+            if ctx.meta.get(DEBUG):
+                raise
+            click.echo(f"lsml-bento: {error}", err=True)
+            ctx.exit(1)
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib.metadata import version
+
+    python = sys.version.partition(" ")[0]
+    click.echo(f"lsml-bento {version('lsml-bento')}, Python {python}")
+    ctx.exit()
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Say which version this is.",
+)
+def main() -> None:
+    """Serve one Python class as a Label Studio ML backend on BentoML."""
+
+
+for _command in (create, start, check, doctor):
+    main.add_command(_command)

@@ -1,0 +1,67 @@
+"""The model of a directory, made and called as the serving process does it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from lsml_bento.adapters import label_studio_ml
+from lsml_bento.adapters.label_studio_api import LabelStudioMedia
+from lsml_bento.answers import for_client
+from lsml_bento.checking import Predict
+from lsml_bento.directory import service_target, with_class
+from lsml_bento.models import Models
+from lsml_bento.predictor import Group, Predictor
+from lsml_bento.rendering import Slot
+from lsml_bento.settings import Settings
+from lsml_bento.source import ModelSource, find_target
+from lsml_bento.state import MemoryState
+from lsml_bento.types import Context, Project, Task
+
+_PROJECT = Project("0", 0)
+
+
+def load_predict(directory: Path, label_config: str) -> tuple[str, str, Predict]:
+    """The model's class, its version and its ``predict``, with state in memory.
+
+    The directory becomes the current one, as it is for a server.
+
+    Raises:
+        LsmlError: saying which file and line failed, if the class does not import or
+            can not be set up.
+        SettingsError: if a variable of the environment can not be used.
+    """
+    label_studio_ml.install()
+    os.chdir(directory)
+    target = service_target(directory) or with_class(find_target(directory), directory)
+    source = ModelSource(target, directory)
+    state = MemoryState()
+    settings = Settings.from_env(os.environ)
+    media = LabelStudioMedia(
+        settings.label_studio_url,
+        settings.label_studio_api_key,
+        settings.local_files_root,
+        (settings.home or directory / ".lsml") / "media",
+    )
+    predictor = Predictor(Models(source, state, media), state)
+    name = source.load().__name__
+    version = predictor.prepare(_PROJECT, label_config)
+
+    def predict(tasks: list[Task], context: Context | None) -> list[Slot | Exception]:
+        group = Group.of(_PROJECT, label_config, {}, context)
+        try:
+            return predictor.predict(group, tasks)
+        except Exception as error:
+            raise for_client(error) from error
+
+    return name, version, predict
+
+
+def quiet(debug: bool) -> None:
+    """Leave what goes wrong to the command's one sentence, unless asked for more."""
+    if debug:
+        logging.basicConfig(level=logging.DEBUG)
+        return
+    logging.getLogger("lsml_bento").addHandler(logging.NullHandler())
+    logging.getLogger("lsml_bento").propagate = False

@@ -1,0 +1,202 @@
+"""``lsml-bento start``: hand a directory to BentoML.
+
+This process imports no model, no torch and no BentoML: on POSIX it turns into the
+server, so that signals and exit codes are the server's own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lsml_bento.cli.options import debug_option, directory_argument, resolve
+from lsml_bento.directory import is_drop_in, serves
+from lsml_bento.errors import LsmlError
+
+_SERVED = "lsml_bento.served:svc"
+_EVERY_NETWORK = "0.0.0.0"  # noqa: S104 - Label Studio is often on another machine
+
+_VARIABLES = {
+    "workers": "WORKERS",
+    "threads": "THREADS",
+    "max_batch_size": "LSML_MAX_BATCH_SIZE",
+    "model_dir": "MODEL_DIR",
+    "log_level": "LOG_LEVEL",
+    "basic_auth_user": "BASIC_AUTH_USER",
+    "basic_auth_pass": "BASIC_AUTH_PASS",
+}
+"""The variable through which the server learns of an option; argv is public."""
+
+_PATHS = ("LSML_HOME", "MODEL_DIR")
+"""Paths that are meant from where the person stands: the server stands in DIR."""
+
+
+class StartError(LsmlError):
+    """A backend that can not be started."""
+
+
+@click.command()
+@directory_argument
+@click.option(
+    "-p",
+    "--port",
+    type=click.IntRange(1, 65535),
+    envvar="PORT",
+    default=9090,
+    show_default=True,
+    show_envvar=True,
+    help="The port to listen on.",
+)
+@click.option(
+    "--host",
+    default=_EVERY_NETWORK,
+    show_default=True,
+    help="The address to listen on.",
+)
+@click.option(
+    "--basic-auth-user",
+    help="Ask for this user name on every route but health probes (BASIC_AUTH_USER).",
+)
+@click.option(
+    "--basic-auth-pass",
+    help="The password that goes with it; BASIC_AUTH_PASS keeps it out of the shell's "
+    "history.",
+)
+@click.option(
+    "--workers", type=click.IntRange(1), help="Serving processes (WORKERS; 1)."
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Calls of predict at a time in a process, for models that wait on the network "
+    "(THREADS; 1).",
+)
+@click.option(
+    "--max-batch-size",
+    type=click.IntRange(1),
+    help="Tasks in one call of predict at most (LSML_MAX_BATCH_SIZE; 32).",
+)
+@click.option(
+    "--model-dir",
+    type=click.Path(path_type=Path),
+    help="Where a model written for label_studio_ml keeps its files (MODEL_DIR).",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
+    help="What to log (LOG_LEVEL; INFO).",
+)
+@debug_option("Log at level DEBUG, and show errors with their tracebacks.")
+def start(
+    directory: Path,
+    root_dir: Path | None,
+    port: int,
+    host: str,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Serve the backend in DIR.
+
+    DIR holds a model.py with one subclass of LabelStudioMLBase, or a service.py with
+    svc = create_service(..). A directory that was written for label_studio_ml runs as
+    it is.
+    """
+    directory = resolve(directory, root_dir)
+    _check_directory(directory)
+    address = _address(host, port)
+    if debug and options["log_level"] is None:
+        options["log_level"] = "DEBUG"
+    environ = _environ(options)
+    if is_drop_in(directory):
+        click.echo(
+            "The names of label_studio_ml resolve to lsml-bento here: predictions are "
+            "batched and state is shared between processes.",
+            err=True,
+        )
+    click.echo(f"Starting {directory.name} on {_url(host, port)}", err=True)
+    command = [sys.executable, "-m", "bentoml", "serve", _SERVED]
+    command += ["--working-dir", str(directory), "--host", address, "-p", str(port)]
+    _become(command, environ)
+
+
+def _check_directory(directory: Path) -> None:
+    if not directory.is_dir():
+        raise StartError(
+            f"there is no directory {directory}: make a backend there with "
+            f"`lsml-bento create {directory.name}`"
+        )
+    if not serves(directory):
+        raise StartError(
+            f"{directory} has neither a model.py nor a service.py with svc: make a "
+            "backend with `lsml-bento create DIR`, or name the directory that has one"
+        )
+
+
+def _address(host: str, port: int) -> str:
+    """The IP address that a host stands for, found free."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError) as error:
+        raise StartError(
+            f"the host {host!r} has no address: use 0.0.0.0 for every network, or "
+            "127.0.0.1 for this machine only"
+        ) from error
+    with socket.socket(family, kind) as listener:
+        if os.name == "posix":  # elsewhere it would share a port that is in use
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError as error:
+            raise StartError(listen_problem(error, host, port)) from error
+    return str(address[0])
+
+
+def listen_problem(error: OSError, host: str, port: int) -> str:
+    """Why an address can not be listened on, and what to do."""
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"port {port} is in use: stop what listens there, or take another one with "
+            "`-p PORT`"
+        )
+    if error.errno == errno.EACCES:
+        return f"port {port} needs an administrator's rights: take one over 1023"
+    return (
+        f"{host} port {port} can not be listened on: {error.strerror}; use --host "
+        "0.0.0.0 for every network, or 127.0.0.1 for this machine only"
+    )
+
+
+def _environ(options: dict[str, Any]) -> dict[str, str]:
+    """The server's environment; an option wins over a variable."""
+    # BentoML's usage report is sent before it starts, and waited for.
+    environ = {"BENTOML_DO_NOT_TRACK": "true", **os.environ}
+    for option, variable in _VARIABLES.items():
+        if options[option] is not None:
+            environ[variable] = str(options[option])
+    for variable in _PATHS:
+        if environ.get(variable, "").strip():
+            environ[variable] = str(Path(environ[variable]).expanduser().absolute())
+    return environ
+
+
+def _url(host: str, port: int) -> str:
+    name = "localhost" if host in {_EVERY_NETWORK, "::"} else host
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def _become(command: list[str], environ: dict[str, str]) -> None:
+    """Turn into the server; Windows has no such thing and waits for it instead."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.name == "posix":
+        os.execve(command[0], command, environ)  # noqa: S606 - no shell
+    sys.exit(subprocess.call(command, env=environ))

@@ -1,0 +1,179 @@
+"""A backend's directory, as far as it can be known without importing what is in it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from lsml_bento.errors import ModelImportError
+
+BASE = "LabelStudioMLBase"
+"""What a user's class derives from, here and in ``label_studio_ml``."""
+
+_DROP_IN = re.compile(r"^\s*(?:from|import)\s+label_studio_ml\b", re.MULTILINE)
+
+
+def serves(directory: Path) -> bool:
+    """Whether there is something to serve: a service, or a model to make one of."""
+    names = ("model.py", "_wsgi.py")
+    return has_service(directory) or any((directory / n).is_file() for n in names)
+
+
+def has_service(directory: Path) -> bool:
+    """Whether ``service.py`` sets ``svc``; one that does not parse is taken to."""
+    path = directory / "service.py"
+    if not path.is_file():
+        return False
+    try:
+        tree = parse(path)
+    except ModelImportError:
+        return True
+    return "svc" in _names_set(tree)
+
+
+def is_drop_in(directory: Path) -> bool:
+    """Whether the directory was written for ``label_studio_ml``."""
+    return any(
+        _DROP_IN.search(path.read_text(encoding="utf-8", errors="replace"))
+        for path in directory.glob("*.py")
+        if path.is_file()
+    )
+
+
+def find_class(path: Path) -> str | None:
+    """The one class of a file that can be served; None where it takes an import to say.
+
+    Classes that others of the file derive from do not count.
+    """
+    try:
+        found = classes(path)
+    except ModelImportError:
+        return None
+    return found[0] if len(found) == 1 else None
+
+
+def with_class(target: str, directory: Path) -> str:
+    """``"module:Class"`` for ``"module"``, where reading the module suffices."""
+    name = None if ":" in target else find_class(directory / f"{target}.py")
+    return f"{target}:{name}" if name else target
+
+
+def service_target(directory: Path) -> str | None:
+    """The target that ``service.py`` names in ``create_service("..")``, if it does."""
+    path = directory / "service.py"
+    if not path.is_file():
+        return None
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Call) and _last_name(node.func) == "create_service":
+            given = [k.value for k in node.keywords if k.arg == "model"]
+            for value in [*node.args[:1], *given]:
+                if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                    return value.value
+    return None
+
+
+def classes(path: Path) -> list[str]:
+    """The classes of a file that derive from ``LabelStudioMLBase`` and end a line.
+
+    Raises:
+        ModelImportError: naming file and line, if it does not parse.
+    """
+    tree = parse(path)
+    bases = {BASE}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            bases |= {a.asname or a.name for a in node.names if a.name == BASE}
+    models: list[str] = []
+    parents: set[str] = set()
+    for node in tree.body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        own = {_last_name(base) for base in node.bases}
+        if own & (bases | set(models)):
+            models.append(node.name)
+            parents |= own
+    return [name for name in models if name not in parents]
+
+
+def has_predict_function(path: Path) -> bool:
+    """Whether a function of the file is decorated with ``predict_fn``.
+
+    Raises:
+        ModelImportError: naming file and line, if it does not parse.
+    """
+    return any(
+        _last_name(decorator) == "predict_fn"
+        for node in parse(path).body
+        if isinstance(node, ast.FunctionDef)
+        for decorator in node.decorator_list
+    )
+
+
+def siblings(path: Path) -> list[Path]:
+    """The modules and packages beside a file that it imports, and what those import.
+
+    Raises:
+        ModelImportError: if one of them does not parse or imports relatively.
+    """
+    found: dict[Path, None] = {}
+    waiting = [path]
+    while waiting:
+        current = waiting.pop()
+        for name in _imported(current):
+            for candidate in (path.parent / f"{name}.py", path.parent / name):
+                if candidate.exists() and candidate not in {path, *found}:
+                    found[candidate] = None
+                    waiting += [candidate] if candidate.is_file() else []
+    return list(found)
+
+
+def parse(path: Path) -> ast.Module:
+    """The syntax tree of a Python file.
+
+    Raises:
+        ModelImportError: naming file and line, if it is not Python.
+    """
+    try:
+        return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:  # ValueError: a null byte
+        line = getattr(error, "lineno", None)
+        place = f"{path.name}, line {line}," if line else path.name
+        reason = getattr(error, "msg", None) or str(error)
+        raise ModelImportError(f"{place} is not Python: {reason}") from error
+
+
+def _imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            raise ModelImportError(
+                f"{path.name}, line {node.lineno}, imports relatively, which a file "
+                "outside its package can not: write the import without leading dots"
+            )
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.partition(".")[0]
+
+
+def _names_set(tree: ast.Module) -> set[str]:
+    names: set[str] = set()
+    for node in tree.body:
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.Assign):
+            targets = node.targets
+        elif isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        elif isinstance(node, ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.ClassDef):
+            names.add(node.name)
+        names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
+
+
+def _last_name(node: ast.expr) -> str:
+    if isinstance(node, ast.Name):
+        return node.id
+    return node.attr if isinstance(node, ast.Attribute) else ""

@@ -1,0 +1,7 @@
+
+
+def test_the_choice_that_the_text_names_is_chosen(client):
+    texts = ["A positive surprise", "so negative", "nothing of the kind"]
+    tasks = [{"id": i, "data": {"text": text}} for i, text in enumerate(texts)]
+    chosen = [slot["result"][0]["value"]["choices"] for slot in predict(client, tasks)]
+    assert chosen == [["Positive"], ["Negative"], ["Positive"]]

@@ -1,0 +1,121 @@
+"""``lsml-bento check``: what Label Studio would hide or refuse, in words."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commands import LABEL_CONFIG, MODEL, Run, refused, run, write
+from tests.e2e.processes import ROOT
+
+LEGACY = ROOT / "tests" / "legacy" / "keyword_backend"
+
+
+def checked(directory: Path, model: str, *options: object) -> Run:
+    write(directory, model=model)
+    (directory / "label_config.xml").write_text(LABEL_CONFIG)
+    return run("check", directory, *options)
+
+
+def test_a_new_backend_passes(created: Path) -> None:
+    done = run("check", created)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("NewModel, model version new-model-1\nfirst task")
+    assert "4 tasks in one call" in done.stdout
+    verdict = "4 tasks, 4 predictions, 4 regions: Label Studio takes all of it"
+    assert done.stdout.splitlines()[-1] == verdict
+    assert done.stderr == ""
+
+
+def test_a_wrong_name_is_an_error_in_words(tmp_path: Path) -> None:
+    done = checked(tmp_path, MODEL.replace('"sentiment"', '"mood"'))
+    assert done.returncode == 1
+    assert (
+        "error task 1, region 0: from_name 'mood' is not in the label config, which "
+        "has sentiment: Label Studio does not show it"
+    ) in done.stdout
+    last = done.stdout.splitlines()[-1]
+    assert last.endswith("Label Studio would hide or refuse some of it")
+
+
+def test_a_directory_of_label_studio_ml_is_checked_with_a_config_given(
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "my.xml"
+    config.write_text(LABEL_CONFIG)
+    done = run("check", LEGACY, "--label-config", config)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "KeywordClassifier, model version 0.0.1" in done.stdout
+
+
+def test_the_class_that_service_py_names_is_checked(tmp_path: Path) -> None:
+    other = MODEL.replace("Chooser", "Other").replace("chooser-1", "other-1")
+    service = (
+        "from lsml_bento import create_service\nsvc = create_service('model:Other')"
+    )
+    write(tmp_path, service=service)
+    done = checked(tmp_path, MODEL + other)
+    assert done.stdout.startswith("Other, model version other-1\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        (
+            "class Chooser",
+            "import gone\n\n\nclass Chooser",
+            "the module 'model' does not import: ModuleNotFoundError: No module named "
+            "'gone' (model.py, line 4)",
+        ),
+        (
+            "        self.set(",
+            "        1 / 0\n        self.set(",
+            "Chooser could not be set up: ZeroDivisionError: division by zero "
+            "(model.py, line 6)",
+        ),
+    ],
+)
+def test_what_fails_to_load_is_told_with_file_and_line(
+    tmp_path: Path, old: str, new: str, sentence: str
+) -> None:
+    assert refused(checked(tmp_path, MODEL.replace(old, new))) == sentence
+
+
+def test_what_predict_raises_is_told_with_file_and_line(tmp_path: Path) -> None:
+    done = checked(tmp_path, MODEL.replace("return [{", "return 1 / 0 or [{"))
+    assert done.returncode == 1
+    assert (
+        "error task 1: predict() raised ZeroDivisionError: division by zero (model.py, "
+        "line 16)"
+    ) in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = checked(tmp_path, "import gone\n", "--debug")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "No module named 'gone'" in done.stderr
+
+
+def test_a_label_config_that_does_not_parse_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "my.xml"
+    config.write_text("<View>")
+    sentence = refused(checked(tmp_path, MODEL, "--label-config", config))
+    assert sentence.startswith("the label config does not parse: ")
+
+
+def test_a_label_config_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
+    write(tmp_path, model=MODEL)
+    sentence = refused(run("check", tmp_path))
+    assert (
+        f"the label config {tmp_path / 'label_config.xml'} can not be read" in sentence
+    )
+    assert sentence.endswith("and name it with --label-config")
+
+
+def test_a_directory_without_a_backend_is_refused(tmp_path: Path) -> None:
+    for directory in (tmp_path, tmp_path / "gone"):
+        assert refused(run("check", directory)) == (
+            f"{directory} has neither a model.py nor a service.py with svc: name the "
+            "directory of a backend"
+        )

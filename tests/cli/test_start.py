@@ -1,0 +1,298 @@
+"""``lsml-bento start``: what it serves, what it hands on, and what it refuses."""
+
+import errno
+import shutil
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from lsml_bento.cli.start import listen_problem
+from tests.cli.commands import (
+    LABEL_CONFIG,
+    MODEL,
+    TOOL,
+    call,
+    environ,
+    refused,
+    run,
+    write,
+)
+from tests.e2e.processes import ROOT, Server, eventually, free_port
+
+ECHO = ROOT / "tests" / "e2e" / "backends" / "echo"
+LEGACY = ROOT / "tests" / "legacy" / "keyword_backend"
+SETUP = {"project": "1.1700000000", "schema": LABEL_CONFIG}
+
+
+def server(
+    directory: Path, log: Path, *options: str, cwd: Path = ROOT, **more: str
+) -> Server:
+    """``lsml-bento start`` of a directory, not started yet; its state is its own."""
+    port = free_port()
+    env = environ(BENTOML_HOME=str(log.parent / "bentoml"), **more)
+    command = [str(TOOL), "start", str(directory), *options]
+    if "PORT" in more:
+        port = int(more["PORT"])
+    else:
+        command += ["-p", str(port)]
+    return Server("lsml-bento start", command, port, log, env, cwd=cwd)
+
+
+def cpu_s(started: Server) -> float:
+    """Processor time of the supervisor and of the slower worker until now."""
+    used = {p.pid: sum(p.cpu_times()[:2]) for p in started.tree()}
+    return used.pop(started.pid) + max(used.values())
+
+
+# A backend that works
+
+
+@pytest.fixture(scope="module")
+def model_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("model only"), model=MODEL)
+
+
+@pytest.fixture(scope="module")
+def tuned(
+    model_only: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Server, float]]:
+    """A directory with every option, and the processor time until it answered."""
+    options = ["--workers", "2", "--threads", "3", "--max-batch-size", "5"]
+    options += ["--basic-auth-user", "ann", "--basic-auth-pass", "s3cret-word"]
+    options += ["--host", "localhost", "--log-level", "warning"]
+    log = tmp_path_factory.mktemp("tuned") / "log"
+    with server(model_only, log, *options) as started:
+        yield started, cpu_s(started)
+
+
+def test_a_directory_with_a_model_alone_is_served(
+    tuned: tuple[Server, float], model_only: Path
+) -> None:
+    started, _ = tuned
+    health = httpx.get(f"{started.url}/health").json()
+    assert health == {"status": "UP", "model_class": "Chooser"}
+    answer = httpx.post(f"{started.url}/setup", json=SETUP, auth=("ann", "s3cret-word"))
+    assert answer.json() == {"model_version": "chooser-1"}
+    assert (model_only / ".lsml" / "state.db").exists()
+
+
+def test_options_reach_the_server(tuned: tuple[Server, float]) -> None:
+    started, _ = tuned
+    status = httpx.get(f"{started.url}/api/status", auth=("ann", "s3cret-word"))
+    assert status.json()["max_batch_size"] == 5
+    assert len(started.tree()) == 3
+    [worker, *_] = [p for p in started.tree() if p.pid != started.pid]
+    assert worker.environ()["THREADS"] == "3"
+    assert worker.environ()["LOG_LEVEL"] == "WARNING"
+
+
+def test_the_process_becomes_the_server_and_its_argv_holds_no_password(
+    tuned: tuple[Server, float],
+) -> None:
+    started, _ = tuned
+    assert httpx.get(f"{started.url}/api/status").status_code == 401
+    commands = [" ".join(process.cmdline()) for process in started.tree()]
+    assert any("-m bentoml serve lsml_bento.served:svc" in c for c in commands)
+    assert not any("s3cret-word" in command for command in commands)
+    own = " ".join(psutil.Process(started.pid).cmdline())
+    assert "-m bentoml serve" in own
+
+
+def test_a_light_model_answers_after_little_work(
+    tuned: tuple[Server, float],
+) -> None:
+    _, used_s = tuned
+    assert used_s < 5  # 2.4 where nothing else runs; the goal is 4 s on the clock
+
+
+def test_a_directorys_own_service_is_served_with_settings_of_the_environment(
+    tmp_path: Path,
+) -> None:
+    backend = tmp_path / "echo"
+    shutil.copytree(
+        ECHO, backend, ignore=shutil.ignore_patterns("__pycache__", ".lsml")
+    )
+    more = {"LSML_HOME": "state", "PORT": str(free_port()), "LOG_LEVEL": "INFO"}
+    started = server(Path("echo"), tmp_path / "log", cwd=tmp_path, **more)
+    started.start()
+    try:
+        status = httpx.get(f"{started.url}/api/status").json()
+        assert status["max_batch_size"] == 8
+        httpx.post(f"{started.url}/setup", json=SETUP).raise_for_status()
+        assert (tmp_path / "state" / "state.db").exists()
+        assert not (backend / ".lsml").exists()
+    finally:
+        started.signal()
+        assert started.wait() == 0
+    assert f"Starting echo on http://localhost:{started.port}\n" in started.log()
+    assert "label_studio_ml" not in started.log()
+
+
+def test_a_legacy_directory_runs_and_is_told_once(tmp_path: Path) -> None:
+    backend = tmp_path / "legacy"
+    shutil.copytree(
+        LEGACY, backend, ignore=shutil.ignore_patterns("__pycache__", ".lsml")
+    )
+    model_dir = tmp_path / "models"
+    options = ["--model-dir", "models"]
+    legacy = server(backend, tmp_path / "log", *options, cwd=tmp_path)
+    legacy.stop_signal = signal.SIGINT
+    with legacy as started:
+        health = httpx.get(f"{started.url}/health").json()
+        assert health["model_class"] == "KeywordClassifier"
+        said = "The names of label_studio_ml resolve to lsml-bento here"
+        assert started.log().count(said) == 1
+        environments = [process.environ() for process in started.tree()]
+        assert {e["MODEL_DIR"] for e in environments} == {str(model_dir)}
+
+
+# A model that does not work: the server stays up and says why
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (
+            "x = 1\nclass A(\n",
+            "the module 'model' does not import: SyntaxError: '(' was never closed "
+            "(model.py, line 2)",
+        ),
+        (
+            MODEL.replace("self.set(", "1 / 0\n        self.set("),
+            "Chooser could not be set up: ZeroDivisionError: division by zero "
+            "(model.py, line 6)",
+        ),
+    ],
+)
+def test_a_model_that_fails_is_told_with_file_and_line(
+    tmp_path: Path, model: str, sentence: str
+) -> None:
+    backend = write(tmp_path / "backend", model=model)
+    with server(backend, tmp_path / "log") as started:
+        answer = httpx.post(f"{started.url}/setup", json=SETUP)
+        assert answer.status_code == 500
+        assert answer.json()["error"].startswith(sentence)
+        assert httpx.get(f"{started.url}/health").json()["status"] == "UP"
+        eventually(lambda: sentence in started.log(), started.tail)
+
+
+# What ends it at once
+
+
+def ended(directory: Path, tmp_path: Path, **more: str) -> str:
+    """The last line of a server that could not start."""
+    env = environ(BENTOML_HOME=str(tmp_path / "bentoml"), **more)
+    done = run("start", directory, "-p", free_port(), env=env)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("lsml-bento: ")
+    return last.removeprefix("lsml-bento: ")
+
+
+@pytest.mark.parametrize(
+    ("service", "reason"),
+    [
+        (
+            "x = 1\nsvc = 1 / 0\n",
+            "does not import: ZeroDivisionError: division by zero (service.py, line 2)",
+        ),
+        (
+            "svc = (\n",
+            "does not import: SyntaxError: '(' was never closed (service.py, line 1)",
+        ),
+        ("svc = 1\n", "is a int: make it with `svc = create_service(..)`"),
+        (
+            "from lsml_bento import create_service\nsvc = create_service('model:A_')\n",
+            "'A_' can not name a BentoML service: use up to 63 lowercase letters",
+        ),
+    ],
+)
+def test_a_service_that_fails_ends_it_with_file_and_line(
+    tmp_path: Path, service: str, reason: str
+) -> None:
+    backend = write(tmp_path / "backend", service=service)
+    assert reason in ended(backend, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"THREADS": "none"}, "the environment variable THREADS can not be used: "),
+        ({"BASIC_AUTH_USER": "ann"}, "set both BASIC_AUTH_USER and BASIC_AUTH_PASS"),
+    ],
+)
+def test_a_setting_that_means_nothing_ends_it(
+    tmp_path: Path, more: dict[str, str], reason: str
+) -> None:
+    backend = write(tmp_path / "backend", model=MODEL)
+    assert reason in ended(backend, tmp_path, **more)
+
+
+def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    assert refused(run("start", "gone", cwd=tmp_path)) == (
+        f"there is no directory {tmp_path / 'gone'}: make a backend there with "
+        "`lsml-bento create gone`"
+    )
+
+
+def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, service="x = 1\n", other="")
+    assert refused(run("start", ".", cwd=tmp_path)).startswith(
+        f"{tmp_path} has neither a model.py nor a service.py with svc: make a backend"
+    )
+
+
+def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, model=MODEL)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert refused(run("start", tmp_path, "-p", port)) == (
+            f"port {port} is in use: stop what listens there, or take another one with "
+            "`-p PORT`"
+        )
+
+
+@pytest.mark.parametrize(
+    ("host", "sentence"),
+    [
+        ("no.such.invalid", "the host 'no.such.invalid' has no address: use 0.0.0.0"),
+        ("192.0.2.1", "can not be listened on: Cannot assign requested address; use"),
+    ],
+)
+def test_a_host_that_is_not_here_is_refused(
+    tmp_path: Path, host: str, sentence: str
+) -> None:
+    write(tmp_path, model=MODEL)
+    options = ["--host", host, "-p", str(free_port())]
+    assert sentence in refused(run("start", tmp_path, *options))
+
+
+def test_a_port_for_administrators_is_told() -> None:
+    error = OSError(errno.EACCES, "Permission denied")
+    assert listen_problem(error, "0.0.0.0", 80) == (
+        "port 80 needs an administrator's rights: take one over 1023"
+    )
+
+
+def test_a_port_that_is_no_number_is_refused_as_an_option_is(tmp_path: Path) -> None:
+    done = run("start", tmp_path, env=environ(PORT="tcp://10.0.0.1:9090"))
+    assert done.returncode == 2
+    assert "Invalid value for '-p' / '--port'" in done.stderr
+
+
+def test_the_process_that_only_starts_others_stays_small() -> None:
+    code = (
+        "import sys\nfrom lsml_bento.cli import main\n"
+        "try:\n    main(['start', 'gone'])\n"
+        "except SystemExit as end:\n    assert end.code == 1\n"
+        "heavy = {'bentoml', 'torch', 'label_studio_sdk', 'pydantic', 'httpx'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done = call([psutil.Process().exe(), "-c", code])
+    assert done.stdout == "[]\n", done.stderr
