@@ -1,0 +1,80 @@
+"""How well entities are found, and what a dictionary would find."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from examples.pytorch_ner.data import Example, Span, tokenize
+
+
+class Score(NamedTuple):
+    """How well entities were found; right means the same span and label."""
+
+    precision: float
+    recall: float
+    f1: float
+    entities: int
+
+
+MICRO = "micro"
+"""The key of the score over all labels."""
+
+
+def entity_scores(
+    gold: Sequence[Iterable[Span]], found: Sequence[Iterable[Span]]
+) -> dict[str, Score]:
+    """Scores by label, and over all labels under ``MICRO``.
+
+    Args:
+        gold: B texts' entities.
+        found: the same texts' entities, as predicted.
+    """
+    right: Counter[str] = Counter()
+    expected: Counter[str] = Counter()
+    given: Counter[str] = Counter()
+    for gold_spans, found_spans in zip(gold, found, strict=True):
+        a, b = set(gold_spans), set(found_spans)
+        for spans, counter in ((a & b, right), (a, expected), (b, given)):
+            counter.update(span.label for span in spans)
+            counter[MICRO] += len(spans)
+    return {
+        label: _score(right[label], given[label], expected[label])
+        for label in sorted({*expected, *given})
+    }
+
+
+def _score(right: int, given: int, expected: int) -> Score:
+    f1 = 2 * right / (given + expected) if given + expected else 0.0
+    return Score(right / max(1, given), right / max(1, expected), f1, expected)
+
+
+class Dictionary:
+    """The baseline: an entity is what was one in training, the longest match first."""
+
+    def __init__(self, examples: Iterable[Example]) -> None:
+        votes: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+        for example in examples:
+            for span in example.spans:
+                entity = example.text[span.start : span.end]
+                words = tuple(entity[start:end] for start, end in tokenize(entity))
+                votes[words][span.label] += 1
+        self._labels = {words: c.most_common(1)[0][0] for words, c in votes.items()}
+        self._longest = max(map(len, self._labels), default=0)
+
+    def find(self, text: str) -> list[Span]:
+        """The entities of a text, sorted by start."""
+        offsets = tokenize(text)
+        words = [text[start:end] for start, end in offsets]
+        found, t = [], 0
+        while t < len(words):
+            for last in range(min(len(words), t + self._longest), t, -1):
+                label = self._labels.get(tuple(words[t:last]))
+                if label is not None:
+                    found.append(Span(offsets[t][0], offsets[last - 1][1], label))
+                    t = last
+                    break
+            else:
+                t += 1
+        return found
