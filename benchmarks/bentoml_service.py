@@ -1,0 +1,40 @@
+"""BentoML's own adaptive batching: `bentoml serve benchmarks.bentoml_service:Peer`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import bentoml
+
+from benchmarks import workloads
+
+_TIMEOUT_S = 300
+
+
+@bentoml.service(
+    name="bench-bentoml-batching",
+    workers=1,
+    traffic={"timeout": _TIMEOUT_S},
+    logging={"access": {"enabled": False}},
+)
+class Peer:
+    """The batchable method is the route itself: BentoML's shortest way.
+
+    It takes one list, so the other keys of the body are dropped, and it answers the
+    list without the `results` key around it: less work than the contract asks for.
+    """
+
+    def __init__(self) -> None:
+        self.workload = workloads.make(os.environ["BENCH_WORKLOAD"])
+
+    # As long as the timeout, so that nothing is refused: a large POST is cut into
+    # batches that keep its time of arrival, and cancelled once this has passed.
+    @bentoml.api(  # type: ignore[untyped-decorator]
+        route="/predict",
+        batchable=True,
+        max_batch_size=workloads.BATCH,
+        max_latency_ms=_TIMEOUT_S * 1000,
+    )
+    def predict(self, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return self.workload.predict(tasks)

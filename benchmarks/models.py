@@ -1,0 +1,39 @@
+"""The workloads as model classes of lsml_bento: `benchmarks.models:Device`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks import workloads
+from lsml_bento import LabelStudioMLBase
+
+
+class _Served(LabelStudioMLBase):
+    workload_name = "trivial"
+
+    def setup(self) -> None:
+        self.workload = workloads.make(self.workload_name)
+
+    def predict(
+        self,
+        tasks: list[dict[str, Any]],
+        context: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> list[dict[str, Any]]:
+        return self.workload.predict(tasks)
+
+
+class Trivial(_Served):
+    """No work."""
+
+
+class Device(_Served):
+    """10 ms a call and 0.3 ms a task."""
+
+    workload_name = "device"
+
+
+class Transformer(_Served):
+    """4 layers x 256 on the CPU."""
+
+    workload_name = "transformer"
