@@ -8,14 +8,16 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from lsml_bento.batcher import Batcher, Lane, Observer, Ticket
-from lsml_bento.errors import DeadlineExceeded, LsmlError, ModelError, NotReady
+from lsml_bento.answers import for_client, slots_of
+from lsml_bento.batcher import Batcher
+from lsml_bento.errors import ModelError, NotReady
+from lsml_bento.lanes import Lane, Observer, Ticket
 from lsml_bento.media import Media
 from lsml_bento.models import Models
 from lsml_bento.predictor import Group, Predictor
 from lsml_bento.rendering import EMPTY_SLOT, Slot, for_annotator
 from lsml_bento.settings import Settings
-from lsml_bento.source import ModelSource, locate
+from lsml_bento.source import ModelSource
 from lsml_bento.state import State, resolve
 from lsml_bento.types import (
     Event,
@@ -29,6 +31,9 @@ log = logging.getLogger(__name__)
 
 _SETUP_WAIT_S = 2.0
 """Label Studio waits three seconds for ``/setup``, the network included."""
+
+_LAST_ERRORS = 1_000
+"""Projects whose last error is kept."""
 
 HungUp = Callable[[], Awaitable[None]]
 """Returns when the client is gone."""
@@ -117,14 +122,16 @@ class Backend:
             NotReady: if making it takes longer than 2 s and no version is known.
             LsmlError: if the class, its setup or the label config fails.
         """
-        project = await self._in_thread(self._remember, request)
+        project, version = await self._in_thread(self._remember, request)
+        if version is not None:
+            return version
         preparing = self._prepare(project, request.label_config)
         await asyncio.wait({preparing}, timeout=_SETUP_WAIT_S)
         if preparing.done():
             return preparing.result()
         values = await self._in_thread(self._state.read, project)
-        if version := values.get("model_version"):
-            return str(version)
+        if known := values.get("model_version"):
+            return str(known)
         raise NotReady(
             f"{self.model_class} is still being made for project {project} and has no "
             "version yet: Label Studio asks again by itself"
@@ -151,12 +158,16 @@ class Backend:
         ticket = self._submit(request, project)
         answers = await self._answers(ticket, hung_up)
         interactive = ticket.lane is Lane.INTERACTIVE
-        slots = self._slots(project, request.tasks, answers)
+        for failure in [a for a in answers if isinstance(a, Exception)][:1]:
+            self._note_error(project, for_client(failure))
+        slots = slots_of(
+            project, request.tasks, answers, self._settings.predict_deadline_s
+        )
         return [for_annotator(slot) for slot in slots] if interactive else slots
 
     def event(self, event: Event) -> dict[str, Any]:
         """Take note of something that happened in Label Studio."""
-        log.info("event %s project=%s: not trained on", event.action, event.project)
+        log.info("event %r project=%s: not trained on", event.action, event.project)
         return {}
 
     async def versions(self) -> list[str]:
@@ -193,10 +204,12 @@ class Backend:
             return await ticket.done()
         watcher = asyncio.ensure_future(self._watch(ticket, hung_up))
         try:
-            return await ticket.done()
+            answers = await ticket.done()
         finally:
+            is_gone = watcher.done()
             watcher.cancel()
             self._batcher.withdraw(ticket)
+        return [EMPTY_SLOT] * len(answers) if is_gone else answers
 
     async def _watch(self, ticket: Ticket, hung_up: HungUp) -> None:
         await hung_up()
@@ -216,70 +229,16 @@ class Backend:
             self._device, self._predictor.predict, group, tasks
         )
 
-    def _slots(
-        self, project: Project, tasks: list[Task], answers: list[Any]
-    ) -> list[Slot]:
-        failed = [
-            (task.get("id"), answer)
-            for task, answer in zip(tasks, answers, strict=True)
-            if isinstance(answer, Exception)
-        ]
-        late = sum(answer is None for answer in answers)
-        if failed:
-            self._log_failures(project, failed, len(tasks))
-        if failed and len(failed) + late == len(tasks):
-            raise _for_client(failed[0][1])
-        if late and late == len(tasks):
-            raise DeadlineExceeded(
-                f"none of {late} tasks was predicted within "
-                f"{self._settings.predict_deadline_s:g} s (LSML_PREDICT_DEADLINE_S): "
-                "the model is slow or stuck"
-            )
-        if late:
-            self._log_deadline(project, late, len(tasks))
-        return [a if isinstance(a, bytes) else EMPTY_SLOT for a in answers]
-
-    def _log_failures(
-        self, project: Project, failed: list[tuple[Any, Exception]], of: int
-    ) -> None:
-        by_reason: dict[str, list[tuple[Any, Exception]]] = {}
-        for task_id, error in failed:
-            by_reason.setdefault(_describe(error), []).append((task_id, error))
-        for reason, entries in by_reason.items():
-            ids = ", ".join(str(task_id) for task_id, _ in entries[:20])
-            more = f" and {len(entries) - 20} more" if len(entries) > 20 else ""
-            error = entries[0][1]
-            log.error(
-                "predict failed: project=%s tasks=%s%s (%d of %d): %s",
-                project,
-                ids,
-                more,
-                len(entries),
-                of,
-                reason,
-                exc_info=error.__cause__ if isinstance(error, LsmlError) else error,
-            )
-        self._last_errors[project] = reason
-
-    def _log_deadline(self, project: Project, late: int, of: int) -> None:
-        log.warning(
-            "deadline: project=%s %d of %d tasks not predicted within %g s; retrieve "
-            "predictions again to go on, or use `lsml-bento preannotate`",
-            project,
-            late,
-            of,
-            self._settings.predict_deadline_s,
-        )
-
     # What /setup needs
 
-    def _remember(self, request: SetupRequest) -> Project:
+    def _remember(self, request: SetupRequest) -> tuple[Project, str | None]:
+        """The project that is meant, and the version if its model object is made."""
         project = resolve(request.project, self._state)
-        known = self._state.read(project)
-        news = {"extra_params": request.extra_params}
-        if any(known.get(key) != value for key, value in news.items()):
-            self._state.write(project, news)
-        return project
+        if "extra_params" in request.model_fields_set:
+            asked = request.extra_params
+            if self._state.read(project).get("extra_params") != asked:
+                self._state.write(project, {"extra_params": asked})
+        return project, self._predictor.serving(project, request.label_config)
 
     def _prepare(
         self, project: Project, label_config: str | None
@@ -299,7 +258,13 @@ class Backend:
     ) -> None:
         del self._preparing[key]
         if not done.cancelled() and (error := done.exception()) is not None:
-            self._last_errors[key[0]] = str(error)
+            self._note_error(key[0], error)
+
+    def _note_error(self, project: Project, error: BaseException) -> None:
+        self._last_errors.pop(project, None)
+        self._last_errors[project] = str(error)
+        if len(self._last_errors) > _LAST_ERRORS:
+            del self._last_errors[next(iter(self._last_errors))]
 
     # What others ask
 
@@ -317,7 +282,7 @@ class Backend:
                 "model_version": self._state.read(project).get("model_version"),
                 "last_error": self._last_errors.get(project),
             }
-            for project in self._state.projects()
+            for project in dict.fromkeys([*self._state.projects(), *self._last_errors])
         ]
 
     async def _in_thread(
@@ -325,14 +290,3 @@ class Backend:
     ) -> _Answer:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._reading, function, *arguments)
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, LsmlError):
-        return str(error)
-    return f"predict() raised {locate(error)}"
-
-
-def _for_client(error: Exception) -> LsmlError:
-    """The error as a client may see it: one sentence and a status."""
-    return error if isinstance(error, LsmlError) else ModelError(_describe(error))

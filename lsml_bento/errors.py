@@ -19,7 +19,7 @@
     |   +-- WrongCount          500  ... to return one slot per task
     |   +-- PredictionError     500  ... to return something that can be rendered
     +-- StateError              503  the state did not answer in time
-    +-- MediaError              422  a file that a task names can not be read
+    +-- MediaError              500  a file that a task names can not be read
     +-- SettingsError           500  an environment variable that means nothing
 
 Every message says what was asked, what was found and what to do; it is what the client
@@ -137,8 +137,6 @@ class StateError(LsmlError):
 
 class MediaError(LsmlError):
     """A file that a task's data names can not be read, or must not be."""
-
-    status = 422
 
 
 class SettingsError(LsmlError):

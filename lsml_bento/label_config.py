@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import lru_cache
 from typing import Any
 
@@ -53,4 +54,4 @@ def parse_tags(label_config: str) -> dict[str, Any]:
     Returns:
         ``{from_name: {"type", "to_name", "inputs", "labels", "labels_attrs", ...}}``
     """
-    return dict(_tags(label_config))
+    return deepcopy(_tags(label_config))

@@ -65,6 +65,12 @@ def surrounded_by(surroundings: Surroundings) -> Iterator[None]:
         _surroundings.reset(token)
 
 
+def media_here() -> Media | None:
+    """The media of the surroundings that code runs in; None outside of a server."""
+    surroundings = _surroundings.get()
+    return None if surroundings is None else surroundings.media
+
+
 class LabelStudioMLBase:
     """A model behind Label Studio: subclass it and write ``predict``.
 
@@ -75,6 +81,7 @@ class LabelStudioMLBase:
     Attributes:
         project_id: the project's id as Label Studio shows it.
         label_interface: the parsed label config.
+        surroundings: what the server lends: project, state and media.
     """
 
     INITIAL_MODEL_VERSION: ClassVar[str] = "0.0.1"
@@ -116,14 +123,15 @@ class LabelStudioMLBase:
         Raises:
             LabelConfigError: if the label config does not parse.
         """
-        self._surroundings = _surroundings.get() or Surroundings(
+        self.surroundings = _surroundings.get() or Surroundings(
             Project(str(project_id or ""), 0)
         )
         self.project_id = project_id or ""
+        self.train_output: dict[str, Any] = {}  # classes of label_studio_ml 1.0 read it
         self.use_label_config(label_config or EMPTY)
-        if not self.get("model_version"):
-            self.set("model_version", self.INITIAL_MODEL_VERSION)
         self.setup()
+        # Stored last: while setup() runs, no version of a new project is known.
+        self.set("model_version", self.get("model_version"))
 
     # What a user writes
 
@@ -185,7 +193,10 @@ class LabelStudioMLBase:
             return self._label_config
         if key == "parsed_label_config":
             return json.dumps(self.parsed_label_config)
-        return self._state.read(self._surroundings.project).get(key)
+        value = self._state.read(self.surroundings.project).get(key)
+        if key == "model_version":
+            return value or self.INITIAL_MODEL_VERSION
+        return value
 
     def set(self, key: str, value: Any) -> None:
         """Set a key in this project's state, for every process at once.
@@ -195,9 +206,10 @@ class LabelStudioMLBase:
             TypeError: if the value is not JSON.
         """
         if key == "model_version":
-            value = str(value)
-        if self.get(key) != value:
-            self._state.write(self._surroundings.project, {key: value})
+            value = "" if value is None else str(value)
+        project = self.surroundings.project
+        if not isinstance(value, str) or self._state.read(project).get(key) != value:
+            self._state.write(project, {key: value})
 
     def has(self, key: str) -> bool:
         """Whether a key of this project's state was ever set."""
@@ -213,7 +225,7 @@ class LabelStudioMLBase:
         """
         self.label_interface = parse_label_config(label_config)
         self._label_config = label_config
-        project = self._surroundings.project
+        project = self.surroundings.project
         if self._state.read(project).get("label_config") != label_config:
             self._state.write(project, {"label_config": label_config})
 
@@ -330,7 +342,7 @@ class LabelStudioMLBase:
 
     def get_label_studio_access_token(self) -> str | None:
         """The API key of Label Studio, if ``LABEL_STUDIO_API_KEY`` is set."""
-        return self._surroundings.media.access_token()
+        return self.surroundings.media.access_token()
 
     def get_local_path(
         self,
@@ -356,7 +368,7 @@ class LabelStudioMLBase:
         Raises:
             MediaError: if the file can not be read or must not be.
         """
-        return self._surroundings.media.local_path(
+        return self.surroundings.media.local_path(
             url,
             task_id=task_id,
             project_dir=project_dir,
@@ -398,7 +410,7 @@ class LabelStudioMLBase:
 
     @property
     def _state(self) -> State:
-        return self._surroundings.state
+        return self.surroundings.state
 
 
 def parse_extra_params(value: Any) -> Any:

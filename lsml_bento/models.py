@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+import traceback
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 from lsml_bento.errors import LsmlError, ModelSetupError
 from lsml_bento.media import Media
 from lsml_bento.model import LabelStudioMLBase, Surroundings, surrounded_by
-from lsml_bento.source import RETRY_AFTER_S, ModelSource, locate
+from lsml_bento.source import RETRY_AFTER_S, ModelClass, ModelSource, locate
 from lsml_bento.state import State
 from lsml_bento.types import Project
 
@@ -46,6 +47,8 @@ class _Entry:
     """The objects of one key: as many as ran at a time, one if it is thread-safe."""
 
     idle: list[LabelStudioMLBase] = field(default_factory=list)
+    made: bool = False
+    """Whether an object was made, though it may be lent at the moment."""
     borrowed: int = 0
     making: threading.Lock = field(default_factory=threading.Lock)
     failure: tuple[float, LsmlError] | None = None
@@ -90,6 +93,39 @@ class Models:
         """How many keys have objects."""
         return len(self._entries)
 
+    @property
+    def initial_version(self) -> str:
+        """The version of objects that name none.
+
+        Raises:
+            ModelImportError: if the class does not import.
+        """
+        return self._source.load().INITIAL_MODEL_VERSION
+
+    def is_made(self, key: ModelKey) -> bool:
+        """Whether there is an object for a key; it counts as used."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None or not entry.made:
+                return False
+            self._entries.move_to_end(key)
+            return True
+
+    def ensure(self, key: ModelKey) -> None:
+        """Make the first object for a key, unless it was made and may be lent.
+
+        Raises:
+            LsmlError: as ``borrow``.
+        """
+        entry = self._enter(key)
+        try:
+            with entry.making:
+                if not entry.made:
+                    # Kept before the next one may make: it shall find this object.
+                    self._keep(entry, self._make_once(entry, key))
+        finally:
+            self._leave(key, entry)
+
     @contextmanager
     def borrow(self, key: ModelKey) -> Iterator[LabelStudioMLBase]:
         """An object for the key, made if there is none that is free.
@@ -106,7 +142,9 @@ class Models:
             model = self._take(entry, key)
             yield model
         finally:
-            self._leave(key, entry, model)
+            if model is not None:
+                self._keep(entry, model)
+            self._leave(key, entry)
 
     def _enter(self, key: ModelKey) -> _Entry:
         with self._lock:
@@ -122,19 +160,23 @@ class Models:
         with entry.making:
             if (model := self._take_idle(entry)) is not None:
                 return model
-            now = time.monotonic()
-            if entry.failure and now - entry.failure[0] < RETRY_AFTER_S:
-                raise entry.failure[1]
-            try:
-                model = self._make(key)
-            except LsmlError as error:
-                entry.failure = (time.monotonic(), error)
-                raise
-            entry.failure = None
-            if model.thread_safe:
-                with self._lock:
-                    entry.idle.append(model)
-            return model
+            return self._make_once(entry, key)
+
+    def _make_once(self, entry: _Entry, key: ModelKey) -> LabelStudioMLBase:
+        """Make an object, unless that failed a moment ago."""
+        now = time.monotonic()
+        if entry.failure and now - entry.failure[0] < RETRY_AFTER_S:
+            raise entry.failure[1].with_traceback(None)
+        entry.failure = None
+        try:
+            model = self._make(key)
+        except LsmlError as error:
+            entry.failure = (time.monotonic(), error)
+            raise
+        entry.made = True
+        if model.thread_safe:
+            self._keep(entry, model)
+        return model
 
     def _take_idle(self, entry: _Entry) -> LabelStudioMLBase | None:
         with self._lock:
@@ -142,26 +184,24 @@ class Models:
                 return None
             return entry.idle[-1] if entry.idle[-1].thread_safe else entry.idle.pop()
 
-    def _leave(
-        self, key: ModelKey, entry: _Entry, model: LabelStudioMLBase | None
-    ) -> None:
+    def _keep(self, entry: _Entry, model: LabelStudioMLBase) -> None:
+        with self._lock:
+            if not any(other is model for other in entry.idle):
+                entry.idle.append(model)
+
+    def _leave(self, key: ModelKey, entry: _Entry) -> None:
         with self._lock:
             entry.borrowed -= 1
-            if model and not model.thread_safe and len(entry.idle) < self._max_objects:
-                entry.idle.append(model)
             free = [k for k, other in self._entries.items() if not other.borrowed]
+            # Keys that failed go first: a broken label config evicts no model.
+            free.sort(key=lambda k: self._entries[k].made)
             for oldest in free[: max(0, len(self._entries) - self._max_models)]:
                 del self._entries[oldest]
 
     def _make(self, key: ModelKey) -> LabelStudioMLBase:
         model_class = self._source.load()
-        surroundings = Surroundings(key.project, self._state, self._media)
         try:
-            with surrounded_by(surroundings):
-                model = model_class(
-                    project_id=key.project.id, label_config=key.label_config
-                )
-            self._load(model)
+            model = self._construct(model_class, key)
         except LsmlError:
             raise
         except BaseException as error:
@@ -171,10 +211,20 @@ class Models:
             log.error(
                 "setup failed: %s project=%s", self.name, key.project, exc_info=error
             )
+            # The error is kept for a while; what the frames hold, weights, must not be.
+            traceback.clear_frames(error.__traceback__)
             raise ModelSetupError(
                 f"{self.name} could not be set up: {locate(error)}"
             ) from error
         log.info("model made: %s project=%s", self.name, key.project)
+        return model
+
+    def _construct(self, model_class: ModelClass, key: ModelKey) -> LabelStudioMLBase:
+        with surrounded_by(Surroundings(key.project, self._state, self._media)):
+            model = model_class(
+                project_id=key.project.id, label_config=key.label_config
+            )
+        self._load(model)
         return model
 
     def _load(self, model: LabelStudioMLBase) -> None:
@@ -184,7 +234,8 @@ class Models:
             loaded = self._shared() if self._shared and may_share else None
             if loaded is None:
                 loaded = _Loaded(_changes(model))
-            if may_share:
+            # A load that sets nothing fills what setup() made: each object needs it.
+            if may_share and loaded:
                 self._shared = weakref.ref(loaded)
         model.__dict__.update(loaded, _lsml_loaded=loaded)
 

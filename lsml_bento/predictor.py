@@ -8,6 +8,7 @@ import json
 import logging
 import marshal
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,7 +16,7 @@ from typing import Any
 
 from lsml_bento.errors import ModelError, OutOfMemory
 from lsml_bento.label_config import EMPTY
-from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.model import LabelStudioMLBase, surrounded_by
 from lsml_bento.models import ModelKey, Models
 from lsml_bento.rendering import Slot, render
 from lsml_bento.source import locate
@@ -24,7 +25,7 @@ from lsml_bento.types import Context, Project, Task
 
 log = logging.getLogger(__name__)
 
-_RESERVED = frozenset({"self", "tasks", "context"})
+_RESERVED = frozenset({"self", "tasks", "context", "helper"})
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,18 @@ class Predictor:
         Raises:
             LsmlError: if the class, its setup or the label config fails.
         """
-        with self._models.borrow(self._key(project, label_config)) as model:
-            return _version(model)
+        key = self._key(project, label_config)
+        self._models.ensure(key)
+        return self._serving(key)
+
+    def serving(self, project: Project, label_config: str | None) -> str | None:
+        """The version that serves, None while its model object is not made.
+
+        Raises:
+            StateError: if the state did not answer.
+        """
+        key = self._key(project, label_config)
+        return self._serving(key) if self._models.is_made(key) else None
 
     def predict(self, group: Group, tasks: list[Task]) -> list[Slot | Exception]:
         """Call ``predict`` once, with a copy of the tasks.
@@ -88,7 +99,7 @@ class Predictor:
         """
         with self._models.borrow(self._key(group.project, group.label_config)) as model:
             returned = _call(model, group, _copied(tasks))
-            return render(returned, len(tasks), _version(model))
+            return render(returned, len(tasks), str(model.get("model_version")))
 
     def _key(self, project: Project, label_config: str | None) -> ModelKey:
         values = self._state.read(project)
@@ -96,25 +107,34 @@ class Predictor:
             label_config = values.get("label_config") or EMPTY
         return ModelKey.of(project, label_config, values.get("extra_params"))
 
-
-def _version(model: LabelStudioMLBase) -> str:
-    return str(model.get("model_version") or model.INITIAL_MODEL_VERSION)
+    def _serving(self, key: ModelKey) -> str:
+        values = self._state.read(key.project)
+        if values.get("label_config") != key.label_config:
+            # One that came back, to an object that was kept.
+            self._state.write(key.project, {"label_config": key.label_config})
+        return str(values.get("model_version") or self._models.initial_version)
 
 
 def _call(model: LabelStudioMLBase, group: Group, tasks: list[Task]) -> object:
     arguments = {**group.params, "context": group.context}
     try:
-        return model.predict(tasks, **_accepted(type(model).predict, arguments))
-    except Exception as error:
-        if not _is_out_of_memory(error):
+        with surrounded_by(model.surroundings):
+            return model.predict(tasks, **_accepted(type(model).predict, arguments))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        if _is_out_of_memory(error):
+            # The frames of the failed call still hold its tensors.
+            traceback.clear_frames(error.__traceback__)
+            _free_memory()
+            raise OutOfMemory(
+                f"the GPU's memory does not hold {len(tasks)} tasks: lower "
+                "LSML_MAX_BATCH_SIZE"
+            ) from error
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):
             raise
-        _free_memory()
-        raise OutOfMemory(
-            f"the GPU's memory does not hold {len(tasks)} tasks: lower "
-            "LSML_MAX_BATCH_SIZE"
-        ) from error
-    except SystemExit as error:
-        raise ModelError(f"predict() ended the process: {locate(error)}") from error
+        # asyncio takes these for its own: a future can not even hold a StopIteration.
+        raise ModelError(f"predict() raised {locate(error)}") from error
 
 
 def _accepted(predict: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
@@ -144,10 +164,8 @@ def _copied(tasks: list[Task]) -> list[Task]:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(error, torch.cuda.OutOfMemoryError):
-        return True
-    return "CUDA out of memory" in str(error)
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return "OutOfMemoryError" in names or "CUDA out of memory" in str(error)
 
 
 def _free_memory() -> None:

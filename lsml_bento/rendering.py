@@ -7,17 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from label_studio_sdk.label_interface.region import Region
-from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import from_json, to_json
 
 from lsml_bento.errors import PredictionError, WrongCount
 from lsml_bento.response import ModelResponse, PredictionValue
+from lsml_bento.source import describe
 
 EMPTY_SLOT = b"[]"
 """No prediction for a task, as Label Studio understands it."""
 
 NOTHING_FOUND = b'{"result":[]}'
 """No suggestion for an annotator: Label Studio's page reads ``result`` of an object."""
+
+_SERIALISING = "PydanticSerializationError: Error serializing to JSON: "
 
 Slot = bytes
 """The JSON of one task's entry in ``results``: an object, or a list of objects."""
@@ -52,17 +54,9 @@ def render(
 
 def for_annotator(slot: Slot) -> Slot:
     """The slot as an object: the first of several predictions, or nothing found."""
-    if not slot.startswith(b"["):
-        return slot
     if slot == EMPTY_SLOT:
         return NOTHING_FOUND
-    return _first(slot)
-
-
-def _first(slot: Slot) -> Slot:
-    from pydantic_core import from_json  # noqa: PLC0415 - the rare case
-
-    return to_json(from_json(slot)[0])
+    return to_json(from_json(slot)[0]) if slot.startswith(b"[") else slot
 
 
 def _entries(returned: object) -> Sequence[Any]:
@@ -85,13 +79,14 @@ def _render_slot(entry: object, model_version: str) -> Slot | Exception:
         if entry is None:
             return EMPTY_SLOT
         if isinstance(entry, (list, tuple)):
-            several = [_prediction(one, model_version) for one in entry]
+            several = [_prediction(one, model_version) for one in entry if one]
             return _json([one for one in several if one])
         return _json(_prediction(entry, model_version) or [])
     except PredictionError as error:
         return error
-    except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
-        return PredictionError(f"a prediction can not be sent as JSON: {error}")
+    except Exception as error:  # noqa: BLE001 - objects of the user's do anything
+        reason = describe(error).removeprefix(_SERIALISING)
+        return PredictionError(f"a prediction can not be sent as JSON: {reason}")
 
 
 def _prediction(entry: object, model_version: str) -> dict[str, Any] | None:
@@ -118,18 +113,37 @@ def _prediction(entry: object, model_version: str) -> dict[str, Any] | None:
 def _result(result: object) -> object:
     if result is None:
         return []
+    if isinstance(result, Region):
+        result = [result]
     if not isinstance(result, (list, tuple)):
         return result
-    if not any(isinstance(region, Region) for region in result):
-        return result
-    return PredictionValue.model_construct(result=list(result)).model_dump()["result"]
+    # Relations stand behind the regions; the SDK's own dump nests them in a list.
+    relations = [
+        relation
+        for region in result
+        if isinstance(region, Region)
+        for relation in region._dict_relations()
+    ]
+    return [*map(_region, result), *relations]
+
+
+def _region(region: object) -> object:
+    if not isinstance(region, Region):
+        return region
+    return {
+        "id": region.id,
+        "from_name": region.from_tag.name,
+        "to_name": region.to_tag.name,
+        "type": region.from_tag.tag.lower(),
+        "value": region.value,
+    }
 
 
 def _score(score: object) -> float | None:
     """A finite number or None: Label Studio loses a batch over any other score."""
     try:
         number = float(score)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
+    except Exception:  # noqa: BLE001 - a score is an object of the user's
         return None
     return number if math.isfinite(number) else None
 
@@ -140,13 +154,7 @@ def _json(value: object) -> Slot:
 
 def _plain(value: object) -> object:
     """Numbers out of numpy and torch, without importing either."""
-    if isinstance(value, Region):
-        return value._dict()
-    if isinstance(value, BaseModel):
-        return value.model_dump()
     to_list = getattr(value, "tolist", None)  # arrays and scalars of both have it
     if callable(to_list):
         return to_list()
-    raise PredictionError(
-        f"a prediction holds a {type(value).__name__}, which JSON can not"
-    )
+    raise TypeError(f"it holds a value of type {type(value).__name__}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from label_studio_sdk.label_interface.objects import PredictionValue
 from pydantic import BaseModel, ConfigDict
 
@@ -21,7 +23,7 @@ class ModelResponse(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
     model_version: str | None = None
-    predictions: list[SingleTaskPredictions]
+    predictions: Sequence[SingleTaskPredictions]
 
     def has_model_version(self) -> bool:
         """Whether a version was set."""

@@ -13,12 +13,14 @@ from typing import Any
 import bentoml
 from starlette.applications import Starlette
 
+from lsml_bento.adapters import label_studio_ml
 from lsml_bento.adapters.bentoml_service import Shape, build_service
+from lsml_bento.adapters.label_studio_api import LabelStudioMedia
 from lsml_bento.adapters.label_studio_http import EdgeMiddleware, contract_app
 from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.backend import Backend
-from lsml_bento.batcher import Observer
-from lsml_bento.media import NoMedia
+from lsml_bento.directory import is_drop_in
+from lsml_bento.lanes import Observer
 from lsml_bento.model import LabelStudioMLBase
 from lsml_bento.settings import Settings
 from lsml_bento.source import ModelSource
@@ -34,6 +36,7 @@ def create_service(
     threads: int = 1,
     workers: int = 1,
     gpus: int = 0,
+    directory: Path | None = None,
 ) -> bentoml.Service[Any]:
     """A BentoML service that is a Label Studio backend.
 
@@ -48,12 +51,16 @@ def create_service(
         threads: calls of ``predict`` at a time, for models that wait on the network.
         workers: serving processes.
         gpus: GPUs of the service; each worker takes its own share.
+        directory: where the model's module is and ``.lsml`` goes; that of the calling
+            file by default.
 
     Raises:
         SettingsError: if a variable of the environment can not be used.
         ValueError: if the name is not one that BentoML takes.
     """
-    directory = _caller_directory()
+    directory = directory or _caller_directory()
+    if is_drop_in(directory):
+        label_studio_ml.install()
     settings = Settings.from_env(os.environ)
     settings = settings.model_copy(
         update={
@@ -98,7 +105,13 @@ def make_backend(
         StateError: if ``home`` can not be used or belongs to another backend.
     """
     state = SqliteState(home / "state.db", owner=name)
-    return Backend(source, state, NoMedia(), settings, observer)
+    media = LabelStudioMedia(
+        settings.label_studio_url,
+        settings.label_studio_api_key,
+        settings.local_files_root,
+        home / "media",
+    )
+    return Backend(source, state, media, settings, observer)
 
 
 def asgi_app(backend: Backend, settings: Settings) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    model_validator,
 )
 
 from lsml_bento.errors import SettingsError
@@ -25,6 +26,10 @@ def _alias(*names: str) -> Any:
 
 def _root_path(value: object) -> object:
     return "/" + value.strip("/") if isinstance(value, str) and value.strip("/") else ""
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
 
 
 class Settings(BaseModel):
@@ -55,10 +60,12 @@ class Settings(BaseModel):
     basic_auth_pass: SecretStr | None = Field(
         None, validation_alias="BASIC_AUTH_PASS", description="See BASIC_AUTH_USER"
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)
+    ] = Field(
         "INFO",
         validation_alias="LOG_LEVEL",
-        description="DEBUG adds a line for each request",
+        description="`DEBUG`, `INFO`, `WARNING` or `ERROR` (`INFO`)",
     )
     model_dir: Path | None = Field(
         None,
@@ -66,7 +73,11 @@ class Settings(BaseModel):
         description="Where a model written for label_studio_ml keeps its files",
     )
     port: int = Field(
-        9090, ge=0, le=65535, validation_alias="PORT", description="The HTTP port"
+        9090,
+        ge=0,
+        le=65535,
+        validation_alias="PORT",
+        description="The HTTP port of `lsml-bento start` (9090)",
     )
     workers: int | None = Field(
         None,
@@ -97,25 +108,27 @@ class Settings(BaseModel):
         8,
         ge=1,
         validation_alias="LSML_MAX_MODELS",
-        description="Projects whose model objects are kept, least recently used out",
+        description="Projects whose model objects are kept; the least recently used go (8)",
     )
     queue_size: int = Field(
         10_000,
         ge=1,
         validation_alias="LSML_QUEUE_SIZE",
-        description="Tasks that may wait in a lane before a request gets 503",
+        description="Tasks that may wait in a lane before a request gets 503 (10000)",
     )
     predict_deadline_s: float = Field(
         90.0,
         gt=0,
+        allow_inf_nan=False,
         validation_alias="LSML_PREDICT_DEADLINE_S",
-        description="When /predict answers what is done; Label Studio hangs up at 100",
+        description="When /predict answers what is done; Label Studio hangs up at 100 (90)",
     )
     max_body_mib: float = Field(
         256.0,
         gt=0,
+        allow_inf_nan=False,
         validation_alias="LSML_MAX_BODY_MIB",
-        description="Bodies over it get 413",
+        description="Bodies over it get 413 (256)",
     )
     root_path: Annotated[str, BeforeValidator(_root_path)] = Field(
         "",
@@ -134,14 +147,14 @@ class Settings(BaseModel):
     access_log: bool = Field(
         False,
         validation_alias="LSML_ACCESS_LOG",
-        description="BentoML's line for each request",
+        description="BentoML's line for each request (off)",
     )
 
     tracing: bool = Field(
         False,
         validation_alias="LSML_TRACING",
         description="OpenTelemetry spans for each request, for BentoML's exporters; "
-        "they triple what a small request costs",
+        "they triple what a small request costs (off)",
     )
 
     @classmethod
@@ -160,10 +173,22 @@ class Settings(BaseModel):
             return cls.model_validate(present)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
+            said = first["msg"].removeprefix("Value error, ")
+            if not first["loc"]:
+                raise SettingsError(said) from None
             raise SettingsError(
-                f"the environment variable {first['loc'][0]} can not be used: "
-                f"{first['msg']}"
+                f"the environment variable {first['loc'][0]} can not be used: {said}"
             ) from None
+
+    @model_validator(mode="after")
+    def _check_basic_auth(self) -> Settings:
+        user, password = self.basic_auth_user, self.basic_auth_pass
+        if (user is None) != (password is None):
+            # One alone would leave a server open that somebody meant to close.
+            raise ValueError(
+                "set both BASIC_AUTH_USER and BASIC_AUTH_PASS, or neither of them"
+            )
+        return self
 
     @property
     def basic_auth(self) -> tuple[str, str] | None:

@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import sys
+import sysconfig
 import threading
 import time
 import traceback
@@ -57,7 +58,7 @@ class ModelSource:
                 return self._loaded
             now = time.monotonic()
             if self._failure and now - self._failure[0] < RETRY_AFTER_S:
-                raise self._failure[1]
+                raise self._failure[1].with_traceback(None)
             try:
                 self._loaded = self._import()
             except ModelImportError as error:
@@ -71,6 +72,7 @@ class ModelSource:
         name, _, wanted = self._target.partition(":")
         if self._directory and str(self._directory) not in sys.path:
             sys.path.insert(0, str(self._directory))
+        importlib.invalidate_caches()  # the file may have come since the last try
         try:
             module = importlib.import_module(name)
         except BaseException as error:
@@ -84,27 +86,31 @@ class ModelSource:
 
 
 def where(error: BaseException) -> str:
-    """File and line in which an error began, as far as it lies outside this package.
+    """The last line of the user's own code that an error went through.
 
     Returns:
         ``"model.py, line 3"``, or an empty text where no line is known.
     """
     if isinstance(error, SyntaxError) and error.filename:
         return f"{Path(error.filename).name}, line {error.lineno}"
-    package = str(Path(__file__).parent)
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((package, "<frozen"))
+    ours = str(Path(__file__).parent), importlib.__path__[0], "<frozen"
+    places = [
+        (frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if not frame.f_code.co_filename.startswith(ours)
     ]
-    if not frames:
+    libraries = tuple(map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib")))
+    own = [place for place in places if not place[0].startswith(libraries)]
+    if not places:
         return ""
-    return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
+    file, line = (own or places)[-1]
+    return f"{Path(file).name}, line {line}"
 
 
 def describe(error: BaseException) -> str:
     """An error in one line: its type and what it says."""
-    text = " ".join(str(error).split())[:300]
+    said = error.msg if isinstance(error, SyntaxError) else str(error)
+    text = " ".join(said.split())[:300].encode(errors="replace").decode()
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -202,7 +208,9 @@ def _target_of_wsgi(path: Path) -> str | None:
     modules = {
         alias.asname or alias.name: (node.module, alias.name)
         for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module
+        if isinstance(node, ast.ImportFrom)
+        and node.module
+        and not node.module.startswith("label_studio_ml")
         for alias in node.names
     }
     for node in ast.walk(tree):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -58,27 +59,55 @@ def resolve(project: Project, state: State) -> Project:
     return Project(project.id, max(known, default=0))
 
 
+def identify(project: Project) -> tuple[str, int]:
+    """What values are kept under.
+
+    Raises:
+        ValueError: if the project has no ``created_at``.
+    """
+    if project.created_at is None:
+        raise ValueError(f"project {project.id!r} has no created_at: resolve it first")
+    return project.id, project.created_at
+
+
+def encode(key: str, value: object) -> str:
+    """A value as the JSON that is kept.
+
+    Raises:
+        TypeError: if it is not JSON.
+    """
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(
+            f"set({key!r}, ..) takes what JSON can hold, and this "
+            f"{type(value).__name__} it can not ({error}): convert it first"
+        ) from error
+
+
 class MemoryState:
     """State that lives and dies with its process: for tests and classes used alone."""
 
     def __init__(self) -> None:
-        self._values: dict[Project, dict[str, Any]] = {}
+        self._values: dict[tuple[str, int], dict[str, str]] = {}
         self._lock = threading.Lock()
 
     def read(self, project: Project) -> Mapping[str, Any]:
         """All values of a project, empty for an unknown one."""
         with self._lock:
-            return dict(self._values.get(project, {}))
+            values = dict(self._values.get(identify(project), {}))
+        return {key: json.loads(value) for key, value in values.items()}
 
     def write(self, project: Project, values: Mapping[str, Any]) -> None:
         """Set several values at once."""
+        encoded = {key: encode(key, value) for key, value in values.items()}
         with self._lock:
-            self._values.setdefault(project, {}).update(values)
+            self._values.setdefault(identify(project), {}).update(encoded)
 
     def projects(self) -> list[Project]:
         """Every known project, oldest first."""
         with self._lock:
-            return list(self._values)
+            return [Project(*identity) for identity in self._values]
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -7,10 +7,11 @@ Source: Label Studio 1.23 ``label_studio/ml/api_connector.py`` and recorded requ
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import (
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -26,7 +27,10 @@ Task = dict[str, Any]
 Context = dict[str, Any]
 """What an annotator just drew: ``{"result": [region, ...]}``."""
 
-_PROJECT = re.compile(r"(?P<id>[A-Za-z0-9_-]{1,64})(?:\.(?P<created_at>\d{1,15}))?")
+_PROJECT = re.compile(r"(?P<id>[A-Za-z0-9_-]{1,64})(?:\.(?P<created_at>[0-9]{1,15}))?")
+
+_DEPTH = 100
+"""Levels of nesting that params may have; what renders them to JSON takes some 250."""
 
 
 class Project(NamedTuple):
@@ -71,6 +75,8 @@ def parse_project(value: object) -> Project:
 
 
 def _parse_project_object(value: dict[str, Any]) -> Project:
+    if isinstance(value.get("id"), dict):
+        raise ValueError("a project's id is a string or a number, not an object")
     project = parse_project(value.get("id"))
     created_at = value.get("created_at")
     if project.created_at is not None or not isinstance(created_at, str):
@@ -79,11 +85,30 @@ def _parse_project_object(value: dict[str, Any]) -> Project:
         moment = datetime.fromisoformat(created_at.replace("Z", "+00:00"))
     except ValueError:
         return project
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
     return Project(project.id, int(moment.timestamp()))
 
 
-def _object_or_empty(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+def _params(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {}
+    _not_too_deep({key: entry for key, entry in value.items() if key != "context"})
+    return value
+
+
+def _not_too_deep(value: Any) -> Any:
+    level = [value]
+    for _ in range(_DEPTH):
+        level = [
+            child
+            for parent in level
+            if isinstance(parent, (dict, list))
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+        ]
+        if not level:
+            return value
+    raise ValueError(f"nested deeper than {_DEPTH} levels")
 
 
 def _label_config(value: object) -> object:
@@ -104,8 +129,10 @@ class SetupRequest(_Wire):
     """``POST /setup``; hostname and access token are dropped here and kept nowhere."""
 
     project: ProjectField = Project("")
-    label_config: LabelConfigField = Field(default=None, alias="schema")
-    extra_params: Any = None
+    label_config: LabelConfigField = Field(
+        default=None, validation_alias=AliasChoices("schema", "label_config")
+    )
+    extra_params: Annotated[Any, BeforeValidator(_not_too_deep)] = None
 
 
 class _TaskShape(_Wire):
@@ -120,8 +147,10 @@ class PredictRequest(_Wire):
 
     tasks: list[Task]
     project: ProjectField = Project("")
-    label_config: LabelConfigField = None
-    params: Annotated[dict[str, Any], BeforeValidator(_object_or_empty)] = Field(
+    label_config: LabelConfigField = Field(
+        default=None, validation_alias=AliasChoices("label_config", "schema")
+    )
+    params: Annotated[dict[str, Any], BeforeValidator(_params)] = Field(
         default_factory=dict
     )
 
@@ -181,7 +210,8 @@ def _parse(shape: type[_WireT], body: object, where: str = "") -> _WireT:
         # The inputs stay out of the message: one of them may be an access token.
         first = error.errors(include_input=False, include_url=False)[0]
         place = where + ".".join(map(str, first["loc"]))
-        raise BadRequest(f"{place or 'body'}: {first['msg']}") from None
+        said = first["msg"].removeprefix("Value error, ")
+        raise BadRequest(f"{place or 'body'}: {said}") from None
 
 
 def _json_type(value: object) -> str:

@@ -8,15 +8,17 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import bentoml
 import orjson
-from bentoml.metrics import Gauge, Histogram
+from bentoml.exceptions import BentoMLException
 from starlette.applications import Starlette
 
 from lsml_bento.backend import Backend
-from lsml_bento.batcher import Lane, Observer
+from lsml_bento.errors import LsmlError
+from lsml_bento.lanes import Lane, Observer
 from lsml_bento.types import Task, parse_predict
 
 log = logging.getLogger(__name__)
@@ -96,15 +98,17 @@ def build_service(
             params: dict[str, Any] = {},  # noqa: B006 - BentoML copies defaults
         ) -> list[Any]:
             """Predictions for tasks, one entry each, as ``/predict`` gives them."""
-            asked = parse_predict(
-                {
-                    "tasks": tasks,
-                    "project": project,
-                    "label_config": label_config,
-                    "params": params,
-                }
-            )
-            slots = await self.backend.predict(asked)
+            body = {
+                "tasks": tasks,
+                "project": project,
+                "label_config": label_config,
+                "params": params,
+            }
+            try:
+                slots = await self.backend.predict(parse_predict(body))
+            except LsmlError as error:
+                status = HTTPStatus(error.status)
+                raise BentoMLException(str(error), error_code=status) from error
             return [orjson.loads(slot) for slot in slots]
 
     options: dict[str, Any] = {}
@@ -134,6 +138,9 @@ class Metrics:
     """
 
     def __init__(self, shape: Shape) -> None:
+        # Imported once BentoML has said where the processes' metrics are joined.
+        from prometheus_client import Gauge, Histogram  # noqa: PLC0415
+
         size = shape.max_batch_size
         self._size = Histogram(
             name="bentoml_service_adaptive_batch_size",

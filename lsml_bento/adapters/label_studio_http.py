@@ -6,9 +6,6 @@ Source: Label Studio 1.23.2 ``ml/api_connector.py``; recorded requests in
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hmac
 import logging
 import re
 from collections.abc import Awaitable, Callable
@@ -23,6 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lsml_bento.backend import Backend
+from lsml_bento.basic_auth import BasicAuth
 from lsml_bento.errors import (
     BadRequest,
     BodyTooLarge,
@@ -142,7 +140,7 @@ class _Routes:
         """The JSON of a body, read no further than the limit."""
         _check_media_type(request)
         declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > self._max_body_bytes:
+        if declared.isdecimal() and float(declared) > self._max_body_bytes:
             raise self._too_large()
         chunks: list[bytes] = []
         size = 0
@@ -180,9 +178,7 @@ class EdgeMiddleware:
     ) -> None:
         self._app = app
         self._root_path = root_path
-        self._credentials = (
-            None if basic_auth is None else ":".join(basic_auth).encode()
-        )
+        self._basic_auth = BasicAuth(*basic_auth) if basic_auth else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer 401."""
@@ -204,17 +200,11 @@ class EdgeMiddleware:
         return path.rstrip("/") or "/"
 
     def _may_pass(self, path: str, scope: Scope) -> bool:
-        if self._credentials is None or path in _PROBES:
+        if self._basic_auth is None or path in _PROBES:
             return True
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        scheme, _, encoded = given.partition(b" ")
-        try:
-            sent = base64.b64decode(encoded.strip(), validate=True)
-        except binascii.Error:
-            sent = b""
-        # Compared first, so that a wrong scheme takes as long as a wrong password.
-        equal = hmac.compare_digest(sent, self._credentials)
-        return equal and scheme.lower() == b"basic"
+        return self._basic_auth.allows(
+            dict(scope["headers"]).get(b"authorization", b"")
+        )
 
 
 def _unauthorised() -> Response:
@@ -271,33 +261,35 @@ def _json(
     )
 
 
-async def _answer_error(request: Request, error: Exception) -> Response:
-    status = error.status if isinstance(error, LsmlError) else 500
-    wait_s = error.retry_after_s if isinstance(error, LsmlError) else None
-    level = logging.WARNING if status < 500 else logging.ERROR
-    path = request.scope["path"]
-    log.log(level, "%s %s answered %d: %s", request.method, path, status, error)
+def _asked(request: Request) -> str:
+    """Method and path, for one line of a log."""
+    return f"{request.method} {request.scope['path'][:200]!r}"
+
+
+# Starlette gives each of these the errors that it is registered for.
+
+
+async def _answer_error(request: Request, error: Any) -> Response:
+    level = logging.WARNING if error.status < 500 else logging.ERROR
+    log.log(level, "%s answered %d: %s", _asked(request), error.status, error)
+    wait_s = error.retry_after_s
     headers = None if wait_s is None else {"Retry-After": str(wait_s)}
-    return _json({"error": str(error)}, status, headers)
+    return _json({"error": str(error)}, error.status, headers)
 
 
-async def _answer_http_error(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    method, path = request.method, request.scope["path"][:200]
-    sentences = {
-        404: f"there is nothing at {path}",
-        405: f"{path} does not take {method}",
-    }
-    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else None
-    return _json({"error": sentences.get(status, str(error))}, status, headers)
+async def _answer_http_error(request: Request, error: Any) -> Response:
+    sentences = {404: "there is nothing there", 405: "that path has other methods"}
+    said = sentences.get(error.status_code, error.detail)
+    return _json(
+        {"error": f"{_asked(request)}: {said}"}, error.status_code, error.headers
+    )
 
 
 async def _answer_nobody(request: Request, _: Exception) -> Response:
-    log.info("%s: the client hung up while sending", request.scope["path"])
+    log.info("%s: the client hung up while sending", _asked(request))
     return _json({"error": "the client hung up"}, status=400)
 
 
 async def _answer_bug(request: Request, error: Exception) -> Response:
-    path = request.scope["path"]
-    log.error("%s %s failed: a bug in lsml-bento", request.method, path, exc_info=error)
+    log.error("%s failed: a bug in lsml-bento", _asked(request), exc_info=error)
     return _json({"error": "the server failed: its log says why"}, status=500)

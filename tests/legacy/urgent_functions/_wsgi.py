@@ -1,3 +1,4 @@
+import model
 from label_studio_ml.api import init_app
 from label_studio_ml.model import LabelStudioMLBase
 

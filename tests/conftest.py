@@ -1,0 +1,31 @@
+"""Backends that are closed when their test ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.doubles import Client, Echo, client_of
+
+Serve = Callable[..., Client]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Makes clients: ``serve(model, state=None, directory=None, **environ)``."""
+    clients: list[Client] = []
+
+    def make(*arguments: object, **options: object) -> Client:
+        clients.append(client_of(*arguments, **options))  # type: ignore[arg-type]
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def echo(serve: Serve) -> Client:
+    """A client of a backend whose model answers every task with its text."""
+    return serve(Echo)

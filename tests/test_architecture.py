@@ -1,0 +1,270 @@
+"""The layers: who may import whom and what, and that importing does no work."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "lsml_bento"
+
+RANKS = (
+    {"basic_auth", "errors", "lanes", "response"},
+    {"types", "media", "directory", "wheel"},
+    {"label_config", "settings", "state"},
+    {"model", "batcher", "scaffold"},
+    {"source"},
+    {"rendering", "models"},
+    {"answers", "predictor", "checking"},
+    {"backend", "doctor"},
+    {"adapters"},
+    {"service"},
+    {"testing", "served", "pytest_plugin"},
+    {"cli"},
+)
+"""A module imports those of lower ranks only: never up, never beside itself."""
+
+UPWARDS = {
+    # A test of a directory written for label_studio_ml gets a whole server from its
+    # own ``init_app(..).test_client()``.
+    ("adapters.label_studio_ml.flask_app", "testing"),
+}
+
+CORE = {"pydantic", "pydantic_core", "semver"}
+LABEL_STUDIO = {"label_studio_sdk"}
+LIBRARIES = {
+    # Label configs, regions and PredictionValue are the SDK's: never rewritten here.
+    "label_config": LABEL_STUDIO,
+    "model": CORE | LABEL_STUDIO,
+    "response": CORE | LABEL_STUDIO,
+    "rendering": CORE | LABEL_STUDIO,
+    "checking": LABEL_STUDIO,
+    "doctor": CORE | {"httpx"},
+    "testing": {"httpx"},
+    "pytest_plugin": {"pytest"},
+    "service": {"bentoml", "starlette"},
+    "served": {"bentoml"},
+    "cli": {"click", "rich"},
+    "adapters.label_studio_http": {"starlette", "orjson"},
+    "adapters.bentoml_service": {"bentoml", "starlette", "orjson", "prometheus_client"},
+    "adapters.sqlite_state": set(),
+    "adapters.label_studio_api": LABEL_STUDIO | CORE | {"httpx", "requests", "urllib3"},
+    # What ``label_studio_ml.utils`` and its tests reach for.
+    "adapters.label_studio_ml": LABEL_STUDIO | {"httpx", "PIL", "pytest"},
+}
+
+LINES = 300
+LONGER = {
+    "model": "one class with all the names of HumanSignal's",
+    "checking": "one rule after the other, each with its sentence",
+    "doctor": "one check after the other, each with its sentence",
+    "adapters.label_studio_api": "every way to reach a file, and what is refused",
+}
+"""Modules over the cap, and why: the code got worse where it was cut."""
+
+
+def modules() -> dict[str, Path]:
+    """Every module by its name below ``lsml_bento``; files to copy are none."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts[0] != "template":
+            name = ".".join(part for part in parts if part != "__init__")
+            found[name] = path
+    return found
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Full names of what a module imports, wherever in it that stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            assert node.module
+            for alias in node.names:
+                below = f"{node.module}.{alias.name}".removeprefix("lsml_bento.")
+                yield f"lsml_bento.{below}" if below in MODULES else node.module
+
+
+MODULES = modules()
+INSIDE = [name for name in MODULES if name]
+
+
+def rank_of(module: str) -> int:
+    first = module.partition(".")[0]
+    return next(rank for rank, names in enumerate(RANKS) if first in names)
+
+
+def test_every_module_has_a_rank() -> None:
+    ranked = [name for names in RANKS for name in names]
+
+    assert len(ranked) == len(set(ranked))
+    assert {name.partition(".")[0] for name in INSIDE} == set(ranked)
+
+
+@pytest.mark.parametrize("module", INSIDE)
+def test_imports_point_down(module: str) -> None:
+    family = module.partition(".")[0]
+    for name in imported(MODULES[module]):
+        if not name.startswith("lsml_bento."):
+            continue
+        other = name.removeprefix("lsml_bento.")
+        if (module, other) in UPWARDS:
+            continue
+        if other.partition(".")[0] == family:
+            assert same_adapter(module, other), f"{module} imports {other} beside it"
+        else:
+            assert rank_of(other) < rank_of(module), (
+                f"{module} imports {other} above it"
+            )
+
+
+def same_adapter(module: str, other: str) -> bool:
+    """Whether both are of one adapter, or are commands."""
+    return module.split(".")[:2] == other.split(".")[:2] or module.startswith("cli")
+
+
+@pytest.mark.parametrize("module", INSIDE)
+def test_each_module_imports_its_own_outside_libraries_only(module: str) -> None:
+    outside = {name.partition(".")[0] for name in imported(MODULES[module])}
+    outside -= {*sys.stdlib_module_names, "lsml_bento"}
+    parts = module.split(".")
+    names = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+    allowed = next((LIBRARIES[name] for name in names if name in LIBRARIES), CORE)
+
+    assert outside <= allowed
+
+
+@pytest.mark.parametrize("module", INSIDE)
+def test_a_module_is_no_longer_than_the_cap_or_says_why(module: str) -> None:
+    lines = len(MODULES[module].read_text().splitlines())
+
+    assert lines <= LINES or module in LONGER, f"{module} has {lines} lines"
+
+
+def test_what_may_be_longer_is_there() -> None:
+    assert set(LONGER) <= set(MODULES)
+
+
+def test_no_test_replaces_our_own_code() -> None:
+    banned = "unittest" + ".mock", "pytest" + "_mock", "mocker" + "."
+    for path in [*ROOT.glob("tests/**/*.py"), *ROOT.glob("examples/**/*.py")]:
+        if "legacy" in path.parts:
+            continue  # as their users wrote them
+        for name in banned:
+            assert name not in path.read_text(), f"{path} uses {name}"
+
+
+def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
+    drawers = {"utils", "helpers", "common", "base", "manager", "misc"}
+
+    assert not {name.rpartition(".")[2] for name in MODULES} & drawers
+
+
+# What importing does, seen from a process of its own.
+
+SPY = """
+import json, logging, os, sys
+
+package = sys.argv[1]
+work = []
+
+def ours():
+    frame = sys._getframe(2)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_filename.startswith(package) and code.co_name == "<module>":
+            return os.path.basename(code.co_filename)
+        if code.co_filename.startswith("<frozen importlib") or "/os.py" in (
+            code.co_filename
+        ):
+            frame = frame.f_back
+            continue
+        return None
+    return None
+
+def watch(event, arguments):
+    if event == "open":
+        path, mode, flags = arguments
+        writes = (flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if writes and "__pycache__" not in str(path):
+            work.append(f"writes {path}")
+    elif event in ("os.mkdir", "socket.connect", "subprocess.Popen", "sqlite3.connect"):
+        work.append(f"{event} {arguments}")
+
+class Environ(type(os.environ)):
+    def __getitem__(self, key):
+        if (module := ours()) is not None:
+            work.append(f"{module} reads ${key}")
+        return super().__getitem__(key)
+
+old = os.environ
+os.environ = Environ(old._data, old.encodekey, old.decodekey, old.encodevalue,
+                     old.decodevalue)
+sys.addaudithook(watch)
+threads = __import__("threading").active_count()
+for name in sys.argv[2:]:
+    __import__(name)
+print(json.dumps({
+    "work": work,
+    "handlers": len(logging.getLogger().handlers),
+    "threads": __import__("threading").active_count() - threads,
+    "loaded": sorted({name.partition(".")[0] for name in sys.modules}),
+}))
+"""
+
+
+def import_alone(*names: str) -> dict[str, list[str]]:
+    """What a new process did and loaded to import modules."""
+    done = subprocess.run(
+        [sys.executable, "-c", SPY, str(PACKAGE), *names],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        timeout=60,
+    )
+    found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+HEAVY = {"torch", "transformers", "bentoml", "starlette", "PIL", "rich", "click"}
+
+
+def test_what_a_model_needs_loads_nothing_heavy_and_does_no_work() -> None:
+    found = import_alone("lsml_bento", "lsml_bento.model", "lsml_bento.response")
+
+    assert found["work"] == []
+    assert not found["handlers"]
+    assert not found["threads"]
+    assert HEAVY & set(found["loaded"]) == set()
+
+
+def test_the_core_loads_no_server_and_does_no_work() -> None:
+    below = [name for names in RANKS[:8] for name in sorted(names)]
+    below.remove("doctor")  # httpx loads click and rich where it finds them
+
+    found = import_alone(*(f"lsml_bento.{name}" for name in below))
+
+    assert found["work"] == []
+    assert not found["handlers"]
+    assert not found["threads"]
+    assert HEAVY & set(found["loaded"]) == set()
+
+
+@pytest.mark.parametrize(
+    "module", ["adapters.label_studio_http", "adapters.sqlite_state", "cli", "service"]
+)
+def test_what_serves_does_no_work_and_loads_no_torch(module: str) -> None:
+    found = import_alone(f"lsml_bento.{module}")
+
+    ours = [line for line in found["work"] if "reads $" in line or "sqlite3" in line]
+    assert ours == []
+    assert "torch" not in found["loaded"]

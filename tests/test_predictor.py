@@ -1,0 +1,208 @@
+"""One call of the user's predict."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from lsml_bento.errors import LabelConfigError, ModelError, OutOfMemory, WrongCount
+from lsml_bento.media import NoMedia
+from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.models import Models
+from lsml_bento.predictor import Group, Predictor
+from lsml_bento.source import ModelSource
+from lsml_bento.state import MemoryState
+from lsml_bento.types import Project
+from tests.doubles import CONFIG, OTHER_CONFIG, Echo, texts
+
+PROJECT = Project("1", 5)
+
+
+def predictor_of(
+    model: type[LabelStudioMLBase], state: MemoryState | None = None
+) -> Predictor:
+    state = state or MemoryState()
+    return Predictor(Models(ModelSource(model), state, NoMedia()), state)
+
+
+def group(
+    params: dict[str, Any] | None = None,
+    context: Any = None,
+    config: str | None = CONFIG,
+    project: Project = PROJECT,
+) -> Group:
+    return Group.of(project, config, params or {}, context)
+
+
+TASKS = texts("a", "b")["tasks"]
+
+
+class TestGroups:
+    def test_requests_of_equal_params_share_a_call(self) -> None:
+        first = group({"login": None, "x": [1], "context": {"a": 1}})
+        second = group({"x": [1], "login": None, "context": {"b": 1}})
+
+        assert first == second
+        assert hash(first) == hash(second)
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            group({"x": 1}),
+            group(config=OTHER_CONFIG),
+            group(config=None),
+            group(project=Project("1", 6)),
+            group(project=Project("2", 5)),
+        ],
+    )
+    def test_others_do_not(self, other: Group) -> None:
+        assert other != group()
+
+    def test_params_can_not_take_the_place_of_arguments(self) -> None:
+        given = {"self": 1, "tasks": 2, "context": 3, "helper": 4, "login": 5}
+
+        assert group(given).params == {"login": 5}
+
+
+class TestCalls:
+    def test_predict_gets_copies_it_may_edit(self) -> None:
+        class Editing(LabelStudioMLBase):
+            def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> Any:
+                for task in tasks:
+                    task["data"]["text"] = "edited"
+                tasks.clear()
+
+        assert predictor_of(Editing).predict(group(), TASKS) == [b"[]", b"[]"]
+        assert texts("a", "b")["tasks"] == TASKS
+
+    def test_predict_gets_context_and_params(self) -> None:
+        calls: list[Any] = []
+
+        class Listening(LabelStudioMLBase):
+            def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> Any:
+                calls.append((tasks, context, kwargs))
+
+        predictor_of(Listening).predict(group({"login": "me"}, {"result": []}), TASKS)
+
+        assert calls == [(TASKS, {"result": []}, {"login": "me"})]
+
+    def test_predict_need_not_take_them(self) -> None:
+        class Narrow(LabelStudioMLBase):
+            def predict(self, tasks: Any) -> Any:  # type: ignore[override]
+                return [{"result": []}] * len(tasks)
+
+        slots = predictor_of(Narrow).predict(group({"login": "me"}, {}), TASKS)
+
+        assert [json.loads(slot) for slot in slots if type(slot) is bytes] == [
+            {"result": [], "score": None, "model_version": "0.0.1"}
+        ] * 2
+
+    def test_what_predict_raises_is_raised(self) -> None:
+        class Raising(LabelStudioMLBase):
+            def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> Any:
+                raise KeyError("text")
+
+        with pytest.raises(KeyError, match="text"):
+            predictor_of(Raising).predict(group(), TASKS)
+
+    def test_a_wrong_count_is_raised(self) -> None:
+        class Short(LabelStudioMLBase):
+            def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> Any:
+                return [{"result": []}]
+
+        with pytest.raises(WrongCount):
+            predictor_of(Short).predict(group(), TASKS)
+
+    def test_a_label_config_that_does_not_parse_is_raised(self) -> None:
+        with pytest.raises(LabelConfigError):
+            predictor_of(Echo).predict(group(config="<View"), TASKS)
+
+    @pytest.mark.parametrize("error", [SystemExit, StopIteration, GeneratorExit])
+    def test_what_is_no_error_of_a_model_becomes_one(
+        self, error: type[BaseException]
+    ) -> None:
+        class Leaving(LabelStudioMLBase):
+            def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> Any:
+                raise error
+
+        with pytest.raises(
+            ModelError, match=rf"^predict\(\) raised {error.__name__} \("
+        ):
+            predictor_of(Leaving).predict(group(), TASKS)
+
+    def test_a_person_at_the_keyboard_is_obeyed(self) -> None:
+        class Interrupted(LabelStudioMLBase):
+            def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> Any:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            predictor_of(Interrupted).predict(group(), TASKS)
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's is."""
+
+
+class TestMemory:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+            OutOfMemoryError("HIP ran out"),
+            RuntimeError("CUDA out of memory"),
+        ],
+    )
+    def test_a_full_device_is_said_in_words(self, error: Exception) -> None:
+        class Hungry(LabelStudioMLBase):
+            def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> Any:
+                raise error
+
+        with pytest.raises(OutOfMemory) as full:
+            predictor_of(Hungry).predict(group(), TASKS)
+
+        assert str(full.value) == (
+            "the GPU's memory does not hold 2 tasks: lower LSML_MAX_BATCH_SIZE"
+        )
+
+    def test_another_runtime_error_is_none(self) -> None:
+        class Failing(LabelStudioMLBase):
+            def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> Any:
+                raise RuntimeError("CUDA error: device-side assert triggered")
+
+        with pytest.raises(RuntimeError, match="device-side"):
+            predictor_of(Failing).predict(group(), TASKS)
+
+
+class TestVersions:
+    def test_a_project_whose_object_is_not_made_has_none(self) -> None:
+        predictor = predictor_of(Echo)
+
+        assert predictor.serving(PROJECT, CONFIG) is None
+        assert predictor.prepare(PROJECT, CONFIG) == "echo-1"
+        assert predictor.serving(PROJECT, CONFIG) == "echo-1"
+        assert predictor.serving(PROJECT, OTHER_CONFIG) is None
+
+    def test_the_state_says_which_version_serves(self) -> None:
+        state = MemoryState()
+        predictor = predictor_of(Echo, state)
+        predictor.prepare(PROJECT, CONFIG)
+
+        state.write(PROJECT, {"model_version": "echo-2"})
+
+        assert predictor.serving(PROJECT, CONFIG) == "echo-2"
+        (slot,) = predictor.predict(group(), TASKS[:1])
+        assert isinstance(slot, bytes)
+        assert json.loads(slot)["model_version"] == "echo-2"
+
+    def test_a_state_that_was_emptied_leaves_the_initial_one(self) -> None:
+        class Forgotten(Echo):
+            INITIAL_MODEL_VERSION = "0.5.0"
+
+        state = MemoryState()
+        predictor = predictor_of(Forgotten, state)
+        predictor.prepare(PROJECT, CONFIG)
+        state.write(PROJECT, {"model_version": ""})
+
+        assert predictor.serving(PROJECT, CONFIG) == "0.5.0"
