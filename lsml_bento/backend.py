@@ -200,9 +200,7 @@ class Backend:
         )
 
     async def _answers(self, ticket: Ticket, hung_up: HungUp | None) -> list[Any]:
-        if hung_up is None:
-            return await ticket.done()
-        watcher = asyncio.ensure_future(self._watch(ticket, hung_up))
+        watcher = asyncio.ensure_future(self._watch(ticket, hung_up or _for_ever))
         try:
             answers = await ticket.done()
         finally:
@@ -290,3 +288,8 @@ class Backend:
     ) -> _Answer:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._reading, function, *arguments)
+
+
+async def _for_ever() -> None:
+    """A client that is not watched."""
+    await asyncio.get_running_loop().create_future()

@@ -108,7 +108,7 @@ class Settings(BaseModel):
         8,
         ge=1,
         validation_alias="LSML_MAX_MODELS",
-        description="Projects whose model objects are kept; the least recently used go (8)",
+        description="Projects whose model objects are kept, the last used ones (8)",
     )
     queue_size: int = Field(
         10_000,
@@ -121,7 +121,8 @@ class Settings(BaseModel):
         gt=0,
         allow_inf_nan=False,
         validation_alias="LSML_PREDICT_DEADLINE_S",
-        description="When /predict answers what is done; Label Studio hangs up at 100 (90)",
+        description="When /predict answers what is done (90); Label Studio hangs up "
+        "after 100",
     )
     max_body_mib: float = Field(
         256.0,

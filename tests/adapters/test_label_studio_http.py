@@ -451,8 +451,12 @@ class TestBugs:
             "query_string": b"",
             "headers": [],
         }
+
+        async def call() -> None:
+            await echo.app(scope, receive, send)
+
         with caplog.at_level(logging.INFO):
-            asyncio.run(echo.app(scope, receive, send))
+            asyncio.run(call())
 
         assert "POST '/predict': the client hung up while sending" in caplog.text
 
