@@ -107,13 +107,18 @@ class Backend:
                 exc_info=error.__cause__,
             )
 
-    async def close(self) -> None:
-        """Answer all that was taken, then let go."""
-        await self._batcher.close()
+    async def close(self) -> bool:
+        """Answer all that was taken, then let go.
+
+        Returns:
+            Whether every call of ``predict`` ended; a request ends at its deadline.
+        """
+        ended = await self._batcher.close(self._settings.predict_deadline_s)
         self._device.shutdown(wait=False, cancel_futures=True)
         self._making.shutdown(wait=False, cancel_futures=True)
         self._reading.shutdown(wait=False, cancel_futures=True)
         self._state.close()
+        return ended
 
     async def setup(self, request: SetupRequest) -> str:
         """The model version that serves a project; its model object is made.

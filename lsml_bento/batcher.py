@@ -123,11 +123,22 @@ class Batcher:
         self._queues[ticket.lane].remove(ticket)
         ticket.stop_waiting()
 
-    async def close(self) -> None:
-        """Take nothing new and return when all that was taken is answered."""
+    async def close(self, patience_s: float | None = None) -> bool:
+        """Take nothing new and return when all that was taken is answered.
+
+        Args:
+            patience_s: seconds after which calls that still run are left alone.
+
+        Returns:
+            Whether no call runs any more.
+        """
         self._closing = True
-        while self._working:
-            await asyncio.wait(self._working)
+        loop = asyncio.get_running_loop()
+        until = inf if patience_s is None else loop.time() + patience_s
+        while self._working and loop.time() < until:
+            left = None if patience_s is None else until - loop.time()
+            await asyncio.wait(self._working, timeout=left)
+        return not self._working
 
     def _start(self) -> None:
         """Have one more worker if a slot is free for what waits.

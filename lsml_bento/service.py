@@ -15,8 +15,9 @@ from starlette.applications import Starlette
 
 from lsml_bento.adapters import label_studio_ml
 from lsml_bento.adapters.bentoml_service import Shape, build_service
+from lsml_bento.adapters.edge import EdgeMiddleware, paths_of
 from lsml_bento.adapters.label_studio_api import LabelStudioMedia
-from lsml_bento.adapters.label_studio_http import EdgeMiddleware, contract_app
+from lsml_bento.adapters.label_studio_http import contract_app
 from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.backend import Backend
 from lsml_bento.directory import is_drop_in
@@ -77,6 +78,7 @@ def create_service(
         _log_to_stderr(settings.log_level)
         return make_backend(source, settings, home, name, observer)
 
+    app = contract_app(settings.max_body_mib)
     return build_service(
         Shape(
             name=name,
@@ -86,9 +88,9 @@ def create_service(
             tracing=settings.tracing,
             max_batch_size=settings.max_batch_size or 32,
         ),
-        contract_app(settings.max_body_mib),
+        app,
         make,
-        [(EdgeMiddleware, _edge_options(settings))],
+        [(EdgeMiddleware, _edge_options(app, settings))],
     )
 
 
@@ -116,9 +118,9 @@ def make_backend(
 
 def asgi_app(backend: Backend, settings: Settings) -> Callable[..., Any]:
     """Label Studio's routes over a backend, without BentoML: for tests."""
-    app: Starlette = contract_app(settings.max_body_mib)
+    app = contract_app(settings.max_body_mib)
     app.state.backend = backend
-    return EdgeMiddleware(app, **_edge_options(settings))
+    return EdgeMiddleware(app, **_edge_options(app, settings))
 
 
 def default_home(directory: Path, name: str) -> Path:
@@ -143,8 +145,13 @@ def _service_name(name: str) -> str:
     return lowered
 
 
-def _edge_options(settings: Settings) -> dict[str, Any]:
-    return {"root_path": settings.root_path, "basic_auth": settings.basic_auth}
+def _edge_options(app: Starlette, settings: Settings) -> dict[str, Any]:
+    return {
+        "own_paths": paths_of(app),
+        "max_body_mib": settings.max_body_mib,
+        "root_path": settings.root_path,
+        "basic_auth": settings.basic_auth,
+    }
 
 
 def _caller_directory() -> Path:

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import httpx
 from starlette.types import ASGIApp
 
-from lsml_bento.adapters.label_studio_http import EdgeMiddleware, contract_app
+from lsml_bento.adapters.edge import EdgeMiddleware, paths_of
+from lsml_bento.adapters.label_studio_http import contract_app
 from lsml_bento.backend import Backend
 from lsml_bento.media import NoMedia
 from lsml_bento.model import LabelStudioMLBase
@@ -101,7 +102,11 @@ class Client:
         self.contract = contract_app(settings.max_body_mib)
         self.contract.state.backend = backend
         self.app = app or EdgeMiddleware(
-            self.contract, settings.root_path, settings.basic_auth
+            self.contract,
+            paths_of(self.contract),
+            settings.max_body_mib,
+            settings.root_path,
+            settings.basic_auth,
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)

@@ -51,6 +51,7 @@ LIBRARIES = {
     "service": {"bentoml", "starlette"},
     "served": {"bentoml"},
     "cli": {"click", "rich"},
+    "adapters.edge": {"starlette"},
     "adapters.label_studio_http": {"starlette", "orjson"},
     "adapters.bentoml_service": {"bentoml", "starlette", "orjson", "prometheus_client"},
     "adapters.sqlite_state": set(),

@@ -1218,3 +1218,16 @@ def test_no_lane_starves_whatever_the_others_do(
         busy.cancel()
 
     run(main())
+
+
+def test_closing_leaves_a_call_alone_that_runs_longer_than_its_patience() -> None:
+    async def main() -> None:
+        device = Device()
+        batcher = Batcher(device.call)
+        batcher.submit("g", ["a"], SINGLE)
+        await asyncio.sleep(0.1)
+        assert not await batcher.close(0.2)
+        assert asyncio.get_running_loop().time() < 0.5
+        assert await batcher.close(5)
+
+    run(main())

@@ -72,7 +72,7 @@ def build_service(
         """Label Studio ML backend; its own contract is mounted at the root."""
 
         def __init__(self) -> None:
-            _take_own_gpu(shape)
+            _take_own_gpus(shape)
             self.backend = make_backend(Metrics(shape))
             app.state.backend = self.backend
 
@@ -87,7 +87,12 @@ def build_service(
 
         @bentoml.on_shutdown
         async def stop(self) -> None:
-            await self.backend.close()
+            if not await self.backend.close():
+                log.critical(
+                    "predict() is stuck since its deadline: the process ends without it"
+                )
+                # Python would wait for the thread for ever.
+                os._exit(1)
 
         @bentoml.api
         async def predict_tasks(
@@ -199,15 +204,24 @@ def _spare_the_collector() -> None:
     gc.set_threshold(100_000, 50, 50)
 
 
-def _take_own_gpu(shape: Shape) -> None:
+def _take_own_gpus(shape: Shape) -> None:
     """Give each worker its share of the service's GPUs.
 
     BentoML 1.4 shows all of a service's GPUs to all of its workers.
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shape.gpus and visible:
+        index = (bentoml.server_context.worker_index or 1) - 1
+        os.environ["CUDA_VISIBLE_DEVICES"] = share(visible, index, shape.workers)
+
+
+def share(visible: str, index: int, workers: int) -> str:
+    """The devices of one worker, in the words of ``CUDA_VISIBLE_DEVICES``.
+
+    Args:
+        visible: the devices of all workers, separated by commas.
+        index: the worker, from 0.
+        workers: how many there are; where they outnumber the devices, some share one.
+    """
     devices = [device for device in visible.split(",") if device]
-    if not shape.gpus or shape.workers < 2 or len(devices) < 2:
-        return
-    index = (bentoml.server_context.worker_index or 1) - 1
-    own = devices[index % len(devices) :: shape.workers] or [devices[index]]
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+    return ",".join(devices[index::workers] or [devices[index % len(devices)]])

@@ -7,7 +7,6 @@ Source: Label Studio 1.23.2 ``ml/api_connector.py``; recorded requests in
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -17,10 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lsml_bento.backend import Backend
-from lsml_bento.basic_auth import BasicAuth
 from lsml_bento.errors import (
     BadRequest,
     BodyTooLarge,
@@ -33,10 +30,7 @@ from lsml_bento.types import parse_event, parse_predict, parse_project, parse_se
 
 log = logging.getLogger(__name__)
 
-_PROBES = frozenset({"/health", "/healthz", "/livez", "/readyz"})
 _MIB = 1024 * 1024
-
-_Handler = Callable[[Request], Awaitable[Response]]
 
 
 def contract_app(max_body_mib: float) -> Starlette:
@@ -159,64 +153,6 @@ class _Routes:
             f"the body is over {self._max_body_bytes / _MIB:g} MiB: send fewer tasks, "
             "or raise LSML_MAX_BODY_MIB"
         )
-
-
-class EdgeMiddleware:
-    """What comes before routing: one spelling of each path, and Basic auth.
-
-    Args:
-        app: everything behind it, BentoML's own routes included.
-        root_path: a prefix that a proxy left in front of every path.
-        basic_auth: user and password, or None for an open server.
-    """
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        root_path: str = "",
-        basic_auth: tuple[str, str] | None = None,
-    ) -> None:
-        self._app = app
-        self._root_path = root_path
-        self._basic_auth = BasicAuth(*basic_auth) if basic_auth else None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer 401."""
-        if scope["type"] == "http":
-            path = self._normalised(scope["path"])
-            if path != scope["path"]:
-                scope = {**scope, "path": path, "raw_path": path.encode()}
-            if not self._may_pass(path, scope):
-                await _unauthorised()(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-    def _normalised(self, path: str) -> str:
-        if "//" in path:
-            path = re.sub("/{2,}", "/", path)
-        root = self._root_path
-        if root and (path == root or path.startswith(root + "/")):
-            path = path[len(root) :]
-        return path.rstrip("/") or "/"
-
-    def _may_pass(self, path: str, scope: Scope) -> bool:
-        if self._basic_auth is None or path in _PROBES:
-            return True
-        return self._basic_auth.allows(
-            dict(scope["headers"]).get(b"authorization", b"")
-        )
-
-
-def _unauthorised() -> Response:
-    sentence = (
-        "this backend asks for Basic auth: give user and password with the model in "
-        "Label Studio, or as http://user:password@host in its URL"
-    )
-    return _json(
-        {"error": sentence},
-        status=401,
-        headers={"WWW-Authenticate": 'Basic realm="lsml-bento", charset="UTF-8"'},
-    )
 
 
 def _backend(request: Request) -> Backend:

@@ -16,7 +16,7 @@ from lsml_bento.state import encode, identify
 from lsml_bento.types import Project
 
 _READ_WAIT_MS = 500
-_WRITE_WAIT_MS = 5_000
+_WRITE_WAIT_MS = 2_000
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS owner (name TEXT NOT NULL)",
@@ -71,7 +71,7 @@ class SqliteState:
         return {key: json.loads(value) for key, value in rows}
 
     def write(self, project: Project, values: Mapping[str, Any]) -> None:
-        """Set several values in one transaction; waits 5 s at most."""
+        """Set several values in one transaction; waits 2 s at most."""
         identity = identify(project)
         rows = [(*identity, key, encode(key, value)) for key, value in values.items()]
         with self._translated("written"), self._transaction() as connection:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from lsml_bento.adapters.label_studio_http import EdgeMiddleware
+from lsml_bento.adapters.edge import EdgeMiddleware
 from tests.conftest import Serve
 from tests.doubles import (
     CONFIG,
@@ -417,7 +417,7 @@ class TestBasicAuth:
         async def app(scope: Any, receive: Any, send: Any) -> None:
             seen.append(scope["type"])
 
-        edge = EdgeMiddleware(app, basic_auth=("a", "b"))
+        edge = EdgeMiddleware(app, frozenset(), 1, basic_auth=("a", "b"))
         asyncio.run(edge({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
 
         assert seen == ["lifespan"]

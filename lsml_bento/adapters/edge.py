@@ -1,0 +1,148 @@
+"""What stands before every route, BentoML's own ones included, as ASGI middleware."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lsml_bento.basic_auth import BasicAuth
+from lsml_bento.errors import BodyTooLarge, LsmlError, UnsupportedMedia
+
+_PROBES = frozenset({"/health", "/healthz", "/livez", "/readyz"})
+_MIB = 1024 * 1024
+
+
+def paths_of(app: Starlette) -> frozenset[str]:
+    """The paths that an app has routes for."""
+    return frozenset(r.path for r in app.routes if isinstance(r, Route))
+
+
+class EdgeMiddleware:
+    """One spelling of each path, Basic auth, and errors as JSON from every route.
+
+    Args:
+        app: everything behind it.
+        own_paths: routes that check their bodies and errors themselves.
+        max_body_mib: bodies over it get 413.
+        root_path: a prefix that a proxy left in front of every path.
+        basic_auth: user and password, or None for an open server.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        own_paths: frozenset[str],
+        max_body_mib: float,
+        root_path: str = "",
+        basic_auth: tuple[str, str] | None = None,
+    ) -> None:
+        self._app = app
+        self._own_paths = own_paths
+        self._max_body_mib = max_body_mib
+        self._root_path = root_path
+        self._basic_auth = BasicAuth(*basic_auth) if basic_auth else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer that it may not."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = self._normalised(scope["path"])
+        if path != scope["path"]:
+            scope = {**scope, "path": path, "raw_path": path.encode()}
+        if not self._may_pass(path, scope):
+            await _unauthorised()(scope, receive, send)
+        elif path in self._own_paths:
+            await self._app(scope, receive, send)
+        else:
+            await self._pass_to_bentoml(scope, receive, send)
+
+    def _normalised(self, path: str) -> str:
+        if "//" in path:
+            path = re.sub("/{2,}", "/", path)
+        root = self._root_path
+        if root and (path == root or path.startswith(root + "/")):
+            path = path[len(root) :]
+        return path.rstrip("/") or "/"
+
+    def _may_pass(self, path: str, scope: Scope) -> bool:
+        if self._basic_auth is None or path in _PROBES:
+            return True
+        return self._basic_auth.allows(
+            dict(scope["headers"]).get(b"authorization", b"")
+        )
+
+    async def _pass_to_bentoml(
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        try:
+            self._check_body(Headers(scope=scope))
+        except LsmlError as error:
+            await _refusal(error.status, str(error))(scope, receive, send)
+            return
+        asked = f"{scope['method']} {scope['path'][:200]!r}"
+        await self._app(scope, receive, _JsonErrors(asked, send))
+
+    def _check_body(self, headers: Mapping[str, str]) -> None:
+        """Refuse what BentoML 1.4 would unpickle, upload or read without a limit."""
+        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type not in {"", "application/json"}:
+            raise UnsupportedMedia(
+                f"the body came as {media_type[:100]!r}: send application/json"
+            )
+        length = headers.get("content-length", "0")
+        chunked = "transfer-encoding" in headers
+        limit = self._max_body_mib * _MIB
+        if chunked or not length.isdecimal() or float(length) > limit:
+            raise BodyTooLarge(
+                f"the body is over {self._max_body_mib:g} MiB, or has no "
+                "Content-Length: send fewer tasks, or raise LSML_MAX_BODY_MIB"
+            )
+
+
+class _JsonErrors:
+    """Sends a 404 or 405 in plain text as the JSON that every route answers."""
+
+    def __init__(self, asked: str, send: Send) -> None:
+        self._asked = asked
+        self._send = send
+        self._body: bytes | None = None
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = self._start(message)
+        elif self._body is not None:
+            message = {**message, "body": self._body, "more_body": False}
+        await self._send(message)
+
+    def _start(self, message: Message) -> Message:
+        status = message["status"]
+        kind = Headers(raw=message.get("headers", [])).get("content-type", "")
+        if status not in {404, 405} or not kind.startswith("text/plain"):
+            return message
+        sentence = {404: "there is nothing there", 405: "that path has other methods"}
+        response = _refusal(status, f"{self._asked}: {sentence[status]}")
+        self._body = bytes(response.body)
+        return {**message, "headers": response.raw_headers}
+
+
+def _refusal(
+    status: int, sentence: str, headers: dict[str, Any] | None = None
+) -> JSONResponse:
+    return JSONResponse({"error": sentence}, status, headers)
+
+
+def _unauthorised() -> JSONResponse:
+    return _refusal(
+        401,
+        "this backend asks for Basic auth: give user and password with the model in "
+        "Label Studio, or as http://user:password@host in its URL",
+        {"WWW-Authenticate": 'Basic realm="lsml-bento", charset="UTF-8"'},
+    )

@@ -1,0 +1,133 @@
+"""What BentoML's own clients, dashboards and workers meet."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import bentoml
+import httpx
+import pytest
+
+from tests.e2e.processes import Server
+from tests.e2e.serving import BACKENDS, serve_command
+
+ECHO = BACKENDS / "echo"
+LABEL_CONFIG = (ECHO / "label_config.xml").read_text()
+
+pytestmark = [
+    pytest.mark.e2e,
+    # BentoML 1.4 uses what its own dependencies have deprecated.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+def task(number: int, sleep_s: float = 0) -> dict[str, Any]:
+    return {"id": number, "data": {"text": f"text {number}", "sleep_s": sleep_s}}
+
+
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serve_command(ECHO, tmp_path_factory.mktemp("echo")) as server:
+        yield server
+
+
+def test_bentoml_s_client_gets_one_typed_prediction_per_task(echo: Server) -> None:
+    with bentoml.SyncHTTPClient(echo.url) as client:
+        predictions = client.predict_tasks(
+            tasks=[task(1), task(2)], project="7", label_config=LABEL_CONFIG
+        )
+
+    assert [p["result"][0]["value"]["text"][:2] for p in predictions] == [
+        ["1", "text 1"],
+        ["2", "text 2"],
+    ]
+    assert {p["model_version"] for p in predictions} == {"echo-1"}
+
+
+def test_the_typed_api_says_what_is_wrong_with_a_task(echo: Server) -> None:
+    answer = httpx.post(f"{echo.url}/predict_tasks", json={"tasks": [{"id": 1}]})
+
+    assert answer.status_code == 422
+    assert answer.json() == [{"error": "tasks[0].data: Field required"}]
+
+
+def test_the_openapi_page_shows_the_typed_api(echo: Server) -> None:
+    paths = httpx.get(f"{echo.url}/docs.json").json()["paths"]
+
+    assert "/predict_tasks" in paths
+
+
+def test_pickles_are_refused_on_every_route(echo: Server) -> None:
+    for path in ("predict_tasks", "predict", "setup", "webhook", "train", "nothing"):
+        answer = httpx.post(
+            f"{echo.url}/{path}",
+            content=b"\x80\x04.",
+            headers={"Content-Type": "application/vnd.bentoml+pickle"},
+        )
+
+        assert answer.status_code == 415, path
+        assert "send application/json" in answer.json()["error"]
+
+
+def test_a_body_without_a_length_is_refused_where_bentoml_would_read_it_all(
+    echo: Server,
+) -> None:
+    answer = httpx.post(
+        f"{echo.url}/predict_tasks",
+        content=iter([b'{"tasks":', b"[]}"]),
+        headers={"Content-Type": "application/json"},
+    )
+
+    assert answer.status_code == 413
+    assert "Content-Length" in answer.json()["error"]
+
+
+def test_what_is_not_there_is_said_in_json_by_bentoml_s_routes_too(
+    echo: Server,
+) -> None:
+    answer = httpx.get(f"{echo.url}/nothing")
+
+    assert answer.status_code == 404
+    assert answer.json() == {"error": "GET '/nothing': there is nothing there"}
+
+
+def test_dashboards_made_for_bentoml_find_batch_sizes_and_waits(echo: Server) -> None:
+    body = {"project": "1.17", "label_config": LABEL_CONFIG, "tasks": [task(1)]}
+    assert httpx.post(f"{echo.url}/predict", json=body).status_code == 200
+
+    metrics = httpx.get(f"{echo.url}/metrics").text
+
+    assert 'bentoml_service_adaptive_batch_size_bucket{le="8.0"' in metrics
+    assert 'lsml_queue_wait_seconds_count{lane="single"}' in metrics
+    assert 'lsml_queue_tasks{lane="bulk"}' in metrics
+
+
+def test_each_worker_sees_its_own_gpus(tmp_path: Path) -> None:
+    environ = {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
+    body = {"project": "1.17", "label_config": "<View/>", "tasks": [task(1)]}
+    seen: dict[int, str] = {}
+    with serve_command(BACKENDS / "gpus", tmp_path, environ=environ) as server:
+        until = time.monotonic() + 30
+        while len(seen) < 2 and time.monotonic() < until:
+            answer = httpx.post(f"{server.url}/predict", json=body).json()
+            value = answer["results"][0]["result"][0]["value"]
+            seen[value["pid"]] = value["devices"]
+
+    assert sorted(seen.values()) == ["0,2", "1,3"]
+
+
+def test_a_predict_that_never_returns_does_not_keep_the_server_from_ending(
+    tmp_path: Path,
+) -> None:
+    body = {"project": "1.17", "label_config": LABEL_CONFIG, "tasks": [task(1, 600)]}
+    environ = {"LSML_PREDICT_DEADLINE_S": "1"}
+    with serve_command(ECHO, tmp_path, environ=environ) as server:
+        answer = httpx.post(f"{server.url}/predict", json=body, timeout=10)
+        began = time.monotonic()
+        server.signal()
+        server.wait()
+
+        assert answer.status_code == 504
+        assert time.monotonic() - began < 10
+        assert "predict() is stuck" in server.log()
