@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 
 from lsml_bento.adapters import label_studio_ml
 from lsml_bento.adapters.bentoml_service import Shape, build_service
-from lsml_bento.adapters.edge import EdgeMiddleware, paths_of
+from lsml_bento.adapters.edge import EdgeMiddleware
 from lsml_bento.adapters.label_studio_api import LabelStudioMedia
 from lsml_bento.adapters.label_studio_http import contract_app
 from lsml_bento.adapters.sqlite_state import SqliteState
@@ -147,7 +147,7 @@ def _service_name(name: str) -> str:
 
 def _edge_options(app: Starlette, settings: Settings) -> dict[str, Any]:
     return {
-        "own_paths": paths_of(app),
+        "contract": app,
         "max_body_mib": settings.max_body_mib,
         "root_path": settings.root_path,
         "basic_auth": settings.basic_auth,

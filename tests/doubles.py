@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import httpx
 from starlette.types import ASGIApp
 
-from lsml_bento.adapters.edge import EdgeMiddleware, paths_of
+from lsml_bento.adapters.edge import EdgeMiddleware
 from lsml_bento.adapters.label_studio_http import contract_app
 from lsml_bento.backend import Backend
 from lsml_bento.media import NoMedia
@@ -103,7 +103,7 @@ class Client:
         self.contract.state.backend = backend
         self.app = app or EdgeMiddleware(
             self.contract,
-            paths_of(self.contract),
+            self.contract,
             settings.max_body_mib,
             settings.root_path,
             settings.basic_auth,

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any, ClassVar
 
 import pytest
+from starlette.applications import Starlette
 
 from lsml_bento.adapters.edge import EdgeMiddleware
 from tests.conftest import Serve
@@ -417,7 +418,7 @@ class TestBasicAuth:
         async def app(scope: Any, receive: Any, send: Any) -> None:
             seen.append(scope["type"])
 
-        edge = EdgeMiddleware(app, frozenset(), 1, basic_auth=("a", "b"))
+        edge = EdgeMiddleware(app, Starlette(), 1, basic_auth=("a", "b"))
         asyncio.run(edge({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
 
         assert seen == ["lifespan"]
