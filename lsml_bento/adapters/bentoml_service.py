@@ -116,23 +116,26 @@ def build_service(
                 raise BentoMLException(str(error), error_code=status) from error
             return [orjson.loads(slot) for slot in slots]
 
-    options: dict[str, Any] = {}
-    if shape.gpus:
-        options["resources"] = {"gpu": shape.gpus}
-    if not shape.tracing:
-        # BentoML makes three spans a request even where nobody collects them.
-        options["tracing"] = {"excluded_urls": ".*"}
-    service = bentoml.service(
-        name=shape.name,
-        workers=shape.workers,
-        traffic={"timeout": _REQUEST_TIMEOUT_S},
-        logging={"access": {"enabled": shape.access_log}},
-        **options,
-    )(LabelStudioBackend)
+    service = bentoml.service(**_configuration(shape))(LabelStudioBackend)
     for middleware, arguments in middlewares:
         service.add_asgi_middleware(middleware, **arguments)
     service.mount_asgi_app(app, path="/")
     return service
+
+
+def _configuration(shape: Shape) -> dict[str, Any]:
+    configuration: dict[str, Any] = {
+        "name": shape.name,
+        "workers": shape.workers,
+        "traffic": {"timeout": _REQUEST_TIMEOUT_S},
+        "logging": {"access": {"enabled": shape.access_log}},
+    }
+    if shape.gpus:
+        configuration["resources"] = {"gpu": shape.gpus}
+    if not shape.tracing:
+        # BentoML makes three spans a request even where nobody collects them.
+        configuration["tracing"] = {"excluded_urls": ".*"}
+    return configuration
 
 
 class Metrics:
