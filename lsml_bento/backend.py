@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 from lsml_bento.answers import for_client, slots_of
 from lsml_bento.batcher import Batcher
+from lsml_bento.device import Device
 from lsml_bento.errors import ModelError, NotReady
+from lsml_bento.hang_up import HangUpWatch, HungUp
 from lsml_bento.lanes import Lane, Observer, Ticket
 from lsml_bento.media import Media
 from lsml_bento.models import Models
@@ -34,11 +34,6 @@ _SETUP_WAIT_S = 2.0
 
 _LAST_ERRORS = 1_000
 """Projects whose last error is kept."""
-
-HungUp = Callable[[], Awaitable[None]]
-"""Returns when the client is gone."""
-
-_Answer = TypeVar("_Answer")
 
 
 class Backend:
@@ -72,9 +67,9 @@ class Backend:
             max_objects=threads,
         )
         self._predictor = Predictor(self._models, state)
-        self._device = ThreadPoolExecutor(threads, "predict")
-        self._making = ThreadPoolExecutor(2, "making")
-        self._reading = ThreadPoolExecutor(4, "state")
+        self._device = Device(threads, "predict")
+        self._making = Device(2, "setup")
+        self._reading = Device(4, "state")
         self._preparing: dict[tuple[Project, str | None], asyncio.Future[str]] = {}
         self._last_errors: dict[Project, str] = {}
         self._batcher = Batcher(
@@ -97,9 +92,7 @@ class Backend:
     async def start(self) -> None:
         """Import the user's class in the background, so that ``/setup`` finds it."""
         try:
-            await asyncio.get_running_loop().run_in_executor(
-                self._making, self._source.load
-            )
+            await self._making.run(self._source.load)
         except ModelError as error:
             log.error(
                 "%s; the server stays up and tries again when it is asked",
@@ -114,9 +107,8 @@ class Backend:
             Whether every call of ``predict`` ended; a request ends at its deadline.
         """
         ended = await self._batcher.close(self._settings.predict_deadline_s)
-        self._device.shutdown(wait=False, cancel_futures=True)
-        self._making.shutdown(wait=False, cancel_futures=True)
-        self._reading.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._device, self._making, self._reading):
+            threads.close()
         self._state.close()
         return ended
 
@@ -127,14 +119,14 @@ class Backend:
             NotReady: if making it takes longer than 2 s and no version is known.
             LsmlError: if the class, its setup or the label config fails.
         """
-        project, version = await self._in_thread(self._remember, request)
+        project, version = await self._reading.run(self._remember, request)
         if version is not None:
             return version
         preparing = self._prepare(project, request.label_config)
         await asyncio.wait({preparing}, timeout=_SETUP_WAIT_S)
         if preparing.done():
             return preparing.result()
-        values = await self._in_thread(self._state.read, project)
+        values = await self._reading.run(self._state.read, project)
         if known := values.get("model_version"):
             return str(known)
         raise NotReady(
@@ -159,7 +151,7 @@ class Backend:
         """
         project = request.project
         if project.created_at is None:
-            project = await self._in_thread(resolve, project, self._state)
+            project = await self._reading.run(resolve, project, self._state)
         ticket = self._submit(request, project)
         answers = await self._answers(ticket, hung_up)
         interactive = ticket.lane is Lane.INTERACTIVE
@@ -177,11 +169,11 @@ class Backend:
 
     async def versions(self) -> list[str]:
         """Every model version known, of all projects."""
-        return await self._in_thread(self._known_versions)
+        return await self._reading.run(self._known_versions)
 
     async def status(self) -> dict[str, Any]:
         """Versions and last errors per project, and what waits."""
-        projects = await self._in_thread(self._status_of_projects)
+        projects = await self._reading.run(self._status_of_projects)
         return {
             "model_class": self.model_class,
             "max_batch_size": self._batcher.limit,
@@ -205,18 +197,7 @@ class Backend:
         )
 
     async def _answers(self, ticket: Ticket, hung_up: HungUp | None) -> list[Any]:
-        watcher = asyncio.ensure_future(self._watch(ticket, hung_up or _for_ever))
-        try:
-            answers = await ticket.done()
-        finally:
-            is_gone = watcher.done()
-            watcher.cancel()
-            self._batcher.withdraw(ticket)
-        return [EMPTY_SLOT] * len(answers) if is_gone else answers
-
-    async def _watch(self, ticket: Ticket, hung_up: HungUp) -> None:
-        await hung_up()
-        if ticket.is_open:
+        def give_up() -> None:
             log.info(
                 "the client hung up: %s request of %d tasks dropped",
                 ticket.lane.value,
@@ -224,13 +205,17 @@ class Backend:
             )
             self._batcher.withdraw(ticket)
 
+        with HangUpWatch(hung_up, give_up) as watch:
+            try:
+                answers = await ticket.done()
+            finally:
+                self._batcher.withdraw(ticket)
+        return [EMPTY_SLOT] * len(answers) if watch.is_gone else answers
+
     async def _predict_batch(
         self, group: Group, tasks: list[Task]
     ) -> list[Slot | Exception]:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._device, self._predictor.predict, group, tasks
-        )
+        return await self._device.run(self._predictor.predict, group, tasks)
 
     # What /setup needs
 
@@ -249,9 +234,7 @@ class Backend:
         key = project, label_config
         preparing = self._preparing.get(key)
         if preparing is None:
-            preparing = asyncio.get_running_loop().run_in_executor(
-                self._making, self._predictor.prepare, project, label_config
-            )
+            preparing = self._making.run(self._predictor.prepare, project, label_config)
             self._preparing[key] = preparing
             preparing.add_done_callback(lambda done: self._prepared(key, done))
         return preparing
@@ -287,14 +270,3 @@ class Backend:
             }
             for project in dict.fromkeys([*self._state.projects(), *self._last_errors])
         ]
-
-    async def _in_thread(
-        self, function: Callable[..., _Answer], *arguments: Any
-    ) -> _Answer:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reading, function, *arguments)
-
-
-async def _for_ever() -> None:
-    """A client that is not watched."""
-    await asyncio.get_running_loop().create_future()

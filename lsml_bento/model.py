@@ -99,7 +99,8 @@ class LabelStudioMLBase:
     share_loaded: ClassVar[bool] = True
     """Whether what ``load`` set on one object may be set on others of the same weights.
 
-    Turn it off if ``load`` depends on the project or its label config.
+    Turn it off if ``load`` depends on the project or its label config, or fills in
+    place what ``setup`` made.
     """
 
     label_interface: LabelInterface

@@ -24,6 +24,10 @@ from lsml_bento.types import Project
 log = logging.getLogger(__name__)
 
 
+to_key = json.JSONEncoder(sort_keys=True).encode
+"""JSON that is equal for equal values."""
+
+
 class ModelKey(NamedTuple):
     """What a model object is made for; another one is made when a part changes."""
 
@@ -35,7 +39,7 @@ class ModelKey(NamedTuple):
     @classmethod
     def of(cls, project: Project, label_config: str, extra_params: Any) -> ModelKey:
         """The key for values as they stand in state."""
-        return cls(project, label_config, json.dumps(extra_params, sort_keys=True))
+        return cls(project, label_config, to_key(extra_params))
 
 
 class _Loaded(dict[str, Any]):

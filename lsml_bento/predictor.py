@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gc
 import inspect
-import json
 import logging
 import marshal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from lsml_bento.errors import ModelError, OutOfMemory
 from lsml_bento.label_config import EMPTY
 from lsml_bento.model import LabelStudioMLBase, surrounded_by
-from lsml_bento.models import ModelKey, Models
+from lsml_bento.models import ModelKey, Models, to_key
 from lsml_bento.rendering import Slot, render
 from lsml_bento.source import locate
 from lsml_bento.state import State
@@ -54,9 +53,7 @@ class Group:
     ) -> Group:
         """The group of one request."""
         others = {k: v for k, v in params.items() if k not in _RESERVED}
-        return cls(
-            project, label_config, json.dumps(others, sort_keys=True), others, context
-        )
+        return cls(project, label_config, to_key(others), others, context)
 
 
 class Predictor:
@@ -97,15 +94,19 @@ class Predictor:
             Exception: whatever it raised.
             LsmlError: if the model object can not be made.
         """
-        with self._models.borrow(self._key(group.project, group.label_config)) as model:
+        writes = self._state.writes
+        values = self._state.read(group.project)
+        key = _key_of(group.project, group.label_config, values)
+        with self._models.borrow(key) as model:
             returned = _call(model, group, _copied(tasks))
-            return render(returned, len(tasks), str(model.get("model_version")))
+            if self._state.writes != writes:
+                # By setup() of a new object, or by predict() itself.
+                values = self._state.read(group.project)
+            version = values.get("model_version") or model.INITIAL_MODEL_VERSION
+            return render(returned, len(tasks), str(version))
 
     def _key(self, project: Project, label_config: str | None) -> ModelKey:
-        values = self._state.read(project)
-        if label_config is None:
-            label_config = values.get("label_config") or EMPTY
-        return ModelKey.of(project, label_config, values.get("extra_params"))
+        return _key_of(project, label_config, self._state.read(project))
 
     def _serving(self, key: ModelKey) -> str:
         values = self._state.read(key.project)
@@ -113,6 +114,14 @@ class Predictor:
             # One that came back, to an object that was kept.
             self._state.write(key.project, {"label_config": key.label_config})
         return str(values.get("model_version") or self._models.initial_version)
+
+
+def _key_of(
+    project: Project, label_config: str | None, values: Mapping[str, Any]
+) -> ModelKey:
+    if label_config is None:
+        label_config = values.get("label_config") or EMPTY
+    return ModelKey.of(project, label_config, values.get("extra_params"))
 
 
 def _call(model: LabelStudioMLBase, group: Group, tasks: list[Task]) -> object:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
 from label_studio_sdk.label_interface.region import Region
 from pydantic_core import from_json, to_json
 
@@ -20,6 +21,12 @@ NOTHING_FOUND = b'{"result":[]}'
 """No suggestion for an annotator: Label Studio's page reads ``result`` of an object."""
 
 _SERIALISING = "PydanticSerializationError: Error serializing to JSON: "
+
+_PLAIN_ONLY = (
+    orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_DATETIME
+    | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
 
 Slot = bytes
 """The JSON of one task's entry in ``results``: an object, or a list of objects."""
@@ -149,7 +156,11 @@ def _score(score: object) -> float | None:
 
 
 def _json(value: object) -> Slot:
-    return to_json(value, inf_nan_mode="null", fallback=_plain)
+    try:
+        # What most predictions are, plain JSON: a third of the time.
+        return orjson.dumps(value, option=_PLAIN_ONLY)
+    except TypeError:
+        return to_json(value, inf_nan_mode="null", fallback=_plain)
 
 
 def _plain(value: object) -> object:

@@ -14,7 +14,13 @@ class State(Protocol):
     """Key/values per project, seen by every process as soon as ``write`` returns.
 
     Values are JSON. A project without ``created_at`` is never stored: ``resolve`` it.
+
+    Attributes:
+        writes: how often this process wrote. As long as it stays, what this process
+            read is not out of date by its own doing.
     """
+
+    writes: int
 
     def read(self, project: Project) -> Mapping[str, Any]:
         """All values of a project, empty for an unknown one.
@@ -89,6 +95,7 @@ class MemoryState:
     """State that lives and dies with its process: for tests and classes used alone."""
 
     def __init__(self) -> None:
+        self.writes = 0
         self._values: dict[tuple[str, int], dict[str, str]] = {}
         self._lock = threading.Lock()
 
@@ -103,6 +110,7 @@ class MemoryState:
         encoded = {key: encode(key, value) for key, value in values.items()}
         with self._lock:
             self._values.setdefault(identify(project), {}).update(encoded)
+            self.writes += 1
 
     def projects(self) -> list[Project]:
         """Every known project, oldest first."""

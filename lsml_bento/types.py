@@ -145,7 +145,8 @@ class _TaskShape(_Wire):
 class PredictRequest(_Wire):
     """``POST /predict``: tasks of one project, perhaps with an annotator's context."""
 
-    tasks: list[Task]
+    tasks: list[Any]
+    """Tasks, looked at by ``parse_predict``: pydantic would copy each of them."""
     project: ProjectField = Project("")
     label_config: LabelConfigField = Field(
         default=None, validation_alias=AliasChoices("label_config", "schema")
@@ -182,11 +183,18 @@ def parse_predict(body: object) -> PredictRequest:
     """
     request = _parse(PredictRequest, body)
     for place, task in enumerate(request.tasks):
-        if not isinstance(task.get("data"), dict) or not isinstance(
-            task.get("id"), (int, str, type(None))
-        ):
+        if not isinstance(task, dict):
+            found = _json_type(task)
+            raise BadRequest(f"tasks[{place}]: expected a JSON object, found {found}")
+        if not _is_task(task):
             _parse(_TaskShape, task, where=f"tasks[{place}].")
     return request
+
+
+def _is_task(task: dict[str, Any]) -> bool:
+    return isinstance(task.get("data"), dict) and isinstance(
+        task.get("id"), (int, str, type(None))
+    )
 
 
 def parse_event(body: object) -> Event:

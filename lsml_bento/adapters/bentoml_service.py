@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 _REQUEST_TIMEOUT_S = 120
 """Over Label Studio's 100 s, so that it is our deadline that ends a request."""
 
+_PUBLISH_AFTER_S = 0.25
+
 _WAIT_BUCKETS_S = (
     *(0.0005, 0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04),
     *(0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 90.0),
@@ -88,11 +90,7 @@ def build_service(
         @bentoml.on_shutdown
         async def stop(self) -> None:
             if not await self.backend.close():
-                log.critical(
-                    "predict() is stuck since its deadline: the process ends without it"
-                )
-                # Python would wait for the thread for ever.
-                os._exit(1)
+                log.critical("predict() is stuck: the process ends without its answer")
 
         @bentoml.api
         async def predict_tasks(
@@ -182,6 +180,8 @@ class Metrics:
         )
         self._wait = {lane: wait.labels(lane=lane.value) for lane in Lane}
         self._waiting = {lane: waiting.labels(lane=lane.value) for lane in Lane}
+        self._lengths: dict[Lane, int] = {}
+        self._publishing: asyncio.TimerHandle | None = None
 
     def batch(self, size: int) -> None:
         """Observe a batch's size."""
@@ -192,8 +192,17 @@ class Metrics:
         self._wait[lane].observe(seconds)
 
     def waiting(self, lane: Lane, items: int) -> None:
-        """Set a lane's length."""
-        self._waiting[lane].set(items)
+        """Set a lane's length, a moment later: it changes twice with each request."""
+        self._lengths[lane] = items
+        if self._publishing is None:
+            loop = asyncio.get_running_loop()
+            self._publishing = loop.call_later(_PUBLISH_AFTER_S, self._publish)
+
+    def _publish(self) -> None:
+        self._publishing = None
+        for lane, items in self._lengths.items():
+            self._waiting[lane].set(items)
+        self._lengths.clear()
 
 
 def _spare_the_collector() -> None:

@@ -45,6 +45,7 @@ class SqliteState:
     def __init__(
         self, path: Path, owner: str, *, write_wait_ms: int = _WRITE_WAIT_MS
     ) -> None:
+        self.writes = 0
         self._path = path
         self._write_wait_ms = write_wait_ms
         self._local = threading.local()
@@ -80,6 +81,8 @@ class SqliteState:
                 "ON CONFLICT DO UPDATE SET value = excluded.value",
                 rows,
             )
+        with self._lock:
+            self.writes += 1
 
     def projects(self) -> list[Project]:
         """Every known project, oldest first."""
@@ -108,9 +111,11 @@ class SqliteState:
         return owner if found is None else str(found[0])
 
     def _rows(self, query: str, values: tuple[Any, ...]) -> list[Any]:
-        with self._translated("read"):
+        try:
             connection = self._connection("read", _READ_WAIT_MS)
             return connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._failure("read", error) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -123,9 +128,12 @@ class SqliteState:
         try:
             yield
         except (OSError, sqlite3.Error) as error:
-            raise StateError(
-                f"the state in {self._path} could not be {done}: {error}{advice}"
-            ) from error
+            raise self._failure(done, error, advice) from error
+
+    def _failure(self, done: str, error: Exception, advice: str = "") -> StateError:
+        return StateError(
+            f"the state in {self._path} could not be {done}: {error}{advice}"
+        )
 
     def _write_connection(self) -> sqlite3.Connection:
         return self._connection("write", self._write_wait_ms)

@@ -137,8 +137,8 @@ class TestPredict:
             ({"tasks": None}, "tasks: Input should be a valid list"),
             ({"tasks": {"id": 1}}, "tasks: Input should be a valid list"),
             ({"tasks": "x"}, "tasks: Input should be a valid list"),
-            ({"tasks": [None]}, "tasks.0: Input should be a valid dictionary"),
-            ({"tasks": [[]]}, "tasks.0: Input should be a valid dictionary"),
+            ({"tasks": [None]}, "tasks[0]: expected a JSON object, found "),
+            ({"tasks": [[]]}, "tasks[0]: expected a JSON object, found "),
             ({"tasks": [{}]}, "tasks[0].data: Field required"),
             (
                 {"tasks": [{"data": {}}, {"data": []}]},
