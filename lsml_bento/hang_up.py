@@ -8,8 +8,12 @@ from collections.abc import Awaitable, Callable
 HungUp = Callable[[], Awaitable[None]]
 """Returns when the client is gone."""
 
-_AFTER_S = 0.05
-"""Most requests are answered before a client could lose its patience."""
+_AFTER_S = 1.0
+"""Most requests are answered before a client could lose its patience.
+
+Sooner, watching begins in the middle of batches: at 0.05 s and 64 clients of the
+benchmark's transformer the p99 of ``/health`` was 66 ms in place of 11.
+"""
 
 
 class HangUpWatch:
