@@ -19,7 +19,7 @@ from pydantic import (
     ValidationError,
 )
 
-from lsml_bento.errors import BadRequest
+from lsml_bento.errors import BadRequest, UnsupportedMedia
 
 Task = dict[str, Any]
 """A Label Studio task as sent: ``id``, ``data``, ``annotations``, ..."""
@@ -48,6 +48,22 @@ class Project(NamedTuple):
     def __str__(self) -> str:
         """The id as Label Studio sends it: ``"1.1795426489"``."""
         return self.id if self.created_at is None else f"{self.id}.{self.created_at}"
+
+
+def check_media_type(content_type: str) -> None:
+    """Refuse a body that is not JSON; a header that is missing says nothing.
+
+    Args:
+        content_type: the header ``Content-Type``, empty where there is none.
+
+    Raises:
+        UnsupportedMedia: for any other type, BentoML's pickles included.
+    """
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type not in {"", "application/json"}:
+        raise UnsupportedMedia(
+            f"the body came as {media_type[:100]!r}: send application/json"
+        )
 
 
 def parse_project(value: object) -> Project:

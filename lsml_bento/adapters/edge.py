@@ -13,7 +13,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lsml_bento.basic_auth import BasicAuth
-from lsml_bento.errors import BodyTooLarge, LsmlError, UnsupportedMedia
+from lsml_bento.errors import BodyTooLarge, LsmlError
+from lsml_bento.types import check_media_type
 
 _PROBES = frozenset({"/health", "/healthz", "/livez", "/readyz"})
 _MIB = 1024 * 1024
@@ -90,11 +91,7 @@ class EdgeMiddleware:
 
     def _check_body(self, headers: Mapping[str, str]) -> None:
         """Refuse what BentoML 1.4 would unpickle, upload or read without a limit."""
-        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type not in {"", "application/json"}:
-            raise UnsupportedMedia(
-                f"the body came as {media_type[:100]!r}: send application/json"
-            )
+        check_media_type(headers.get("content-type", ""))
         length = headers.get("content-length", "0")
         chunked = "transfer-encoding" in headers
         limit = self._max_body_mib * _MIB

@@ -26,7 +26,13 @@ from lsml_bento.errors import (
     UnsupportedMedia,
 )
 from lsml_bento.label_config import parse_label_config
-from lsml_bento.types import parse_event, parse_predict, parse_project, parse_setup
+from lsml_bento.types import (
+    check_media_type,
+    parse_event,
+    parse_predict,
+    parse_project,
+    parse_setup,
+)
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +138,7 @@ class _Routes:
 
     async def _body(self, request: Request) -> Any:
         """The JSON of a body, read no further than the limit."""
-        _check_media_type(request)
+        _check_encoding(request)
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and float(declared) > self._max_body_bytes:
             raise self._too_large()
@@ -160,13 +166,8 @@ def _backend(request: Request) -> Backend:
     return backend
 
 
-def _check_media_type(request: Request) -> None:
-    declared = request.headers.get("content-type", "")
-    media_type = declared.partition(";")[0].strip().lower()
-    if media_type and media_type != "application/json":
-        raise UnsupportedMedia(
-            f"the body came as {media_type[:100]!r}: send application/json"
-        )
+def _check_encoding(request: Request) -> None:
+    check_media_type(request.headers.get("content-type", ""))
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMedia("the body is compressed: send it as it is")
 
