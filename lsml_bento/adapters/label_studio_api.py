@@ -496,6 +496,8 @@ class LabelStudioMedia:
         task_id: int | str | None,
         options: dict[str, Any],
     ) -> Path:
+        if (here := self._local_storage(url)) is not None:
+            return here  # whether or not it is known where Label Studio answers
         place = studio.place(url)
         if place is None:
             return self._below_root(url)

@@ -830,3 +830,15 @@ def test_closing_is_harmless(site: Site, tmp_path: Path) -> None:
     read(one, "/data/upload/1/a.png")
     one.close()
     assert urlsplit(site.url).hostname == "127.0.0.1"
+
+
+def test_a_file_below_the_root_needs_no_label_studio(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a b.txt").write_text("here")
+    media = LabelStudioMedia(None, None, tmp_path / "files", tmp_path / "cache")
+
+    path = media.local_path("/data/local-files/?d=a%20b.txt", task_id=1)
+
+    assert Path(path).read_text() == "here"
+    with pytest.raises(MediaError, match="set LABEL_STUDIO_URL"):
+        media.local_path("/data/local-files/?d=missing.txt", task_id=1)
