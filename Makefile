@@ -6,9 +6,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LABEL_STUDIO := .venvs/label-studio/.ready
 
-.PHONY: setup serve test e2e fuzz check format bench clean
+.PHONY: setup redis-server serve demo test test-faults e2e fuzz check format bench clean
 
-setup: $(READY) $(LABEL_STUDIO) ## install everything, pinned, into .venv and .venvs
+setup: $(READY) $(LABEL_STUDIO) redis-server ## install everything, pinned, into .venv and .venvs
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,14 +22,34 @@ $(LABEL_STUDIO): tests/e2e/constraints-label-studio.txt $(READY)
 	$(BIN)/python -m tests.e2e.label_studio template
 	touch $@
 
+# The tests start one of their own; it is no Python package.
+REDIS := apt-get install -y redis-server
+redis-server:
+	@command -v redis-server >/dev/null || if ! command -v apt-get >/dev/null; then \
+	  echo "redis-server is missing: install it, or where there is apt: $(REDIS)" >&2; exit 1; \
+	elif [ "$$(id -u)" = 0 ]; then apt-get update -qq && $(REDIS); \
+	elif sudo -n true 2>/dev/null; then sudo apt-get update -qq && sudo $(REDIS); \
+	else echo "redis-server is missing, install it with: sudo $(REDIS)" >&2; exit 1; fi
+
 serve: $(READY) ## serve examples/pytorch_ner on port 9090
 	$(BIN)/lsml-bento start examples/pytorch_ner -p 9090
+
+demo: $(READY) $(LABEL_STUDIO) ## annotate in a Label Studio, and see the example learn
+	@$(BIN)/python -m tests.e2e.demo
 
 test: setup ## every test, the end-to-end ones included
 	$(BIN)/pytest
 
 e2e: setup ## only the tests with real servers
 	$(BIN)/pytest -m e2e
+
+ROUNDS ?= 10
+RESULTS ?= .cache/faults.md
+test-faults: setup ## kill -9 every process there is, ROUNDS times each
+	mkdir -p .cache && rm -f .cache/faults.jsonl
+	LSML_FAULT_ROUNDS=$(ROUNDS) LSML_FAULT_RECORD=.cache/faults.jsonl $(BIN)/pytest tests/faults
+	$(BIN)/python -m tests.faults.results .cache/faults.jsonl > $(RESULTS)
+	cat $(RESULTS)
 
 fuzz: $(READY) ## 10,000 hostile bodies
 	$(BIN)/pytest -m fuzz --timeout=1800

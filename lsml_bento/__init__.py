@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from lsml_bento.model import LabelStudioMLBase, predict_fn, update_fn
     from lsml_bento.response import ModelResponse, PredictionValue
     from lsml_bento.service import create_service
+    from lsml_bento.training import TrainingPolicy
 
 __all__ = [
     "LabelStudioMLBase",
     "ModelResponse",
     "PredictionValue",
+    "TrainingPolicy",
     "create_service",
     "predict_fn",
     "update_fn",
@@ -24,6 +26,7 @@ _HOMES = {
     "LabelStudioMLBase": "model",
     "ModelResponse": "response",
     "PredictionValue": "response",
+    "TrainingPolicy": "training",
     "create_service": "service",
     "predict_fn": "model",
     "update_fn": "model",

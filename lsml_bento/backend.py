@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from lsml_bento.answers import for_client, slots_of
 from lsml_bento.batcher import Batcher
 from lsml_bento.device import Device
-from lsml_bento.errors import ModelError, NotReady
+from lsml_bento.errors import ModelError, NotReady, StateError
 from lsml_bento.hang_up import HangUpWatch, HungUp
 from lsml_bento.lanes import Lane, Observer, Ticket
+from lsml_bento.learning import Learning, Wake
 from lsml_bento.media import Media
 from lsml_bento.models import Models
+from lsml_bento.overview import known_versions, projects_at_a_glance
 from lsml_bento.predictor import Group, Predictor
+from lsml_bento.presence import Presence
 from lsml_bento.rendering import EMPTY_SLOT, Slot, for_annotator
+from lsml_bento.serving import Serving
 from lsml_bento.settings import Settings
 from lsml_bento.source import ModelSource
 from lsml_bento.state import State, resolve
-from lsml_bento.types import (
-    Event,
-    PredictRequest,
-    Project,
-    SetupRequest,
-    Task,
-)
+from lsml_bento.types import PredictRequest, Project, SetupRequest, Task
+from lsml_bento.weights import Weights
 
 log = logging.getLogger(__name__)
 
 _SETUP_WAIT_S = 2.0
 """Label Studio waits three seconds for ``/setup``, the network included."""
+
+_FOLLOW_EVERY_S = 0.25
+"""How often the active versions are looked at; a new one serves within a second."""
 
 _LAST_ERRORS = 1_000
 """Projects whose last error is kept."""
@@ -45,6 +49,14 @@ class Backend:
         media: given to model objects.
         settings: what the environment decides.
         observer: is told of batches and waits.
+        weights: where those of versions are; None where there are no versions.
+        inbox: where events wait that the state does not take; None to refuse them.
+        wake: is told of jobs that wait.
+        took: is told how many seconds an event took.
+
+    Attributes:
+        learning: events, jobs and versions.
+        presence: of this process among those of the backend.
     """
 
     def __init__(
@@ -54,6 +66,11 @@ class Backend:
         media: Media,
         settings: Settings,
         observer: Observer | None = None,
+        *,
+        weights: Weights | None = None,
+        inbox: Path | None = None,
+        wake: Wake = lambda _: None,
+        took: Callable[[float], None] = lambda _: None,
     ) -> None:
         threads = settings.threads or 1
         self._source = source
@@ -63,13 +80,19 @@ class Backend:
             source,
             state,
             media,
+            weights,
             max_models=settings.max_models,
             max_objects=threads,
         )
-        self._predictor = Predictor(self._models, state)
+        self._serving = Serving(self._models, state)
+        self.presence = Presence(state, source.name)
+        self.learning = Learning(source, state, wake, inbox, took)
+        self._predictor = Predictor(self._models, state, self._serving)
         self._device = Device(threads, "predict")
         self._making = Device(2, "setup")
         self._reading = Device(4, "state")
+        self._swapping = Device(1, "versions")
+        self._following: list[asyncio.Task[None]] = []
         self._preparing: dict[tuple[Project, str | None], asyncio.Future[str]] = {}
         self._last_errors: dict[Project, str] = {}
         self._batcher = Batcher(
@@ -90,15 +113,19 @@ class Backend:
         return {"status": "UP", "model_class": self.model_class}
 
     async def start(self) -> None:
-        """Import the user's class in the background, so that ``/setup`` finds it."""
+        """Import the user's class in the background, so that ``/setup`` finds it.
+
+        From then on new versions are served as soon as they are promoted.
+        """
+        self._following = [asyncio.create_task(self._follow())]
         try:
             await self._making.run(self._source.load)
+            await self._reading.run(self.learning.remember_rules)
+        except StateError as error:
+            log.warning("when the class learns was not noted: %s", error)
         except ModelError as error:
-            log.error(
-                "%s; the server stays up and tries again when it is asked",
-                error,
-                exc_info=error.__cause__,
-            )
+            said = "%s; the server stays up and tries again when it is asked"
+            log.error(said, error, exc_info=error.__cause__)
 
     async def close(self) -> bool:
         """Answer all that was taken, then let go.
@@ -106,9 +133,13 @@ class Backend:
         Returns:
             Whether every call of ``predict`` ended; a request ends at its deadline.
         """
+        for following in self._following:
+            following.cancel()
         ended = await self._batcher.close(self._settings.predict_deadline_s)
-        for threads in (self._device, self._making, self._reading):
+        await asyncio.to_thread(self.learning.close)
+        for threads in (self._device, self._making, self._reading, self._swapping):
             threads.close()
+        self.presence.leave()
         self._state.close()
         return ended
 
@@ -127,7 +158,8 @@ class Backend:
         if preparing.done():
             return preparing.result()
         values = await self._reading.run(self._state.read, project)
-        if known := values.get("model_version"):
+        active = await self._reading.run(self._serving.version, project)
+        if known := active or values.get("model_version"):
             return str(known)
         raise NotReady(
             f"{self.model_class} is still being made for project {project} and has no "
@@ -155,6 +187,7 @@ class Backend:
         ticket = self._submit(request, project)
         answers = await self._answers(ticket, hung_up)
         interactive = ticket.lane is Lane.INTERACTIVE
+        self.learning.observe(project, request.tasks)
         for failure in [a for a in answers if isinstance(a, Exception)][:1]:
             self._note_error(project, for_client(failure))
         slots = slots_of(
@@ -162,24 +195,34 @@ class Backend:
         )
         return [for_annotator(slot) for slot in slots] if interactive else slots
 
-    def event(self, event: Event) -> dict[str, Any]:
-        """Take note of something that happened in Label Studio."""
-        log.info("event %r project=%s: not trained on", event.action, event.project)
-        return {}
-
     async def versions(self) -> list[str]:
         """Every model version known, of all projects."""
-        return await self._reading.run(self._known_versions)
+        return await self._reading.run(known_versions, self._state)
 
     async def status(self) -> dict[str, Any]:
         """Versions and last errors per project, and what waits."""
-        projects = await self._reading.run(self._status_of_projects)
+        errors = dict(self._last_errors)
+        projects = await self._reading.run(projects_at_a_glance, self._state, errors)
         return {
             "model_class": self.model_class,
             "max_batch_size": self._batcher.limit,
             "waiting": {lane.value: n for lane, n in self._batcher.waiting().items()},
             "projects": projects,
         }
+
+    async def figures(self) -> dict[str, Any]:
+        """What monitors want to know of jobs."""
+        return await self._reading.run(self.learning.figures)
+
+    def active_versions(self) -> dict[str, str]:
+        """The version that serves here, by project."""
+        active = self._serving.active()
+        return {str(project): version or "base" for project, version in active.items()}
+
+    async def _follow(self) -> None:
+        while True:
+            await self._swapping.run(self._serving.follow)
+            await asyncio.sleep(_FOLLOW_EVERY_S)
 
     # How a prediction flows
 
@@ -253,20 +296,3 @@ class Backend:
             del self._last_errors[next(iter(self._last_errors))]
 
     # What others ask
-
-    def _known_versions(self) -> list[str]:
-        versions = [
-            self._state.read(project).get("model_version")
-            for project in self._state.projects()
-        ]
-        return list(dict.fromkeys(str(v) for v in versions if v))
-
-    def _status_of_projects(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "project": str(project),
-                "model_version": self._state.read(project).get("model_version"),
-                "last_error": self._last_errors.get(project),
-            }
-            for project in dict.fromkeys([*self._state.projects(), *self._last_errors])
-        ]

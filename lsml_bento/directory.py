@@ -6,12 +6,14 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lsml_bento.errors import ModelImportError
 
 BASE = "LabelStudioMLBase"
 """What a user's class derives from, here and in ``label_studio_ml``."""
 
+_ARGUMENTS = frozenset({"name", "max_batch_size", "threads", "workers", "gpus"})
 _DROP_IN = re.compile(r"^\s*(?:from|import)\s+label_studio_ml\b", re.MULTILINE)
 
 
@@ -71,6 +73,89 @@ def service_target(directory: Path) -> str | None:
             for value in [*node.args[:1], *given]:
                 if isinstance(value, ast.Constant) and isinstance(value.value, str):
                     return value.value
+    return None
+
+
+def plain_service(directory: Path) -> dict[str, Any] | None:
+    """What ``service.py`` gives to ``create_service``, where it does no more than that.
+
+    None where only an import can tell: the file does anything else, or not with
+    constants.
+    """
+    try:
+        tree = parse(directory / "service.py")
+    except ModelImportError:
+        return None
+    match [node for node in tree.body if not _is_text(node)]:
+        case [
+            ast.ImportFrom(
+                module="lsml_bento",
+                names=[ast.alias(name="create_service", asname=None)],
+                level=0,
+            ),
+            ast.Assign(
+                targets=[ast.Name(id="svc")],
+                value=ast.Call(
+                    func=ast.Name(id="create_service"),
+                    args=[ast.Constant(value=str(target))],
+                    keywords=keywords,
+                ),
+            ),
+        ]:
+            given = {k.arg: k.value for k in keywords if k.arg in _ARGUMENTS}
+            constants = [v for v in given.values() if isinstance(v, ast.Constant)]
+            if len(constants) == len(keywords):
+                values = [constant.value for constant in constants]
+                return {"model": target, **dict(zip(given, values, strict=True))}
+    return None
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def find_target(directory: Path) -> str:
+    """The target of a backend's directory, found by reading its files.
+
+    ``_wsgi.py`` of a directory written for ``label_studio_ml`` names the class in
+    ``init_app(model_class=..)``; else the class is looked for in ``model.py``. Nothing
+    is imported, so that a process that only starts others stays small.
+
+    Raises:
+        ModelImportError: if the directory has neither file.
+    """
+    wsgi = directory / "_wsgi.py"
+    if wsgi.is_file() and (target := _target_of_wsgi(wsgi)):
+        return target
+    if (directory / "model.py").is_file():
+        return "model"
+    raise ModelImportError(
+        f"{directory} has no model.py: make a backend with `lsml-bento create DIR`, or "
+        "name the directory that has one"
+    )
+
+
+def _target_of_wsgi(path: Path) -> str | None:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError):
+        return None
+    modules = {
+        alias.asname or alias.name: (node.module, alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        and node.module
+        and not node.module.startswith("label_studio_ml")
+        for alias in node.names
+    }
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or _last_name(node.func) != "init_app":
+            continue
+        given = [k.value for k in node.keywords if k.arg == "model_class"] + node.args
+        for value in given:
+            if isinstance(value, ast.Name) and value.id in modules:
+                module, name = modules[value.id]
+                return f"{module}:{name}"
     return None
 
 

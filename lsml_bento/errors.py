@@ -19,6 +19,16 @@
     |   +-- WrongCount          500  ... to return one slot per task
     |   +-- PredictionError     500  ... to return something that can be rendered
     +-- StateError              503  the state did not answer in time
+    |   +-- NameTaken           503  another class serves under the backend's name
+    +-- QueueError              503  the queue that wakes workers did not answer
+    +-- NotFound                404  what was named does not exist
+    |   +-- JobNotFound         404
+    |   +-- VersionNotFound     404
+    +-- VersionInUse            409  a version that serves can not be deleted
+    +-- NotTraining             500  what is there in the fit of a job only
+    +-- LeaseLost               500  a run that does not hold its job any more
+    +-- WeightsError            500  weights that can not be written, or are not whole
+    +-- TrainingError           500  a fit or its version failed
     +-- MediaError              500  a file that a task names can not be read
     +-- SettingsError           500  an environment variable that means nothing
 
@@ -132,7 +142,13 @@ class StateError(LsmlError):
     """The state could not be read or written in time."""
 
     status = 503
-    retry_after_s = 2
+    retry_after_s: int | None = 2
+
+
+class QueueError(LsmlError):
+    """The queue that wakes workers could not be read or written; jobs are safe."""
+
+    status = 503
 
 
 class MediaError(LsmlError):
@@ -141,3 +157,45 @@ class MediaError(LsmlError):
 
 class SettingsError(LsmlError):
     """A setting in the environment that can not be understood."""
+
+
+class NameTaken(StateError):
+    """Another class serves under the backend's name."""
+
+    retry_after_s = None
+
+
+class NotFound(LsmlError):
+    """Something that a request names does not exist."""
+
+    status = 404
+
+
+class JobNotFound(NotFound):
+    """There is no job of that id."""
+
+
+class VersionNotFound(NotFound):
+    """A project has no such model version."""
+
+
+class VersionInUse(LsmlError):
+    """A version that serves, or is pinned, can not be deleted."""
+
+    status = 409
+
+
+class NotTraining(LsmlError):
+    """Something was called that is there in the ``fit`` of a job only."""
+
+
+class LeaseLost(LsmlError):
+    """A run wrote to a job that is not its own any more."""
+
+
+class WeightsError(LsmlError):
+    """Weights that can not be written or read, or that are not whole."""
+
+
+class TrainingError(LsmlError):
+    """A ``fit`` failed, or the version that it made does not predict."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,16 @@ from semver import Version
 
 from lsml_bento.label_config import EMPTY, parse_label_config, parse_tags
 from lsml_bento.media import Media, NoMedia, names_a_file
+from lsml_bento.memory_state import MemoryState
 from lsml_bento.response import ModelResponse
-from lsml_bento.state import MemoryState, State
+from lsml_bento.state import State
+from lsml_bento.training import (
+    NoRun,
+    Run,
+    TrainingEvent,
+    TrainingPolicy,
+    TrainingRules,
+)
 from lsml_bento.types import Context, Project, Task
 
 PREDICT_MARK = "__lsml_predict_fn__"
@@ -39,11 +48,21 @@ def update_fn(function: _Function) -> _Function:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a model object reaches of the server it lives in."""
+    """What a model object reaches of the server it lives in.
+
+    Attributes:
+        project: whose tasks it predicts.
+        state: its values.
+        media: files that its task data names.
+        version: the model version it is made for; None for the base.
+        run: the job that its ``fit`` runs in.
+    """
 
     project: Project
     state: State = field(default_factory=MemoryState)
     media: Media = field(default_factory=NoMedia)
+    version: str | None = None
+    run: Run = field(default_factory=NoRun)
 
 
 _surroundings: ContextVar[Surroundings | None] = ContextVar(
@@ -93,6 +112,9 @@ class LabelStudioMLBase:
         "START_TRAINING",
     )
 
+    training: ClassVar[TrainingPolicy] = TrainingPolicy()
+    """How a burst of annotations becomes one ``fit``."""
+
     thread_safe: ClassVar[bool] = False
     """Whether one object may run ``predict`` in several threads at a time."""
 
@@ -132,7 +154,8 @@ class LabelStudioMLBase:
         self.use_label_config(label_config or EMPTY)
         self.setup()
         # Stored last: while setup() runs, no version of a new project is known.
-        self.set("model_version", self.get("model_version"))
+        stored = self._state.read(self.surroundings.project).get("model_version")
+        self.set("model_version", stored or self.INITIAL_MODEL_VERSION)
 
     # What a user writes
 
@@ -170,7 +193,10 @@ class LabelStudioMLBase:
         return returned
 
     def fit(self, event: str, data: dict[str, Any], **kwargs: Any) -> Any:
-        """Learn from annotations.
+        """Learn from annotations; runs in a process of its own, one at a time.
+
+        What ``set`` gets here is seen by others once the job succeeded. A return value
+        is kept nowhere: write weights into the directory of ``save_weights``.
 
         Args:
             event: the action of a webhook, such as ``"ANNOTATION_CREATED"``.
@@ -181,6 +207,64 @@ class LabelStudioMLBase:
         if function is None:
             return None
         return function(event, data, helper=self, **kwargs)
+
+    # What fit uses
+
+    def annotated_tasks(self) -> Iterator[Task]:
+        """The project's annotated tasks, one after the other.
+
+        From Label Studio's API where ``LABEL_STUDIO_URL`` and ``LABEL_STUDIO_API_KEY``
+        are set, else from what its webhooks brought. A task is ``{"id", "data",
+        "annotations": [{"id", "result", "updated_at", ..}]}``; skipped annotations are
+        left out, and tasks that have no other.
+
+        Raises:
+            NotTraining: outside of the ``fit`` of a job.
+            TrainingError: if Label Studio can not be read.
+        """
+        return self.surroundings.run.annotated_tasks()
+
+    def report(self, progress: float | None = None, **metrics: float) -> None:
+        """Show on the job how far it is.
+
+        Args:
+            progress: 0 to 1.
+            metrics: numbers by name; the last one of a name is shown.
+
+        Raises:
+            TypeError: if one is not a number.
+        """
+        done = None if progress is None else min(1.0, max(0.0, float(progress)))
+        self.surroundings.run.report(done, _numbers(metrics))
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the job was cancelled; its process is killed a few seconds later."""
+        return self.surroundings.run.should_stop
+
+    @property
+    def events(self) -> list[TrainingEvent]:
+        """The (action, annotation id) of all events that the job gathered."""
+        return self.surroundings.run.events
+
+    def save_weights(
+        self, metrics: Mapping[str, float] | None = None
+    ) -> AbstractContextManager[Path]:
+        """A directory to write weights into, that become a version.
+
+        ``with self.save_weights(metrics={"f1": 0.91}) as directory: ..``. When ``fit``
+        returns, the weights are loaded, a sample is predicted, and the version serves.
+        The last block of a ``fit`` counts; one that raises leaves nothing behind.
+
+        Args:
+            metrics: the version's, shown in lists.
+
+        Raises:
+            NotTraining: outside of the ``fit`` of a job.
+            WeightsError: if the block wrote nothing, or the disk is full.
+            TypeError: if a metric is not a number.
+        """
+        return self.surroundings.run.save_weights(_numbers(metrics or {}))
 
     # State
 
@@ -196,7 +280,7 @@ class LabelStudioMLBase:
             return json.dumps(self.parsed_label_config)
         value = self._state.read(self.surroundings.project).get(key)
         if key == "model_version":
-            return value or self.INITIAL_MODEL_VERSION
+            return self.surroundings.version or value or self.INITIAL_MODEL_VERSION
         return value
 
     def set(self, key: str, value: Any) -> None:
@@ -412,6 +496,31 @@ class LabelStudioMLBase:
     @property
     def _state(self) -> State:
         return self.surroundings.state
+
+
+def rules_of(model: type[LabelStudioMLBase], *, each_event: bool) -> TrainingRules:
+    """When a class learns.
+
+    Args:
+        model: the class.
+        each_event: whether every event is a job of its own.
+    """
+    own = model.fit is not LabelStudioMLBase.fit or model._update_function is not None
+    return TrainingRules(own, tuple(model.TRAIN_EVENTS), model.training, each_event)
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers out of numpy and torch too; what is not finite as None."""
+    found: dict[str, float | None] = {}
+    for name, value in values.items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"the metric {name!r} is a {type(value).__name__}: give a number"
+            ) from error
+        found[name] = number if math.isfinite(number) else None
+    return found
 
 
 def parse_extra_params(value: Any) -> Any:

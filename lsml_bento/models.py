@@ -1,49 +1,31 @@
-"""Model objects, made once and kept: one per project, label config and extra params."""
+"""Model objects, made once and kept.
+
+One per project, label config, extra params and model version.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
-import traceback
-import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
-from lsml_bento.errors import LsmlError, ModelSetupError
+from lsml_bento.errors import LsmlError
+from lsml_bento.making import Maker, ModelKey
 from lsml_bento.media import Media
-from lsml_bento.model import LabelStudioMLBase, Surroundings, surrounded_by
-from lsml_bento.source import RETRY_AFTER_S, ModelClass, ModelSource, locate
+from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.source import RETRY_AFTER_S, ModelSource
 from lsml_bento.state import State
-from lsml_bento.types import Project
+from lsml_bento.types import Project, Task
+from lsml_bento.weights import Weights
 
 log = logging.getLogger(__name__)
 
-
-to_key = json.JSONEncoder(sort_keys=True).encode
-"""JSON that is equal for equal values."""
-
-
-class ModelKey(NamedTuple):
-    """What a model object is made for; another one is made when a part changes."""
-
-    project: Project
-    label_config: str
-    extra_params: str
-    """As JSON."""
-
-    @classmethod
-    def of(cls, project: Project, label_config: str, extra_params: Any) -> ModelKey:
-        """The key for values as they stand in state."""
-        return cls(project, label_config, to_key(extra_params))
-
-
-class _Loaded(dict[str, Any]):
-    """What ``load`` set on an object; lives as long as an object that uses it."""
+Renew = Callable[[ModelKey], ModelKey]
+"""The key to use in place of one whose objects have gone; the same if they have not."""
 
 
 @dataclass
@@ -56,6 +38,20 @@ class _Entry:
     borrowed: int = 0
     making: threading.Lock = field(default_factory=threading.Lock)
     failure: tuple[float, LsmlError] | None = None
+    version: str | None = None
+    """What the objects really are: None where a version could not be loaded."""
+    lack: bool = False
+    """Whether they are the base's for a reason that may go away by itself."""
+    sample: Task | None = None
+    """A task that was predicted, to try another version with."""
+    spare: bool = False
+    """Whether the version does not serve yet: no other key goes for it."""
+    retired: bool = False
+    """Whether another version serves: it goes when nobody holds an object."""
+
+    @property
+    def takes_place(self) -> bool:
+        return not self.spare and not self.retired
 
 
 class Models:
@@ -65,6 +61,7 @@ class Models:
         source: where the class comes from.
         state: given to the objects.
         media: given to the objects.
+        weights: where those of versions are; None where there are no versions.
         max_models: keys kept; the least recently used goes first.
         max_objects: objects of one key at most, the number of calls at a time.
     """
@@ -74,24 +71,21 @@ class Models:
         source: ModelSource,
         state: State,
         media: Media,
+        weights: Weights | None = None,
         *,
         max_models: int = 8,
         max_objects: int = 1,
     ) -> None:
-        self._source = source
-        self._state = state
-        self._media = media
+        self._maker = Maker(source, state, media, weights, shares=max_objects == 1)
         self._max_models = max_models
         self._max_objects = max_objects
         self._entries: OrderedDict[ModelKey, _Entry] = OrderedDict()
         self._lock = threading.Lock()
-        self._loading = threading.Lock()
-        self._shared: weakref.ref[_Loaded] | None = None
 
     @property
     def name(self) -> str:
         """The name of the user's class."""
-        return self._source.name
+        return self._maker.name
 
     def __len__(self) -> int:
         """How many keys have objects."""
@@ -104,7 +98,7 @@ class Models:
         Raises:
             ModelImportError: if the class does not import.
         """
-        return self._source.load().INITIAL_MODEL_VERSION
+        return self._maker.load_class().INITIAL_MODEL_VERSION
 
     def is_made(self, key: ModelKey) -> bool:
         """Whether there is an object for a key; it counts as used."""
@@ -115,13 +109,13 @@ class Models:
             self._entries.move_to_end(key)
             return True
 
-    def ensure(self, key: ModelKey) -> None:
+    def ensure(self, key: ModelKey, renew: Renew = lambda key: key) -> None:
         """Make the first object for a key, unless it was made and may be lent.
 
         Raises:
             LsmlError: as ``borrow``.
         """
-        entry = self._enter(key)
+        key, entry = self._enter(key, renew)
         try:
             with entry.making:
                 if not entry.made:
@@ -130,9 +124,90 @@ class Models:
         finally:
             self._leave(key, entry)
 
+    def version_of(self, key: ModelKey) -> str | None:
+        """The version that the objects of a key really are, None for the base."""
+        with self._lock:
+            entry = self._entries.get(key)
+            return key.version if entry is None else entry.version
+
+    def remember(self, key: ModelKey, task: Task) -> None:
+        """Keep a task that was predicted, to try another version with."""
+        with self._lock:
+            if (entry := self._entries.get(key)) is not None:
+                entry.sample = task
+
+    def lacks(self, project: Project, version: str | None) -> bool:
+        """Whether the base stands in for a version that may be had some time."""
+        with self._lock:
+            lacking = [
+                key
+                for key, entry in self._entries.items()
+                if (key.project, key.version) == (project, version) and entry.lack
+            ]
+        return any(self._maker.is_in_use(key) for key in lacking)
+
+    def replace(self, project: Project, old: str | None, new: str | None) -> None:
+        """Make objects of a version beside those of another, and try them.
+
+        Those of a label config, or of extra params, that the project had before are
+        made when they are asked for.
+
+        Raises:
+            LsmlError: if one can not be made, or does not predict; the old ones stay.
+        """
+        with self._lock:
+            keys = {
+                key._replace(version=new): entry.sample
+                for key, entry in self._entries.items()
+                if (key.project, key.version) == (project, old) and entry.made
+            }
+        for key in filter(self._maker.is_in_use, keys):
+            self._ensure_whole(key, keys[key], spare=new != old)
+
+    def settle(self, project: Project, version: str | None) -> None:
+        """Let a project's other versions go, those in use as soon as they are free."""
+        with self._lock:
+            for key, entry in list(self._entries.items()):
+                if key.project != project:
+                    continue
+                entry.spare, entry.retired = False, key.version != version
+                if entry.retired and not entry.borrowed:
+                    del self._entries[key]
+
+    def reload(self) -> None:
+        """Load the class afresh, for objects made from now on.
+
+        Raises:
+            ModelImportError: if it does not import any more; the old one stays.
+        """
+        self._maker.load_class_afresh()
+
+    def _ensure_whole(self, key: ModelKey, sample: Task | None, *, spare: bool) -> None:
+        with self._lock:
+            entry = self._entries.setdefault(key, _Entry())
+            entry.borrowed += 1
+            entry.spare, entry.retired = entry.spare or spare, False
+        try:
+            with entry.making:
+                if entry.made and entry.version == key.version:
+                    return
+                model = self._maker.make(key, sample)
+                entry.idle.clear()
+                entry.made, entry.version, entry.sample = True, key.version, sample
+                entry.failure, entry.lack = None, False
+                self._keep(entry, model)
+        finally:
+            self._leave(key, entry)
+
     @contextmanager
-    def borrow(self, key: ModelKey) -> Iterator[LabelStudioMLBase]:
+    def borrow(
+        self, key: ModelKey, renew: Renew = lambda key: key
+    ) -> Iterator[LabelStudioMLBase]:
         """An object for the key, made if there is none that is free.
+
+        Args:
+            key: of the object.
+            renew: asked where no object of the key was made.
 
         Raises:
             LabelConfigError: if the key's label config does not parse.
@@ -140,7 +215,7 @@ class Models:
             ModelSetupError: if making the object failed.
             StateError: if the state did not answer.
         """
-        entry = self._enter(key)
+        key, entry = self._enter(key, renew)
         model: LabelStudioMLBase | None = None
         try:
             model = self._take(entry, key)
@@ -150,12 +225,20 @@ class Models:
                 self._keep(entry, model)
             self._leave(key, entry)
 
-    def _enter(self, key: ModelKey) -> _Entry:
-        with self._lock:
-            entry = self._entries.setdefault(key, _Entry())
-            self._entries.move_to_end(key)
-            entry.borrowed += 1
-            return entry
+    def _enter(self, key: ModelKey, renew: Renew) -> tuple[ModelKey, _Entry]:
+        """Hold an entry. A version that is still to serve now is retired after it."""
+        while True:
+            with self._lock:
+                entry = self._entries.setdefault(key, _Entry())
+                self._entries.move_to_end(key)
+                entry.borrowed += 1
+            newer = key if entry.made else renew(key)
+            if newer == key:
+                return key, entry
+            # A swap came between, and let the objects of this key go.
+            entry.retired = True
+            self._leave(key, entry)
+            key = newer
 
     def _take(self, entry: _Entry, key: ModelKey) -> LabelStudioMLBase:
         if (model := self._take_idle(entry)) is not None:
@@ -173,11 +256,11 @@ class Models:
             raise entry.failure[1].with_traceback(None)
         entry.failure = None
         try:
-            model = self._make(key)
+            model, lack = self._maker.make_or_base(key)
         except LsmlError as error:
             entry.failure = (time.monotonic(), error)
             raise
-        entry.made = True
+        entry.made, entry.version, entry.lack = True, model.surroundings.version, lack
         if model.thread_safe:
             self._keep(entry, model)
         return model
@@ -190,66 +273,21 @@ class Models:
 
     def _keep(self, entry: _Entry, model: LabelStudioMLBase) -> None:
         with self._lock:
-            if not any(other is model for other in entry.idle):
+            # A base that stood in for a version goes when that one has come.
+            is_old = model.surroundings.version != entry.version
+            if not is_old and not any(other is model for other in entry.idle):
                 entry.idle.append(model)
 
     def _leave(self, key: ModelKey, entry: _Entry) -> None:
         with self._lock:
             entry.borrowed -= 1
-            free = [k for k, other in self._entries.items() if not other.borrowed]
+            if entry.retired and not entry.borrowed:
+                if self._entries.get(key) is entry:
+                    del self._entries[key]
+                return
+            places = {k: e for k, e in self._entries.items() if e.takes_place}
+            free = [k for k, other in places.items() if not other.borrowed]
             # Keys that failed go first: a broken label config evicts no model.
-            free.sort(key=lambda k: self._entries[k].made)
-            for oldest in free[: max(0, len(self._entries) - self._max_models)]:
+            free.sort(key=lambda k: places[k].made)
+            for oldest in free[: max(0, len(places) - self._max_models)]:
                 del self._entries[oldest]
-
-    def _make(self, key: ModelKey) -> LabelStudioMLBase:
-        model_class = self._source.load()
-        try:
-            model = self._construct(model_class, key)
-        except LsmlError:
-            raise
-        except BaseException as error:
-            # User code may raise SystemExit, which must not end the server.
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            log.error(
-                "setup failed: %s project=%s", self.name, key.project, exc_info=error
-            )
-            # The error is kept for a while; what the frames hold, weights, must not be.
-            traceback.clear_frames(error.__traceback__)
-            raise ModelSetupError(
-                f"{self.name} could not be set up: {locate(error)}"
-            ) from error
-        log.info("model made: %s project=%s", self.name, key.project)
-        return model
-
-    def _construct(self, model_class: ModelClass, key: ModelKey) -> LabelStudioMLBase:
-        with surrounded_by(Surroundings(key.project, self._state, self._media)):
-            model = model_class(
-                project_id=key.project.id, label_config=key.label_config
-            )
-        self._load(model)
-        return model
-
-    def _load(self, model: LabelStudioMLBase) -> None:
-        """Call ``load``, or set what it set on an object of the same weights."""
-        may_share = model.share_loaded and (model.thread_safe or self._max_objects == 1)
-        with self._loading:
-            loaded = self._shared() if self._shared and may_share else None
-            if loaded is None:
-                loaded = _Loaded(_changes(model))
-            # A load that sets nothing fills what setup() made: each object needs it.
-            if may_share and loaded:
-                self._shared = weakref.ref(loaded)
-        model.__dict__.update(loaded, _lsml_loaded=loaded)
-
-
-def _changes(model: LabelStudioMLBase) -> dict[str, Any]:
-    before = dict(vars(model))
-    model.load(None)
-    absent = object()
-    return {
-        name: value
-        for name, value in vars(model).items()
-        if before.get(name, absent) is not value
-    }

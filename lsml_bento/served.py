@@ -15,10 +15,10 @@ from typing import Any
 import bentoml
 
 from lsml_bento.adapters import label_studio_ml
-from lsml_bento.directory import has_service, with_class
+from lsml_bento.directory import find_target, has_service, with_class
 from lsml_bento.errors import LsmlError
 from lsml_bento.service import create_service
-from lsml_bento.source import find_target, locate
+from lsml_bento.source import locate
 
 
 def service_of(directory: Path) -> bentoml.Service[Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import re
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,27 @@ import bentoml
 from starlette.applications import Starlette
 
 from lsml_bento.adapters import label_studio_ml
-from lsml_bento.adapters.bentoml_service import Shape, build_service
+from lsml_bento.adapters.bentoml_service import build_service
+from lsml_bento.adapters.bentoml_service.metrics import Metrics
+from lsml_bento.adapters.bentoml_service.shape import Shape
 from lsml_bento.adapters.edge import EdgeMiddleware
-from lsml_bento.adapters.label_studio_api import LabelStudioMedia
 from lsml_bento.adapters.label_studio_http import contract_app
-from lsml_bento.adapters.sqlite_state import SqliteState
+from lsml_bento.assembly import (
+    log_to_stderr,
+    open_media,
+    open_queue,
+    open_weights,
+)
 from lsml_bento.backend import Backend
 from lsml_bento.directory import is_drop_in
-from lsml_bento.lanes import Observer
+from lsml_bento.embedded import EmbeddedWorker
+from lsml_bento.home import open_state, settle
+from lsml_bento.jobs import Job
 from lsml_bento.model import LabelStudioMLBase
 from lsml_bento.settings import Settings
 from lsml_bento.source import ModelSource
-
-_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
+from lsml_bento.waking import Waker
+from lsml_bento.worker import child_environ, worker_command
 
 
 def create_service(
@@ -71,12 +78,20 @@ def create_service(
         }
     )
     source = ModelSource(model, directory)
-    name = _service_name(name or source.name)
-    home = settings.home or default_home(directory, name)
+    spec = settle(name or source.name, source.target, directory, settings)
+    name, home = spec.name, spec.home_path
 
-    def make(observer: Observer) -> Backend:
-        _log_to_stderr(settings.log_level)
-        return make_backend(source, settings, home, name, observer)
+    def make(metrics: Metrics) -> Backend:
+        log_to_stderr(settings.log_level)
+        waker = Waker(open_queue(settings, spec).wake)
+        backend = make_backend(source, settings, home, name, metrics, waker)
+        backend.presence.announce()
+        return backend
+
+    def embed() -> EmbeddedWorker | None:
+        if settings.worker == "external":
+            return None
+        return EmbeddedWorker(worker_command(spec), child_environ(), home)
 
     app = contract_app(settings.max_body_mib)
     return build_service(
@@ -91,6 +106,8 @@ def create_service(
         app,
         make,
         [(EdgeMiddleware, _edge_options(app, settings))],
+        embed,
+        spec,
     )
 
 
@@ -99,21 +116,35 @@ def make_backend(
     settings: Settings,
     home: Path,
     name: str,
-    observer: Observer | None = None,
+    metrics: Metrics | None = None,
+    waker: Waker | None = None,
 ) -> Backend:
-    """A backend with its state in ``home``.
+    """A backend with its files in ``home``.
 
     Raises:
         StateError: if ``home`` can not be used or belongs to another backend.
+        WeightsError: if ``LSML_MODEL_REPO`` names nothing that can be opened.
     """
-    state = SqliteState(home / "state.db", owner=name)
-    media = LabelStudioMedia(
-        settings.label_studio_url,
-        settings.label_studio_api_key,
-        settings.local_files_root,
-        home / "media",
+
+    def wake(job: Job) -> None:
+        if waker is not None and job.due_at is not None:
+            waker.wake(job.id, job.due_at - time.time())
+
+    return Backend(
+        source,
+        open_state(settings, home, name),
+        open_media(settings, home),
+        settings,
+        metrics,
+        weights=open_weights(settings),
+        inbox=home / "inbox",
+        wake=wake,
+        took=metrics.webhook if metrics is not None else _unmeasured,
     )
-    return Backend(source, state, media, settings, observer)
+
+
+def _unmeasured(_: float) -> None:
+    """Outside of a served process nobody asks how long events took."""
 
 
 def asgi_app(backend: Backend, settings: Settings) -> Callable[..., Any]:
@@ -121,28 +152,6 @@ def asgi_app(backend: Backend, settings: Settings) -> Callable[..., Any]:
     app = contract_app(settings.max_body_mib)
     app.state.backend = backend
     return EdgeMiddleware(app, **_edge_options(app, settings))
-
-
-def default_home(directory: Path, name: str) -> Path:
-    """``.lsml`` in a backend's directory, else ``~/.lsml/NAME``.
-
-    A directory inside a bento is no place for state: it is read-only in an image.
-    """
-    in_bento = (directory.parent / "bento.yaml").exists()
-    if not in_bento and os.access(directory, os.W_OK):
-        return directory / ".lsml"
-    return Path.home() / ".lsml" / name
-
-
-def _service_name(name: str) -> str:
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name)
-    lowered = words.lower().replace("_", "-")
-    if _NAME.fullmatch(lowered) is None:
-        raise ValueError(
-            f"{name!r} can not name a BentoML service: use up to 63 lowercase letters, "
-            "digits and . _ -, as in create_service(.., name='my-model')"
-        )
-    return lowered
 
 
 def _edge_options(app: Starlette, settings: Settings) -> dict[str, Any]:
@@ -159,13 +168,3 @@ def _caller_directory() -> Path:
     frame = sys._getframe(2)
     file = frame.f_globals.get("__file__")
     return Path(file).resolve().parent if file else Path.cwd()
-
-
-def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(
-        level=level,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        force=True,
-    )
-    # BentoML writes the access log; uvicorn would write a second one.
-    logging.getLogger("uvicorn.access").propagate = False

@@ -145,6 +145,70 @@ class Settings(BaseModel):
         ),
         description="The only directory from which paths in task data are read",
     )
+    worker: Literal["embedded", "external"] = Field(
+        "embedded",
+        validation_alias="LSML_WORKER",
+        description="Who trains: `embedded`, a process beside the server, or "
+        "`external`, a `lsml-bento worker` of its own (`embedded`)",
+    )
+    redis_url: SecretStr | None = Field(
+        None,
+        validation_alias="REDIS_URL",
+        description="Keeps state, jobs and queue on Redis, for several machines "
+        "(SQLite in `LSML_HOME`)",
+    )
+    model_store: Path | None = Field(
+        None,
+        validation_alias="LSML_MODEL_STORE",
+        description="The BentoML model store that versions are kept in "
+        "(`$BENTOML_HOME/models`)",
+    )
+    model_repo: str | None = Field(
+        None,
+        validation_alias="LSML_MODEL_REPO",
+        description="Where machines without a common disk share versions: "
+        "`s3://bucket/path`, `file:///path`, or what else fsspec knows",
+    )
+    secret_key: SecretStr | None = Field(
+        None,
+        validation_alias="LSML_SECRET_KEY",
+        description="Signs what is put on the queue; the same on every machine (a "
+        "random one in `LSML_HOME`)",
+    )
+    train_gpus: str | None = Field(
+        None,
+        validation_alias="LSML_TRAIN_GPUS",
+        description="The GPUs that fit sees, as in CUDA_VISIBLE_DEVICES (those that "
+        "the worker sees)",
+    )
+    fit_timeout_s: float = Field(
+        86_400.0,
+        gt=0,
+        allow_inf_nan=False,
+        validation_alias="LSML_FIT_TIMEOUT_S",
+        description="A fit that takes longer has failed (86400)",
+    )
+    fit_idle_s: float = Field(
+        300.0,
+        ge=0,
+        allow_inf_nan=False,
+        validation_alias="LSML_FIT_IDLE_S",
+        description="How long the process that trains a label_studio_ml class is kept "
+        "for its next event (300)",
+    )
+    keep_versions: int = Field(
+        10,
+        ge=1,
+        validation_alias="LSML_KEEP_VERSIONS",
+        description="Versions kept of a project, the newest ones and the one that "
+        "serves (10)",
+    )
+    keep_jobs: int = Field(
+        1_000,
+        ge=1,
+        validation_alias="LSML_KEEP_JOBS",
+        description="Jobs remembered that have ended (1000)",
+    )
     access_log: bool = Field(
         False,
         validation_alias="LSML_ACCESS_LOG",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import inspect
 import sys
@@ -11,12 +10,16 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lsml_bento.directory import is_drop_in
 from lsml_bento.errors import ModelImportError
-from lsml_bento.model import PREDICT_MARK, UPDATE_MARK, LabelStudioMLBase
+from lsml_bento.model import PREDICT_MARK, UPDATE_MARK, LabelStudioMLBase, rules_of
+from lsml_bento.spec import class_name
+from lsml_bento.training import TrainingRules
 
 RETRY_AFTER_S = 2.0
 """How long a failure is answered again before the user's code gets another try."""
@@ -43,9 +46,52 @@ class ModelSource:
     def name(self) -> str:
         """The class's name as far as it is known without an import."""
         if isinstance(self._target, str):
-            module, _, name = self._target.partition(":")
-            return name or module.rpartition(".")[2]
+            return class_name(self._target)
         return self._target.__name__
+
+    @property
+    def target(self) -> str:
+        """The class as text that another process finds it by."""
+        if isinstance(self._target, str):
+            return self._target
+        return f"{self._target.__module__}:{self._target.__qualname__}"
+
+    @property
+    def directory(self) -> Path | None:
+        """What is put on the import path."""
+        return self._directory
+
+    @property
+    def is_drop_in(self) -> bool:
+        """Whether it was written for ``label_studio_ml``: each event is a job."""
+        return self._directory is not None and is_drop_in(self._directory)
+
+    @property
+    def rules(self) -> TrainingRules | None:
+        """When the class learns; None while it is not imported."""
+        with self._lock:
+            loaded = self._loaded
+        if loaded is None and isinstance(self._target, str):
+            return None
+        return rules_of(loaded or self.load(), each_event=self.is_drop_in)
+
+    def load_afresh(self) -> ModelClass:
+        """The class of modules imported anew, those of the directory.
+
+        Objects of the class as it was go on with the modules that they came from.
+
+        Raises:
+            ModelImportError: as ``load``; the class as it was stays.
+        """
+        with self._lock:
+            if isinstance(self._target, str) and self._directory is not None:
+                forgotten = _forget_modules(self._directory)
+                try:
+                    self._loaded = self._import()
+                except ModelImportError:
+                    sys.modules.update(forgotten)
+                    raise
+        return self.load()
 
     def load(self) -> ModelClass:
         """The class. An import that failed is tried again after two seconds.
@@ -83,6 +129,29 @@ class ModelSource:
                 f"the module {name!r} does not import: {locate(error)}"
             ) from error
         return _with_functions(_find(module, wanted), module)
+
+
+def _forget_modules(directory: Path) -> dict[str, ModuleType]:
+    """Take the modules of a backend's directory out of the imported ones."""
+    found, root = {}, directory.resolve()
+    kept = {"service", *sys.stdlib_module_names, "__main__"}
+    is_below = lru_cache(None)(lambda path: path.resolve().is_relative_to(root))
+    for name, module in list(sys.modules.items()):
+        place = _place(module)
+        # An environment inside the directory holds libraries, not the model; those of
+        # torch.ops, found in "_ops.py", are nowhere.
+        library = "site-packages" in place.parts or not place.is_absolute()
+        if library or name.partition(".")[0] in kept or not is_below(place):
+            continue
+        found[name] = sys.modules.pop(name)
+    return found
+
+
+def _place(module: ModuleType) -> Path:
+    """The directory that a module was found in; a package's own, if it has no file."""
+    names = vars(module) if isinstance(module, ModuleType) else {}
+    file, paths = names.get("__file__"), list(names.get("__path__") or ())
+    return Path(file).parent if file else Path(*paths[:1])
 
 
 def where(error: BaseException) -> str:
@@ -177,54 +246,3 @@ def _checked(found: ModelClass) -> ModelClass:
             "for threads=N if it waits on the network"
         )
     return found
-
-
-def find_target(directory: Path) -> str:
-    """The target of a backend's directory, found by reading its files.
-
-    ``_wsgi.py`` of a directory written for ``label_studio_ml`` names the class in
-    ``init_app(model_class=..)``; else the class is looked for in ``model.py``. Nothing
-    is imported, so that a process that only starts others stays small.
-
-    Raises:
-        ModelImportError: if the directory has neither file.
-    """
-    wsgi = directory / "_wsgi.py"
-    if wsgi.is_file() and (target := _target_of_wsgi(wsgi)):
-        return target
-    if (directory / "model.py").is_file():
-        return "model"
-    raise ModelImportError(
-        f"{directory} has no model.py: make a backend with `lsml-bento create DIR`, or "
-        "name the directory that has one"
-    )
-
-
-def _target_of_wsgi(path: Path) -> str | None:
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError):
-        return None
-    modules = {
-        alias.asname or alias.name: (node.module, alias.name)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom)
-        and node.module
-        and not node.module.startswith("label_studio_ml")
-        for alias in node.names
-    }
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call) or _name(node.func) != "init_app":
-            continue
-        given = [k.value for k in node.keywords if k.arg == "model_class"] + node.args
-        for value in given:
-            if isinstance(value, ast.Name) and value.id in modules:
-                module, name = modules[value.id]
-                return f"{module}:{name}"
-    return None
-
-
-def _name(node: ast.expr) -> str:
-    if isinstance(node, ast.Name):
-        return node.id
-    return node.attr if isinstance(node, ast.Attribute) else ""

@@ -6,7 +6,8 @@ import asyncio
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,8 @@ from lsml_bento.model import LabelStudioMLBase
 from lsml_bento.service import asgi_app, make_backend
 from lsml_bento.settings import Settings
 from lsml_bento.source import ModelSource
+from lsml_bento.training import START_TRAINING, LocalRun
+from lsml_bento.types import Task
 
 _Answer = TypeVar("_Answer")
 
@@ -103,3 +106,28 @@ def client_for(
         ModelSource(model, directory), settings, Path(home.name), "test"
     )
     return Client(asgi_app(backend, settings), backend, home)
+
+
+def fit(
+    model: LabelStudioMLBase,
+    tasks: Iterable[Task],
+    directory: Path,
+    event: str = START_TRAINING,
+    data: dict[str, Any] | None = None,
+) -> LocalRun:
+    """Call a model's ``fit`` here, as a job would, and say what it did.
+
+    Args:
+        model: an object of the class.
+        tasks: what ``self.annotated_tasks()`` gives.
+        directory: where ``self.save_weights()`` writes; ``load`` it to try the result.
+        event: the action that ``fit`` gets.
+        data: the event's body without its action.
+
+    Returns:
+        The run: its ``reports``, and what it ``saved``.
+    """
+    run = LocalRun(tasks, directory)
+    model.surroundings = replace(model.surroundings, run=run)
+    model.fit(event, data or {}, job_id=run.job_id)
+    return run

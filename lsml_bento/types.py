@@ -95,7 +95,9 @@ def _parse_project_object(value: dict[str, Any]) -> Project:
         raise ValueError("a project's id is a string or a number, not an object")
     project = parse_project(value.get("id"))
     created_at = value.get("created_at")
-    if project.created_at is not None or not isinstance(created_at, str):
+    if not project.id or project.created_at is not None:
+        return project
+    if not isinstance(created_at, str):
         return project
     try:
         moment = datetime.fromisoformat(created_at.replace("Z", "+00:00"))
@@ -103,17 +105,23 @@ def _parse_project_object(value: dict[str, Any]) -> Project:
         return project
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
-    return Project(project.id, int(moment.timestamp()))
+    seconds = int(moment.timestamp())
+    return project if seconds < 0 else Project(project.id, seconds)
 
 
 def _params(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         return {}
-    _not_too_deep({key: entry for key, entry in value.items() if key != "context"})
+    not_too_deep({key: entry for key, entry in value.items() if key != "context"})
     return value
 
 
-def _not_too_deep(value: Any) -> Any:
+def not_too_deep(value: Any) -> Any:
+    """A JSON value, as it is.
+
+    Raises:
+        ValueError: if it is nested so deep that what reads or writes JSON may fail.
+    """
     level = [value]
     for _ in range(_DEPTH):
         level = [
@@ -148,7 +156,7 @@ class SetupRequest(_Wire):
     label_config: LabelConfigField = Field(
         default=None, validation_alias=AliasChoices("schema", "label_config")
     )
-    extra_params: Annotated[Any, BeforeValidator(_not_too_deep)] = None
+    extra_params: Annotated[Any, BeforeValidator(not_too_deep)] = None
 
 
 class _TaskShape(_Wire):
@@ -172,11 +180,10 @@ class PredictRequest(_Wire):
     )
 
 
-class Event(_Wire):
-    """``POST /webhook``: something happened to a project."""
+class _Action(_Wire):
+    """What every event has; ``events`` reads the rest."""
 
     action: str = Field(min_length=1, max_length=100)
-    project: ProjectField = Project("")
 
 
 _WireT = TypeVar("_WireT", bound=_Wire)
@@ -213,13 +220,13 @@ def _is_task(task: dict[str, Any]) -> bool:
     )
 
 
-def parse_event(body: object) -> Event:
-    """The body of ``/webhook``.
+def parse_action(body: object) -> str:
+    """The action of an event.
 
     Raises:
-        BadRequest: if it is not an object with an ``action``.
+        BadRequest: if the body is not an object with an ``action``.
     """
-    return _parse(Event, body)
+    return _parse(_Action, body).action
 
 
 def _parse(shape: type[_WireT], body: object, where: str = "") -> _WireT:

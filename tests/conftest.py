@@ -1,4 +1,4 @@
-"""Backends that are closed when their test ends."""
+"""Backends that are closed when their test ends, and one Redis for all tests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.doubles import Client, Echo, client_of
+from tests.redis_server import RedisServer
 
 Serve = Callable[..., Client]
 
@@ -29,3 +30,10 @@ def serve() -> Iterator[Serve]:
 def echo(serve: Serve) -> Client:
     """A client of a backend whose model answers every task with its text."""
     return serve(Echo)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Redis of our own; each test takes an owner of its own in it."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url

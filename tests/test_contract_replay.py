@@ -150,7 +150,62 @@ def test_every_event_is_taken_with_an_object(backend: Client, name: str) -> None
     answer = send(backend, name)
 
     assert answer.status_code == 200
-    assert answer.json() == {}
+    assert list(answer.json()) == ["status"]
+
+
+class Learner(Echo):
+    """Has a ``fit``, so that events become jobs."""
+
+    def fit(self, event: str, data: dict[str, Any], **kwargs: Any) -> None:
+        raise AssertionError("a server trains nothing itself")
+
+
+@pytest.fixture
+def learner() -> Iterator[Client]:
+    client = client_of(Learner)
+    yield client
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "event"),
+    [
+        ("037-webhook-annotation-created-webhook", "ANNOTATION_CREATED"),
+        ("038-webhook-annotation-updated-webhook", "ANNOTATION_UPDATED"),
+        (
+            "041-webhook-predictions-to-annotations-webhook",
+            "ANNOTATIONS_CREATED",
+        ),
+        ("040-webhook-annotation-deleted-webhook", "ANNOTATIONS_DELETED"),
+        ("053-train-webhook", "START_TRAINING"),
+    ],
+)
+def test_an_event_that_teaches_something_is_answered_with_its_job(
+    learner: Client, name: str, event: str
+) -> None:
+    answer = send(learner, name)
+
+    assert answer.status_code == 201
+    job = learner.get(f"/api/jobs/{answer.json()['job']}").json()
+    assert (job["status"], job["event"], job["attempts"]) == ("queued", event, 0)
+    assert learner.get("/api/jobs").json()["jobs"][0]["id"] == job["id"]
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("039-webhook-annotation-skipped-webhook", "nothing new"),
+        ("043-webhook-project-updated-webhook", "not trained on"),
+        ("048-webhook-send-payload-false-custom-header-custom", "no project"),
+    ],
+)
+def test_an_event_that_teaches_nothing_says_why(
+    learner: Client, name: str, status: str
+) -> None:
+    answer = send(learner, name)
+
+    assert (answer.status_code, answer.json()) == (200, {"status": status})
+    assert learner.get("/api/jobs").json() == {"jobs": []}
 
 
 @pytest.mark.parametrize("name", named("/versions"))
@@ -169,7 +224,21 @@ def test_the_training_request_of_older_versions_is_taken(backend: Client) -> Non
     answer = send(backend, "169-legacy-train-flag-off-train")
 
     assert answer.status_code == 200
-    assert answer.json() == {}
+    assert answer.json() == {"status": "not trained on"}
+
+
+def test_the_training_request_of_older_versions_makes_a_job(learner: Client) -> None:
+    job = send(learner, "169-legacy-train-flag-off-train").json()["job"]
+
+    status = learner.post("/job_status", {"job": job}).json()
+    assert (status["job_status"], status["error"]) == ("queued", None)
+    assert learner.get("/is_training").json() == {"is_training": True}
+    learner.post(f"/api/jobs/{job}/cancel")
+    status = learner.post("/job_status", {"job": job}).json()
+    assert status["job_status"] == "failed"
+    assert status["error"] == "the job was cancelled"
+    assert status["ended_at"]
+    assert learner.get("/is_training").json() == {"is_training": False}
 
 
 @pytest.fixture(scope="module")

@@ -13,17 +13,18 @@ from typing import Any, ClassVar
 import pytest
 
 from lsml_bento.errors import LabelConfigError, ModelSetupError
+from lsml_bento.making import ModelKey
 from lsml_bento.media import NoMedia
+from lsml_bento.memory_state import MemoryState
 from lsml_bento.model import LabelStudioMLBase
-from lsml_bento.models import ModelKey, Models
+from lsml_bento.models import Models
 from lsml_bento.source import ModelSource
-from lsml_bento.state import MemoryState
 from lsml_bento.types import Project
 from tests.conftest import Serve
 from tests.doubles import CONFIG, Echo, texts
 
 
-def models_of(model: type[LabelStudioMLBase], **options: int) -> Models:
+def models_of(model: type[LabelStudioMLBase], **options: Any) -> Models:
     return Models(ModelSource(model), MemoryState(), NoMedia(), **options)
 
 

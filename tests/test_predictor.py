@@ -7,13 +7,21 @@ from typing import Any
 
 import pytest
 
-from lsml_bento.errors import LabelConfigError, ModelError, OutOfMemory, WrongCount
+from lsml_bento.errors import (
+    LabelConfigError,
+    ModelError,
+    OutOfMemory,
+    StateError,
+    WrongCount,
+)
 from lsml_bento.media import NoMedia
+from lsml_bento.memory_state import MemoryState
 from lsml_bento.model import LabelStudioMLBase
 from lsml_bento.models import Models
 from lsml_bento.predictor import Group, Predictor
+from lsml_bento.promotion import Version, promote
+from lsml_bento.serving import Serving
 from lsml_bento.source import ModelSource
-from lsml_bento.state import MemoryState
 from lsml_bento.types import Project
 from tests.doubles import CONFIG, OTHER_CONFIG, Echo, texts
 
@@ -24,7 +32,8 @@ def predictor_of(
     model: type[LabelStudioMLBase], state: MemoryState | None = None
 ) -> Predictor:
     state = state or MemoryState()
-    return Predictor(Models(ModelSource(model), state, NoMedia()), state)
+    models = Models(ModelSource(model), state, NoMedia())
+    return Predictor(models, state, Serving(models, state))
 
 
 def group(
@@ -206,3 +215,40 @@ class TestVersions:
         state.write(PROJECT, {"model_version": ""})
 
         assert predictor.serving(PROJECT, CONFIG) == "0.5.0"
+
+    def test_a_version_names_itself_whatever_the_base_is_called(self) -> None:
+        class Renaming(Echo):
+            def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> Any:
+                self.set("model_version", "another base")
+                return super().predict(tasks)
+
+        state = MemoryState()
+        made = Version(version="v1", created_at=0)
+        state.change(lambda change: promote(change, PROJECT, made))
+        predictor = predictor_of(Renaming, state)
+
+        for _ in range(2):
+            (slot,) = predictor.predict(group(), TASKS[:1])
+            assert isinstance(slot, bytes)
+            assert json.loads(slot)["model_version"] == "v1"
+        assert predictor.prepare(PROJECT, CONFIG) == "v1"
+
+    def test_a_base_that_predict_names_is_named_in_the_same_answer(self) -> None:
+        class Naming(Echo):
+            def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> Any:
+                self.set("model_version", "echo-9")
+                return super().predict(tasks)
+
+        (slot,) = predictor_of(Naming).predict(group(), TASKS[:1])
+        assert isinstance(slot, bytes)
+        assert json.loads(slot)["model_version"] == "echo-9"
+
+    def test_a_state_that_does_not_say_which_version_serves_fails_the_call(
+        self,
+    ) -> None:
+        class Away(MemoryState):
+            def get(self, key: str) -> str | None:
+                raise StateError("no answer")
+
+        with pytest.raises(StateError):
+            predictor_of(Echo, Away()).predict(group(), TASKS)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fractions
 import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from lsml_bento.directory import find_target
 from lsml_bento.errors import ModelImportError
 from lsml_bento.model import LabelStudioMLBase
-from lsml_bento.source import ModelSource, describe, find_target, locate
+from lsml_bento.source import ModelSource, describe, locate
 
 Write = Callable[[str], ModelSource]
 
@@ -157,6 +160,178 @@ class TestWhatIsWrong:
             "the module 'no_module_of_that_name' does not import: ModuleNotFoundError: "
             "No module named 'no_module_of_that_name'"
         )
+
+
+MODEL = """
+from lsml_bento import LabelStudioMLBase
+import words
+from tools import count
+from tools.deep.more import depth
+
+class Model(LabelStudioMLBase):
+    def predict(self, tasks, context=None, **kwargs):
+        return [words.WORD, count.COUNT, depth()]
+"""
+
+
+class Directory:
+    """A backend of several modules, whose state lives in them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.write("model.py", MODEL)
+        self.write("words.py", "WORD = 'old'\n")
+        self.write("tools/count.py", "COUNT = 1\n")  # no __init__.py
+        self.write("tools/deep/__init__.py", "")
+        self.write("tools/deep/more.py", "def depth(): return 1\n")
+
+    def write(self, name: str, text: str) -> None:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        # Python takes a file of the same second and size for the one it compiled.
+        for old in path.parent.glob("__pycache__/*"):
+            old.unlink()
+
+    def change(self) -> None:
+        self.write("words.py", "WORD = 'new'\n")
+        self.write("tools/count.py", "COUNT = 2\n")
+        self.write("tools/deep/more.py", "def depth(): return 2\n")
+
+
+def said(model: type[LabelStudioMLBase]) -> object:
+    return model().predict([])
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Directory]:
+    path, modules = list(sys.path), set(sys.modules)
+    yield Directory(tmp_path / "backend")
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+
+
+class TestLoadingAfresh:
+    def test_all_modules_of_the_directory_are_imported_anew(
+        self, directory: Directory
+    ) -> None:
+        source = ModelSource("model:Model", directory.path)
+        old = source.load()
+        assert said(old) == ["old", 1, 1]
+
+        directory.change()
+        new = source.load_afresh()
+
+        assert new is not old
+        assert source.load() is new
+        assert said(new) == ["new", 2, 2]
+
+    def test_objects_of_the_old_class_go_on_with_their_modules(
+        self, directory: Directory
+    ) -> None:
+        source = ModelSource("model:Model", directory.path)
+        model = source.load()()
+        directory.change()
+        source.load_afresh()
+
+        assert model.predict([]) == ["old", 1, 1]
+
+    @pytest.mark.parametrize("name", ["model.py", "words.py", "tools/deep/more.py"])
+    @pytest.mark.parametrize("text", ["1 / 0\n", "x = =\n", "raise SystemExit\n"])
+    def test_one_that_does_not_import_any_more_keeps_the_old(
+        self, directory: Directory, name: str, text: str
+    ) -> None:
+        source = ModelSource("model:Model", directory.path)
+        old = source.load()
+        modules = {n: sys.modules[n] for n in ("model", "words", "tools.count")}
+        directory.change()
+        directory.write(name, text)
+
+        with pytest.raises(ModelImportError, match=r"does not import"):
+            source.load_afresh()
+
+        assert source.load() is old
+        assert said(old) == ["old", 1, 1]
+        assert {n: sys.modules[n] for n in modules} == modules
+
+    def test_it_is_loaded_afresh_once_it_imports_again(
+        self, directory: Directory
+    ) -> None:
+        source = ModelSource("model:Model", directory.path)
+        source.load()
+        directory.write("model.py", "1 / 0\n")
+        with pytest.raises(ModelImportError):
+            source.load_afresh()
+        directory.write("model.py", MODEL)
+        directory.change()
+
+        assert said(source.load_afresh()) == ["new", 2, 2]
+
+    def test_a_directory_that_is_named_through_a_link_is_the_same(
+        self, directory: Directory, tmp_path: Path
+    ) -> None:
+        link = tmp_path / "link"
+        link.symlink_to(directory.path)
+        sys.path.insert(0, str(link))  # as BentoML puts the working directory there
+        source = ModelSource("model:Model", directory.path)
+        source.load()
+        directory.change()
+
+        assert said(source.load_afresh()) == ["new", 2, 2]
+
+    def test_libraries_stay_as_they_are(self, directory: Directory) -> None:
+        library = directory.path / ".venv" / "lib" / "site-packages"
+        directory.write(".venv/lib/site-packages/a_library.py", "")
+        directory.write("service.py", "")
+        sys.path.insert(0, str(library))
+        directory.write("model.py", "import a_library, service\n" + MODEL)
+        source = ModelSource("model:Model", directory.path)
+        source.load()
+        kept = ["a_library", "service", "json", "lsml_bento", "pytest", __name__]
+        before = [sys.modules[name] for name in kept]
+
+        source.load_afresh()
+
+        assert [sys.modules[name] for name in kept] == before
+
+    def test_an_environment_inside_the_directory_keeps_its_standard_library(
+        self, directory: Directory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source = ModelSource("model:Model", directory.path)
+        source.load()
+        inside = directory.path / "env" / "lib" / "python3" / "fractions.py"
+        monkeypatch.setattr(fractions, "__file__", str(inside))
+
+        source.load_afresh()
+
+        assert sys.modules["fractions"] is fractions
+
+    def test_strange_modules_are_no_trouble(
+        self, directory: Directory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Strange(ModuleType):
+            def __getattr__(self, name: str) -> object:
+                raise RuntimeError(name)
+
+        ops = ModuleType("ops_like")
+        ops.__file__ = "_ops.py"
+        for name, module in (("strange", Strange("strange")), ("ops_like", ops)):
+            monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setitem(sys.modules, "none_at_all", None)
+        monkeypatch.chdir(directory.path)
+        source = ModelSource("model:Model", directory.path)
+        source.load()
+        directory.change()
+
+        assert said(source.load_afresh()) == ["new", 2, 2]
+        assert sys.modules["ops_like"] is ops
+
+    def test_a_class_that_was_given_as_such_stays(self) -> None:
+        class Own(LabelStudioMLBase):
+            pass
+
+        assert ModelSource(Own).load_afresh() is Own
 
 
 class TestPlaces:

@@ -9,13 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsml_bento.errors import BadRequest
-from lsml_bento.types import (
-    Project,
-    parse_event,
-    parse_predict,
-    parse_project,
-    parse_setup,
-)
+from lsml_bento.types import Project, parse_predict, parse_project, parse_setup
 
 
 class TestProjects:
@@ -44,6 +38,9 @@ class TestProjects:
             ({"id": 1, "created_at": "2026-11-23T09:34:49"}, Project("1", 1795426489)),
             ({"id": 1, "created_at": "some day"}, Project("1")),
             ({"id": 1, "created_at": 5}, Project("1")),
+            ({"id": 1, "created_at": "1969-12-31T23:59:59Z"}, Project("1")),
+            ({"id": 1, "created_at": "0001-01-01T00:00:00+23:59"}, Project("1")),
+            ({"created_at": "2026-11-23T09:34:49Z"}, Project("")),
         ],
     )
     def test_every_form_that_label_studio_sends_is_known(
@@ -136,22 +133,3 @@ class TestPredict:
             BadRequest, match=r"^params: nested deeper than 100 levels$"
         ):
             parse_predict({"tasks": [], "params": {"a": nested(99)}})
-
-
-class TestEvents:
-    @pytest.mark.parametrize(
-        ("body", "project"),
-        [
-            ({"action": "X"}, Project("")),
-            ({"action": "X", "project": None}, Project("")),
-            ({"action": "X", "project": 3}, Project("3")),
-            ({"action": "X", "project": {"id": 3, "title": "t"}}, Project("3")),
-            ({"action": "X", "task": [1], "annotation": []}, Project("")),
-        ],
-    )
-    def test_an_event_needs_an_action_only(
-        self, body: dict[str, Any], project: Project
-    ) -> None:
-        event = parse_event(body)
-
-        assert (event.action, event.project) == ("X", project)

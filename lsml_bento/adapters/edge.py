@@ -58,7 +58,7 @@ class EdgeMiddleware:
             scope = {**scope, "path": path, "raw_path": path.encode()}
         if not self._may_pass(path, scope):
             await _unauthorised()(scope, receive, send)
-        elif path in self._paths:
+        elif path in self._paths or path.startswith("/api/"):
             await self._contract(scope, receive, send)
         else:
             await self._pass_to_bentoml(scope, receive, send)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lsml_bento.cli.options import debug_option, directory_argument, resolve
+from lsml_bento.cli.options import debug_option, directory_argument, quiet, resolve
 from lsml_bento.directory import serves
 from lsml_bento.errors import LsmlError
 
@@ -39,7 +39,7 @@ def check(
     directory = resolve(directory, root_dir)
     config = _read(directory, label_config)
     from lsml_bento.checking import check_model
-    from lsml_bento.cli.loading import load_predict, quiet
+    from lsml_bento.cli.loading import load_predict
 
     quiet(debug)
     name, version, predict = load_predict(directory, config)

@@ -10,8 +10,13 @@ import click
 from lsml_bento.cli.check import check
 from lsml_bento.cli.create import create
 from lsml_bento.cli.doctor import doctor
+from lsml_bento.cli.forget import forget
+from lsml_bento.cli.jobs import jobs
 from lsml_bento.cli.options import DEBUG
 from lsml_bento.cli.start import start
+from lsml_bento.cli.train import train
+from lsml_bento.cli.versions import versions
+from lsml_bento.cli.worker import worker
 from lsml_bento.errors import LsmlError
 
 _ALIASES = {"init": "create"}
@@ -58,5 +63,8 @@ def main() -> None:
     """Serve one Python class as a Label Studio ML backend on BentoML."""
 
 
-for _command in (create, start, check, doctor):
+for _command in (
+    *(create, start, worker, check, doctor),
+    *(train, jobs, versions, forget),
+):
     main.add_command(_command)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 
@@ -10,13 +9,14 @@ from lsml_bento.adapters import label_studio_ml
 from lsml_bento.adapters.label_studio_api import LabelStudioMedia
 from lsml_bento.answers import for_client
 from lsml_bento.checking import Predict
-from lsml_bento.directory import service_target, with_class
+from lsml_bento.directory import find_target, service_target, with_class
+from lsml_bento.memory_state import MemoryState
 from lsml_bento.models import Models
 from lsml_bento.predictor import Group, Predictor
 from lsml_bento.rendering import Slot
+from lsml_bento.serving import Serving
 from lsml_bento.settings import Settings
-from lsml_bento.source import ModelSource, find_target
-from lsml_bento.state import MemoryState
+from lsml_bento.source import ModelSource
 from lsml_bento.types import Context, Project, Task
 
 _PROJECT = Project("0", 0)
@@ -44,7 +44,8 @@ def load_predict(directory: Path, label_config: str) -> tuple[str, str, Predict]
         settings.local_files_root,
         (settings.home or directory / ".lsml") / "media",
     )
-    predictor = Predictor(Models(source, state, media), state)
+    models = Models(source, state, media)
+    predictor = Predictor(models, state, Serving(models, state))
     name = source.load().__name__
     version = predictor.prepare(_PROJECT, label_config)
 
@@ -56,12 +57,3 @@ def load_predict(directory: Path, label_config: str) -> tuple[str, str, Predict]
             raise for_client(error) from error
 
     return name, version, predict
-
-
-def quiet(debug: bool) -> None:
-    """Leave what goes wrong to the command's one sentence, unless asked for more."""
-    if debug:
-        logging.basicConfig(level=logging.DEBUG)
-        return
-    logging.getLogger("lsml_bento").addHandler(logging.NullHandler())
-    logging.getLogger("lsml_bento").propagate = False

@@ -16,7 +16,13 @@ from typing import Any
 
 import click
 
-from lsml_bento.cli.options import debug_option, directory_argument, resolve
+from lsml_bento.cli.options import (
+    debug_option,
+    directory_argument,
+    log_level_option,
+    resolve,
+    with_absolute_paths,
+)
 from lsml_bento.directory import is_drop_in, serves
 from lsml_bento.errors import LsmlError
 
@@ -33,9 +39,6 @@ _VARIABLES = {
     "basic_auth_pass": "BASIC_AUTH_PASS",
 }
 """The variable through which the server learns of an option; argv is public."""
-
-_PATHS = ("LSML_HOME", "MODEL_DIR")
-"""Paths that are meant from where the person stands: the server stands in DIR."""
 
 
 class StartError(LsmlError):
@@ -88,11 +91,7 @@ class StartError(LsmlError):
     type=click.Path(path_type=Path),
     help="Where a model written for label_studio_ml keeps its files (MODEL_DIR).",
 )
-@click.option(
-    "--log-level",
-    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
-    help="What to log (LOG_LEVEL; INFO).",
-)
+@log_level_option
 @debug_option("Log at level DEBUG, and show errors with their tracebacks.")
 def start(
     directory: Path,
@@ -182,10 +181,7 @@ def _environ(options: dict[str, Any]) -> dict[str, str]:
     for option, variable in _VARIABLES.items():
         if options[option] is not None:
             environ[variable] = str(options[option])
-    for variable in _PATHS:
-        if environ.get(variable, "").strip():
-            environ[variable] = str(Path(environ[variable]).expanduser().absolute())
-    return environ
+    return with_absolute_paths(environ)
 
 
 def _url(host: str, port: int) -> str:

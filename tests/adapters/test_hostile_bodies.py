@@ -68,6 +68,13 @@ def nested(depth: int) -> Any:
     return value
 
 
+POSTS = [
+    "/api/jobs/1/cancel",
+    "/api/jobs/1/retry",
+    "/api/projects/1/versions/v1/activate",
+]
+"""Routes of ours that need no body."""
+
 NO_OBJECT = "expected a JSON object, found"
 BAD_PROJECT = 'project: a project is named like "1" or "1.1795426489"'
 
@@ -96,8 +103,13 @@ class TestBodiesThatAreNoJson:
             b"\x80\x04\x95pickle",
         ],
     )
-    @pytest.mark.parametrize("path", ["/predict", "/setup", "/webhook", "/train"])
+    @pytest.mark.parametrize(
+        "path",
+        ["/predict", "/setup", "/webhook", "/train", *POSTS],
+    )
     def test_they_are_400(self, blank: Client, path: str, content: bytes) -> None:
+        if path in POSTS and not content:
+            return  # as curl sends them
         answer = blank.post(path, content=content)
 
         assert answer.status_code == 400
@@ -122,7 +134,9 @@ class TestBodiesThatAreNoJson:
         assert answer.status_code == 422
         assert one_sentence(answer).startswith(f"{NO_OBJECT} {found}: ")
 
-    @pytest.mark.parametrize("path", ["/train", "/job_status", "/validate", "/delete"])
+    @pytest.mark.parametrize(
+        "path", ["/train", "/job_status", "/validate", "/delete", *POSTS]
+    )
     def test_older_routes_take_objects_only_too(self, blank: Client, path: str) -> None:
         answer = blank.post(path, content=b"[]")
 
@@ -476,6 +490,9 @@ GOOD: list[tuple[str, Callable[[], dict[str, Any]]]] = [
     ("/validate", lambda: {"config": CONFIG}),
     ("/delete", lambda: {"project": PROJECT}),
     ("/duplicate_model", lambda: {"project_src": 1, "project_dst": 2}),
+    ("/api/jobs/1/cancel", dict),
+    ("/api/jobs/1/retry", lambda: {"why": [1]}),
+    ("/api/projects/1/versions/v1/activate", lambda: {"pin": True}),
 ]
 
 
@@ -526,7 +543,8 @@ BODIES = st.one_of(spoiled(), spoiled(), noise())
 
 def check(answer: httpx.Response, path: str, content: bytes) -> None:
     """The law: an answer of the contract, or a refusal in one sentence."""
-    assert answer.status_code in (200, 400, 410, 422), answer.text
+    unknown = 404 if path.startswith("/api/") else 410
+    assert answer.status_code in (200, 400, unknown, 422), answer.text
     if answer.status_code != 200:
         one_sentence(answer)
     elif path == "/setup":

@@ -9,6 +9,7 @@ from lsml_bento.directory import (
     find_class,
     has_service,
     is_drop_in,
+    plain_service,
     serves,
     service_target,
     with_class,
@@ -96,3 +97,29 @@ def test_either_model_or_wsgi_can_be_served(tmp_path: Path) -> None:
     assert not serves(tmp_path)
     write(tmp_path, _wsgi="")
     assert serves(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("svc = create_service('a:B')", {"model": "a:B"}),
+        (
+            "svc = create_service('a:B', name='x', workers=2)",
+            {"model": "a:B", "name": "x", "workers": 2},
+        ),
+        ("svc = create_service('a:B', name=NAME)", None),
+        ("svc = create_service('a:B', **{})", None),
+        ("svc = create_service('a:B', directory='/')", None),
+        ("svc = create_service('a:B', 32)", None),
+        ("svc = create_service(a.B)", None),
+        ("import os\nsvc = create_service('a:B')", None),
+        ("svc = create_service('a:B')\nsvc.x = 1", None),
+        ("svc = (", None),
+    ],
+)
+def test_a_service_is_read_where_it_does_no_more(
+    tmp_path: Path, text: str, found: dict[str, object] | None
+) -> None:
+    head = '"""A service."""\n\nfrom lsml_bento import create_service\n'
+    write(tmp_path, service=head + text)
+    assert plain_service(tmp_path) == found

@@ -10,7 +10,10 @@ def test_help_names_every_command() -> None:
     assert done.returncode == 0
     listed = done.stdout.partition("Commands:")[2].split("\n")
     commands = {line.split()[0] for line in listed if line.strip()}
-    assert commands == {"check", "create", "doctor", "start"}
+    assert commands == {
+        *("check", "create", "doctor", "start", "worker"),
+        *("train", "jobs", "versions", "forget"),
+    }
     for name in [*commands, "init"]:
         assert run(name, "-h").returncode == 0
 

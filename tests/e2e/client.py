@@ -1,6 +1,7 @@
 """The part of Label Studio's REST API that the tests use."""
 
 import base64
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,7 +65,18 @@ class Project:
 
     def connect(self, url: str, **fields: Any) -> "Connection":
         """Add a backend; fields as in Label Studio's own form."""
+        return self._added(self.try_connect(url, **fields))
+
+    def connect_patiently(self, url: str, **fields: Any) -> "Connection":
+        """Add a backend that answers 503 for a while, as one that imports torch."""
+        deadline = time.monotonic() + 60
         response = self.try_connect(url, **fields)
+        while "503" in response.text and time.monotonic() < deadline:
+            time.sleep(0.5)
+            response = self.try_connect(url, **fields)
+        return self._added(response)
+
+    def _added(self, response: httpx.Response) -> "Connection":
         assert response.status_code == 201, response.text
         record = response.json()
         return Connection(self, record["id"], record)
@@ -74,11 +86,13 @@ class Project:
         answer: list[Json] = self.api.call("GET", f"/api/ml?project={self.id}")
         return answer
 
-    def retrieve_predictions(self) -> Json:
-        """The Data Manager's action on all tasks."""
+    def retrieve_predictions(self, tasks: Sequence[int] | None = None) -> Json:
+        """The Data Manager's action on some tasks, all by default."""
+        everything = {"all": True, "excluded": []}
+        chosen = {"all": False, "included": list(tasks or [])}
         query = {"id": "retrieve_tasks_predictions", "project": self.id}
         body = {
-            "selectedItems": {"all": True, "excluded": []},
+            "selectedItems": everything if tasks is None else chosen,
             "ordering": [],
             "filters": {"conjunction": "and", "items": []},
             "project": str(self.id),

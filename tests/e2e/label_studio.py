@@ -94,7 +94,7 @@ def _migrate_into(directory: Path) -> None:
     with tempfile.TemporaryDirectory(dir=CACHE) as made:
         data = Path(made) / "data"
         data.mkdir()
-        server = _server(data, Path(made) / "migrate.log")
+        server = server_on(data, Path(made) / "migrate.log")
         server.start(timeout_s=180)
         server.stop()
         data.rename(directory)
@@ -107,7 +107,7 @@ def running(directory: Path) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(dir=_fast_disk(), prefix="label-studio-") as made:
         data = Path(made) / "data"
         shutil.copytree(prepared, data)
-        with _server(data, directory / "label-studio.log") as server:
+        with server_on(data, directory / "label-studio.log") as server:
             yield server
 
 
@@ -123,8 +123,9 @@ def _fast_disk() -> Path | None:
     return None
 
 
-def _server(data: Path, log: Path) -> Server:
-    port = free_port()
+def server_on(data: Path, log: Path, port: int | None = None) -> Server:
+    """Label Studio on a data directory, a free port by default; not started yet."""
+    port = port or free_port()
     arguments = ["--no-browser", "--internal-host", "127.0.0.1", "--port", str(port)]
     return Server(
         name=f"Label Studio {VERSION}",

@@ -37,6 +37,26 @@ def free_port() -> int:
                 return port
 
 
+def free_port_near(port: int) -> int:
+    """That port, or the next one that nothing listens on; any one for 0."""
+    if not port:
+        return free_port()
+    while not _is_free(port):
+        port += 1
+    return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET) as four:
+        # Connections that a server left to expire do not keep its port.
+        four.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            four.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
 def _is_free_on_ipv6(port: int) -> bool:
     try:
         with socket.socket(socket.AF_INET6) as six:
@@ -48,7 +68,10 @@ def _is_free_on_ipv6(port: int) -> bool:
 
 @dataclass
 class Server:
-    """A process tree with a log file and a URL that answers ``/health``."""
+    """A process tree with a log file and a URL that answers ``/health``.
+
+    With ``own_session`` a terminal's Ctrl-C and hang-up do not reach it.
+    """
 
     name: str
     command: Sequence[str]
@@ -57,6 +80,7 @@ class Server:
     environ: Mapping[str, str]
     cwd: Path = ROOT
     stop_signal: int = signal.SIGTERM
+    own_session: bool = False
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     process: "subprocess.Popen[bytes] | None" = None
 
@@ -71,6 +95,11 @@ class Server:
 
     def start(self, timeout_s: float = 60) -> None:
         """Start the process and wait until it answers on its own port."""
+        self.launch()
+        self.wait_until_healthy(timeout_s)
+
+    def launch(self) -> None:
+        """Start the process and do not wait for it."""
         STARTED.append(self)
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         environ = {**self.environ, MARK: self.mark, "PYTHONUNBUFFERED": "1"}
@@ -82,7 +111,15 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                start_new_session=self.own_session,
             )
+
+    def wait_until_healthy(self, timeout_s: float = 60) -> None:
+        """Wait until the server answers on its own port; it is killed if it does not.
+
+        Raises:
+            ServerError: if it does not in time, or ends.
+        """
         try:
             self._wait_until_healthy(timeout_s)
         except BaseException:
@@ -92,7 +129,7 @@ class Server:
     def _wait_until_healthy(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            if self.process is not None and self.process.poll() is not None:
+            if not self.is_running():
                 raise ServerError(f"{self.name} ended at start\n{self.tail()}")
             if self._answers_health() and self.listens():
                 return
@@ -104,6 +141,10 @@ class Server:
         with suppress(httpx.HTTPError):
             return httpx.get(f"{self.url}/health", timeout=2).status_code == 200
         return False
+
+    def is_running(self) -> bool:
+        """True if the process that was started has not ended."""
+        return self.process is not None and self.process.poll() is None
 
     def listens(self) -> bool:
         """True if a process of this very server listens on its port."""

@@ -19,9 +19,10 @@ def start_command(
     home: Path,
     *options: str,
     environ: Mapping[str, str] | None = None,
+    port: int | None = None,
 ) -> Server:
-    """``lsml-bento start DIRECTORY -p PORT``, not started yet."""
-    port = free_port()
+    """``lsml-bento start DIRECTORY -p PORT``, not started; a free port by default."""
+    port = port or free_port()
     command = [_tool("lsml-bento"), "start", str(directory), "-p", str(port), *options]
     name = f"lsml-bento start {directory.name}"
     return _server(name, command, port, home, home, environ)

@@ -17,18 +17,27 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from lsml_bento.adapters.label_studio_http.answers import (
+    answer_bug,
+    answer_error,
+    answer_http_error,
+    answer_nobody,
+    json_response,
+    older_status,
+)
 from lsml_bento.backend import Backend
 from lsml_bento.errors import (
     BadRequest,
     BodyTooLarge,
     LsmlError,
     MalformedBody,
+    NotFound,
     UnsupportedMedia,
 )
+from lsml_bento.events import Event, parse_event
 from lsml_bento.label_config import parse_label_config
 from lsml_bento.types import (
     check_media_type,
-    parse_event,
     parse_predict,
     parse_project,
     parse_setup,
@@ -61,12 +70,27 @@ def contract_app(max_body_mib: float) -> Starlette:
             Route("/delete", routes.acknowledge, methods=["POST"]),
             Route("/duplicate_model", routes.acknowledge, methods=["POST"]),
             Route("/api/status", routes.status, methods=["GET"]),
+            Route("/api/jobs", routes.jobs, methods=["GET"]),
+            Route("/api/jobs/{job}", routes.job, methods=["GET"]),
+            Route("/api/jobs/{job}/cancel", routes.cancel, methods=["POST"]),
+            Route("/api/jobs/{job}/retry", routes.retry, methods=["POST"]),
+            Route(
+                "/api/projects/{project}/versions",
+                routes.project_versions,
+                methods=["GET"],
+            ),
+            Route(
+                # A version is named by the user's fit: slashes may be in it.
+                "/api/projects/{project}/versions/{version:path}/activate",
+                routes.activate,
+                methods=["POST"],
+            ),
         ],
         exception_handlers={
-            LsmlError: _answer_error,
-            HTTPException: _answer_http_error,
-            ClientDisconnect: _answer_nobody,
-            Exception: _answer_bug,
+            LsmlError: answer_error,
+            HTTPException: answer_http_error,
+            ClientDisconnect: answer_nobody,
+            Exception: answer_bug,
         },
     )
     app.router.redirect_slashes = False
@@ -80,11 +104,11 @@ class _Routes:
         self._max_body_bytes = max_body_bytes
 
     async def health(self, request: Request) -> Response:
-        return _json(_backend(request).health())
+        return json_response(_backend(request).health())
 
     async def setup(self, request: Request) -> Response:
         asked = parse_setup(await self._body(request))
-        return _json({"model_version": await _backend(request).setup(asked)})
+        return json_response({"model_version": await _backend(request).setup(asked)})
 
     async def predict(self, request: Request) -> Response:
         asked = parse_predict(await self._body(request))
@@ -94,49 +118,104 @@ class _Routes:
         )
 
     async def webhook(self, request: Request) -> Response:
-        event = parse_event(await self._body(request))
-        return _json(_backend(request).event(event))
+        return await self._learn(request, parse_event(await self._body(request)))
+
+    async def _learn(self, request: Request, event: Event) -> Response:
+        receipt = await _backend(request).learning.event(event)
+        if receipt.job is None:
+            return json_response({"status": receipt.status})
+        return json_response({"job": receipt.job}, status=201)
 
     async def versions(self, request: Request) -> Response:
-        return _json({"versions": await _backend(request).versions()})
+        return json_response({"versions": await _backend(request).versions()})
 
     async def status(self, request: Request) -> Response:
-        return _json(await _backend(request).status())
+        return json_response(await _backend(request).status())
+
+    # Jobs and versions
+
+    async def jobs(self, request: Request) -> Response:
+        query = request.query_params
+        limit = query.get("limit", "100")
+        if not limit.isdecimal() or len(limit) > 6:
+            raise BadRequest("limit is a number of jobs")
+        jobs = await _backend(request).learning.jobs(
+            query.get("project") or None, query.get("status"), int(limit)
+        )
+        return json_response({"jobs": jobs})
+
+    async def job(self, request: Request) -> Response:
+        return json_response(
+            await _backend(request).learning.job(request.path_params["job"])
+        )
+
+    async def cancel(self, request: Request) -> Response:
+        await self._optional_object(request)
+        job = request.path_params["job"]
+        return json_response(await _backend(request).learning.cancel(job))
+
+    async def retry(self, request: Request) -> Response:
+        await self._optional_object(request)
+        job = request.path_params["job"]
+        return json_response(await _backend(request).learning.retry(job))
+
+    async def project_versions(self, request: Request) -> Response:
+        project = request.path_params["project"]
+        versions = await _backend(request).learning.versions(project)
+        return json_response({"versions": versions})
+
+    async def activate(self, request: Request) -> Response:
+        pin = (await self._optional_object(request)).get("pin", False)
+        if not isinstance(pin, bool):
+            raise BadRequest('expected {"pin": true}, {"pin": false} or no body')
+        versions = await _backend(request).learning.activate(
+            request.path_params["project"], request.path_params["version"], pin=pin
+        )
+        return json_response({"versions": versions})
 
     # Routes of older Label Studios
 
     async def train(self, request: Request) -> Response:
         body = _object(await self._body(request))
         event = parse_event({"action": "START_TRAINING", **_project_of(body)})
-        return _json(_backend(request).event(event))
+        return await self._learn(request, event)
 
     async def job_status(self, request: Request) -> Response:
         job = _object(await self._body(request)).get("job")
         if not isinstance(job, (str, int)):
             raise BadRequest('expected {"job": id}, as /train answered it')
-        return _json({"error": f"there is no job {str(job)[:100]!r}"}, status=410)
+        try:
+            found = await _backend(request).learning.job(str(job))
+        except NotFound as error:
+            return json_response({"error": str(error)}, status=410)
+        return json_response(older_status(found))
 
     async def is_training(self, request: Request) -> Response:
         try:
-            parse_project(request.query_params.get("project"))
+            project = parse_project(request.query_params.get("project"))
         except ValueError as error:
             raise BadRequest(f"project: {error}") from None
-        return _json({"is_training": False})
+        trains = await _backend(request).learning.is_training(project)
+        return json_response({"is_training": trains})
 
     async def validate(self, request: Request) -> Response:
         config = _object(await self._body(request)).get("config")
         if not isinstance(config, str):
             raise BadRequest('expected {"config": label config}')
         parse_label_config(config)
-        return _json({"status": "ok"})
+        return json_response({"status": "ok"})
 
     async def acknowledge(self, request: Request) -> Response:
         _object(await self._body(request))
-        return _json({})
+        return json_response({})
 
     # Bodies
 
-    async def _body(self, request: Request) -> Any:
+    async def _optional_object(self, request: Request) -> dict[str, Any]:
+        body = await self._body(request, may_be_empty=True)
+        return {} if body is None else _object(body)
+
+    async def _body(self, request: Request, *, may_be_empty: bool = False) -> Any:
         """The JSON of a body, read no further than the limit."""
         _check_encoding(request)
         declared = request.headers.get("content-length", "")
@@ -149,6 +228,8 @@ class _Routes:
             if size > self._max_body_bytes:
                 raise self._too_large()
             chunks.append(chunk)
+        if may_be_empty and not size:
+            return None
         try:
             return orjson.loads(b"".join(chunks))
         except orjson.JSONDecodeError as error:
@@ -188,45 +269,3 @@ def _object(body: Any) -> dict[str, Any]:
 
 def _project_of(body: dict[str, Any]) -> dict[str, Any]:
     return {"project": body["project"]} if "project" in body else {}
-
-
-def _json(
-    content: Any, status: int = 200, headers: dict[str, str] | None = None
-) -> Response:
-    return Response(
-        orjson.dumps(content), status, headers, media_type="application/json"
-    )
-
-
-def _asked(request: Request) -> str:
-    """Method and path, for one line of a log."""
-    return f"{request.method} {request.scope['path'][:200]!r}"
-
-
-# Starlette gives each of these the errors that it is registered for.
-
-
-async def _answer_error(request: Request, error: Any) -> Response:
-    level = logging.WARNING if error.status < 500 else logging.ERROR
-    log.log(level, "%s answered %d: %s", _asked(request), error.status, error)
-    wait_s = error.retry_after_s
-    headers = None if wait_s is None else {"Retry-After": str(wait_s)}
-    return _json({"error": str(error)}, error.status, headers)
-
-
-async def _answer_http_error(request: Request, error: Any) -> Response:
-    sentences = {404: "there is nothing there", 405: "that path has other methods"}
-    said = sentences.get(error.status_code, error.detail)
-    return _json(
-        {"error": f"{_asked(request)}: {said}"}, error.status_code, error.headers
-    )
-
-
-async def _answer_nobody(request: Request, _: Exception) -> Response:
-    log.info("%s: the client hung up while sending", _asked(request))
-    return _json({"error": "the client hung up"}, status=400)
-
-
-async def _answer_bug(request: Request, error: Exception) -> Response:
-    log.error("%s failed: a bug in lsml-bento", _asked(request), exc_info=error)
-    return _json({"error": "the server failed: its log says why"}, status=500)

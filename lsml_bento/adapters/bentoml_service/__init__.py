@@ -6,8 +6,8 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -16,9 +16,13 @@ import orjson
 from bentoml.exceptions import BentoMLException
 from starlette.applications import Starlette
 
+from lsml_bento.adapters.bentoml_service.metrics import Metrics
+from lsml_bento.adapters.bentoml_service.shape import Shape
+from lsml_bento.adapters.bentoml_service.supervisor import look_often
 from lsml_bento.backend import Backend
+from lsml_bento.embedded import EmbeddedWorker
 from lsml_bento.errors import LsmlError
-from lsml_bento.lanes import Lane, Observer
+from lsml_bento.spec import BackendSpec
 from lsml_bento.types import Task, parse_predict
 
 log = logging.getLogger(__name__)
@@ -26,40 +30,17 @@ log = logging.getLogger(__name__)
 _REQUEST_TIMEOUT_S = 120
 """Over Label Studio's 100 s, so that it is our deadline that ends a request."""
 
-_PUBLISH_AFTER_S = 0.25
-
-_WAIT_BUCKETS_S = (
-    *(0.0005, 0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04),
-    *(0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 90.0),
-)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """How many processes and devices a service has.
-
-    Attributes:
-        name: a BentoML tag: lowercase letters, digits and ``._-``.
-        workers: serving processes.
-        gpus: devices of the service, dealt out among the workers.
-        access_log: BentoML's line for each request.
-        tracing: OpenTelemetry's spans for each request.
-        max_batch_size: the largest batch, for the buckets of its histogram.
-    """
-
-    name: str
-    workers: int = 1
-    gpus: int = 0
-    access_log: bool = False
-    tracing: bool = False
-    max_batch_size: int = 32
+_MEASURE_EVERY_S = 5.0
+_PARENT_EVERY_S = 1.0
 
 
 def build_service(
     shape: Shape,
     app: Starlette,
-    make_backend: Callable[[Observer], Backend],
+    make_backend: Callable[[Metrics], Backend],
     middlewares: list[tuple[type[Any], dict[str, Any]]],
+    make_worker: Callable[[], EmbeddedWorker | None],
+    spec: BackendSpec,
 ) -> bentoml.Service[Any]:
     """A BentoML service with ``app`` at its root.
 
@@ -68,29 +49,34 @@ def build_service(
         app: gets the backend as ``app.state.backend`` when the process starts.
         make_backend: called once in each serving process.
         middlewares: ASGI middlewares, outermost first, and their options.
+        make_worker: the worker that each serving process tries to keep, if any.
+        spec: found again on the service by ``spec_of``.
     """
 
     class LabelStudioBackend:
         """Label Studio ML backend; its own contract is mounted at the root."""
 
+        lsml_spec = spec
+
+        @bentoml.on_deployment
+        @staticmethod
+        def prepare() -> None:
+            look_often()
+
         def __init__(self) -> None:
             _take_own_gpus(shape)
-            self.backend = make_backend(Metrics(shape))
+            metrics = Metrics(shape)
+            self.process = _Process(make_backend(metrics), make_worker(), metrics)
+            self.backend = self.process.backend
             app.state.backend = self.backend
 
         @bentoml.on_startup
         async def start(self) -> None:
-            _spare_the_collector()
-            self._starting = asyncio.create_task(self._start())
-
-        async def _start(self) -> None:
-            await self.backend.start()
-            _spare_the_collector()
+            self.process.start()
 
         @bentoml.on_shutdown
         async def stop(self) -> None:
-            if not await self.backend.close():
-                log.critical("predict() is stuck: the process ends without its answer")
+            await self.process.stop()
 
         @bentoml.api
         async def predict_tasks(
@@ -121,6 +107,48 @@ def build_service(
     return service
 
 
+class _Process:
+    """The life of a serving process, from its start to its end."""
+
+    def __init__(
+        self, backend: Backend, worker: EmbeddedWorker | None, metrics: Metrics
+    ) -> None:
+        self.backend = backend
+        self._worker = worker
+        self._metrics = metrics
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        _spare_the_collector()
+        work = self._import_class(), _end_with_parent(), self._measure()
+        self._tasks = [asyncio.create_task(one) for one in work]
+        if self._worker is not None:
+            self._worker.start()
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._worker is not None:
+            await asyncio.to_thread(self._worker.stop)
+        if not await self.backend.close():
+            log.critical("predict() is stuck: the process ends without its answer")
+
+    async def _import_class(self) -> None:
+        await self.backend.start()
+        _spare_the_collector()
+
+    async def _measure(self) -> None:
+        while True:
+            await asyncio.sleep(_MEASURE_EVERY_S)
+            await self._metrics.measure(self.backend)
+
+
+def spec_of(service: bentoml.Service[Any]) -> BackendSpec | None:
+    """What names a service's backend; None if ``build_service`` did not make it."""
+    spec = getattr(service.inner, "lsml_spec", None)
+    return spec if isinstance(spec, BackendSpec) else None
+
+
 def _configuration(shape: Shape) -> dict[str, Any]:
     configuration: dict[str, Any] = {
         "name": shape.name,
@@ -136,73 +164,13 @@ def _configuration(shape: Shape) -> dict[str, Any]:
     return configuration
 
 
-class Metrics:
-    """The batcher's ``Observer``, in Prometheus' words.
-
-    The histogram of batch sizes has BentoML's own name and labels, so that dashboards
-    made for its adaptive batching show ours.
-    """
-
-    def __init__(self, shape: Shape) -> None:
-        # Imported once BentoML has said where the processes' metrics are joined.
-        from prometheus_client import Gauge, Histogram  # noqa: PLC0415
-
-        size = shape.max_batch_size
-        self._size = Histogram(
-            name="bentoml_service_adaptive_batch_size",
-            documentation="Service adaptive batch size",
-            labelnames=[
-                "runner_name",
-                "worker_index",
-                "method_name",
-                "service_version",
-                "service_name",
-            ],
-            buckets=[2**n for n in range(size.bit_length()) if 2**n < size] + [size],
-        ).labels(
-            runner_name=shape.name,
-            worker_index=bentoml.server_context.worker_index,
-            method_name="predict",
-            service_version="not available",
-            service_name=shape.name,
-        )
-        wait = Histogram(
-            name="lsml_queue_wait_seconds",
-            documentation="Time until a request's first task is predicted",
-            labelnames=["lane"],
-            buckets=_WAIT_BUCKETS_S,
-        )
-        waiting = Gauge(
-            name="lsml_queue_tasks",
-            documentation="Tasks that wait",
-            labelnames=["lane"],
-            multiprocess_mode="livesum",
-        )
-        self._wait = {lane: wait.labels(lane=lane.value) for lane in Lane}
-        self._waiting = {lane: waiting.labels(lane=lane.value) for lane in Lane}
-        self._lengths: dict[Lane, int] = {}
-        self._publishing: asyncio.TimerHandle | None = None
-
-    def batch(self, size: int) -> None:
-        """Observe a batch's size."""
-        self._size.observe(size)
-
-    def waited(self, lane: Lane, seconds: float) -> None:
-        """Observe a request's wait."""
-        self._wait[lane].observe(seconds)
-
-    def waiting(self, lane: Lane, items: int) -> None:
-        """Set a lane's length, a moment later: it changes twice with each request."""
-        self._lengths[lane] = items
-        if self._publishing is None:
-            loop = asyncio.get_running_loop()
-            self._publishing = loop.call_later(_PUBLISH_AFTER_S, self._publish)
-
-    def _publish(self) -> None:
-        self._publishing = None
-        for lane, items in self._lengths.items():
-            self._waiting[lane].set(items)
-        self._lengths.clear()
+async def _end_with_parent() -> None:
+    """End this process when BentoML's supervisor was killed, as it can not say so."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        await asyncio.sleep(_PARENT_EVERY_S)
+    log.error("BentoML's supervisor is gone: this process ends too")
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _spare_the_collector() -> None:

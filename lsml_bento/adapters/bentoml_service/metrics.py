@@ -1,0 +1,148 @@
+"""What a serving process tells Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import bentoml
+
+from lsml_bento.adapters.bentoml_service.shape import Shape
+from lsml_bento.backend import Backend
+from lsml_bento.errors import LsmlError
+from lsml_bento.lanes import Lane
+
+log = logging.getLogger(__name__)
+
+_PUBLISH_AFTER_S = 0.25
+
+_WAIT_BUCKETS_S = (
+    *(0.0005, 0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04),
+    *(0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 90.0),
+)
+
+
+class Metrics:
+    """The batcher's ``Observer``, in Prometheus' words.
+
+    The histogram of batch sizes has BentoML's own name and labels, so that dashboards
+    made for its adaptive batching show ours.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        # Imported once BentoML has said where the processes' metrics are joined.
+        from prometheus_client import Gauge, Histogram  # noqa: PLC0415
+
+        size = shape.max_batch_size
+        self._size = Histogram(
+            name="bentoml_service_adaptive_batch_size",
+            documentation="Service adaptive batch size",
+            labelnames=[
+                "runner_name",
+                "worker_index",
+                "method_name",
+                "service_version",
+                "service_name",
+            ],
+            buckets=[2**n for n in range(size.bit_length()) if 2**n < size] + [size],
+        ).labels(
+            runner_name=shape.name,
+            worker_index=bentoml.server_context.worker_index,
+            method_name="predict",
+            service_version="not available",
+            service_name=shape.name,
+        )
+        wait = Histogram(
+            name="lsml_queue_wait_seconds",
+            documentation="Time until a request's first task is predicted",
+            labelnames=["lane"],
+            buckets=_WAIT_BUCKETS_S,
+        )
+        waiting = Gauge(
+            name="lsml_queue_tasks",
+            documentation="Tasks that wait",
+            labelnames=["lane"],
+            multiprocess_mode="livesum",
+        )
+        self._wait = {lane: wait.labels(lane=lane.value) for lane in Lane}
+        self._waiting = {lane: waiting.labels(lane=lane.value) for lane in Lane}
+        self._webhook = Histogram(
+            name="lsml_webhook_seconds",
+            documentation="Time until an event is stored",
+            buckets=_WAIT_BUCKETS_S,
+        )
+        self._learning = _LearningMetrics()
+        self._lengths: dict[Lane, int] = {}
+        self._publishing: asyncio.TimerHandle | None = None
+
+    def batch(self, size: int) -> None:
+        """Observe a batch's size."""
+        self._size.observe(size)
+
+    def waited(self, lane: Lane, seconds: float) -> None:
+        """Observe a request's wait."""
+        self._wait[lane].observe(seconds)
+
+    def waiting(self, lane: Lane, items: int) -> None:
+        """Set a lane's length, a moment later: it changes twice with each request."""
+        self._lengths[lane] = items
+        if self._publishing is None:
+            loop = asyncio.get_running_loop()
+            self._publishing = loop.call_later(_PUBLISH_AFTER_S, self._publish)
+
+    def webhook(self, seconds: float) -> None:
+        """Observe how long an event took."""
+        self._webhook.observe(seconds)
+
+    async def measure(self, backend: Backend) -> None:
+        """Read what the ledger knows of jobs, and which versions serve here."""
+        try:
+            self._learning.show(await backend.figures(), backend.active_versions())
+        except LsmlError as error:
+            log.debug("jobs could not be measured: %s", error)
+
+    def _publish(self) -> None:
+        self._publishing = None
+        for lane, items in self._lengths.items():
+            self._waiting[lane].set(items)
+        self._lengths.clear()
+
+
+class _LearningMetrics:
+    """What the ledger says; every process reads the same, so the newest counts."""
+
+    def __init__(self) -> None:
+        from prometheus_client import Gauge  # noqa: PLC0415 - as above
+
+        def gauge(name: str, documentation: str, labels: Sequence[str] = ()) -> Any:
+            return Gauge(
+                name, documentation, labels, multiprocess_mode="livemostrecent"
+            )
+
+        self._jobs = gauge("lsml_jobs", "Jobs in the ledger", ["status"])
+        self._oldest = gauge(
+            "lsml_oldest_queued_seconds", "How long the oldest job that is due waits"
+        )
+        self._seconds = gauge("lsml_fit_seconds_sum", "Seconds that all fits took")
+        self._fits = gauge("lsml_fit_seconds_count", "Fits that ended")
+        self._active = gauge(
+            "lsml_active_version_info",
+            "1 for the version that serves a project, 0 for one that did",
+            ["project", "version"],
+        )
+        self._shown: dict[str, str] = {}
+
+    def show(self, figures: dict[str, Any], active: dict[str, str]) -> None:
+        for status, number in figures["jobs"].items():
+            self._jobs.labels(status=status).set(number)
+        self._oldest.set(figures["oldest_queued_s"])
+        self._seconds.set(figures["fit_seconds"])
+        self._fits.set(figures["fits"])
+        for project, version in active.items():
+            before = self._shown.get(project)
+            if before not in (None, version):
+                self._active.labels(project=project, version=before).set(0)
+            self._active.labels(project=project, version=version).set(1)
+            self._shown[project] = version

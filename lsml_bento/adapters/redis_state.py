@@ -1,0 +1,282 @@
+"""State in Redis, shared by every process of a backend on any number of machines."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import TypeVar
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, ReadOnlyError, RedisError
+from redis.retry import Retry
+
+from lsml_bento.errors import StateError
+from lsml_bento.memory_state import BufferedChange
+from lsml_bento.state import Change, Pair, State
+
+_PAGE = 1000
+"""Entries of one call: Lua's ``unpack`` ends at 8,000."""
+
+_PAUSE_S = 0.001
+_DICE = random.SystemRandom()
+_Answer = TypeVar("_Answer")
+
+_SCAN = """
+local keys = redis.call('ZRANGEBYLEX', KEYS[2], ARGV[1], ARGV[2], 'LIMIT', 0, ARGV[3])
+if #keys == 0 then return {keys, keys} end
+return {keys, redis.call('HMGET', KEYS[1], unpack(keys))}
+"""
+
+# Sets before it removes: a Redis that is full refuses the first command or none.
+_CHANGE = """
+local values, order, at = KEYS[1], KEYS[2], 3
+local function following() at = at + 1; return ARGV[at] end
+for _ = 1, tonumber(ARGV[1]) do
+  local found = redis.call('HGET', values, following())
+  if found ~= following() then return 0 end
+end
+for _ = 1, tonumber(ARGV[2]) do
+  if redis.call('HEXISTS', values, following()) == 1 then return 0 end
+end
+for _ = 1, tonumber(ARGV[3]) do
+  local key = following()
+  redis.call('HSET', values, key, following())
+  redis.call('ZADD', order, 0, key)
+end
+while at < #ARGV do
+  local key = following()
+  redis.call('HDEL', values, key)
+  redis.call('ZREM', order, key)
+end
+return 1
+"""
+
+
+class RedisState(State):
+    """``State`` on Redis: one hash with the values, one sorted set with their order.
+
+    Nothing connects before the first call, and what Redis cut is connected anew, so a
+    backend may start before its Redis and outlive a restart of it. Keys and values are
+    text that UTF-8 can hold.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``, with a password or without.
+        owner: the backend's name. Backends of other names live beside it.
+        wait_s: how long to wait for a connection and for each answer.
+
+    Raises:
+        StateError: if the URL is none.
+    """
+
+    def __init__(self, url: str, owner: str, *, wait_s: float = 0.5) -> None:
+        self.writes = 0
+        self._lock = threading.Lock()
+        self._wait_s = wait_s
+        # In braces, so that a cluster keeps both on one node.
+        self._values = f"lsml:{{{owner}}}:values"
+        self._order = f"lsml:{{{owner}}}:order"
+        self._client = _client_of(url, wait_s)
+        options = self._client.get_connection_kwargs()
+        self._password = options.get("password") or ""
+        self._where = options.get("path") or "{}:{}/{}".format(
+            options.get("host", "localhost"),
+            options.get("port", 6379),
+            options.get("db", 0),
+        )
+        self._scan_script = self._client.register_script(_SCAN)
+        self._change_script = self._client.register_script(_CHANGE)
+
+    def get(self, key: str) -> str | None:
+        """The value of a key, in one round trip."""
+        with self._translated("read"):
+            found: str | None = self._client.hget(self._values, key)  # type: ignore[assignment]
+        return found
+
+    def scan(
+        self, prefix: str, after: str = "", limit: int | None = None
+    ) -> list[Pair]:
+        """Keys in order; one round trip for each 1,000, which see each their moment."""
+        found: list[Pair] = []
+        wanted = sys.maxsize if limit is None else limit
+        while (size := min(_PAGE, wanted - len(found))) > 0:
+            page = self._page(prefix, after, size)
+            found += page
+            if len(page) < size:
+                break
+            after = page[-1][0]
+        return found
+
+    def change(self, work: Callable[[Change], _Answer], wait_s: float = 2.0) -> _Answer:
+        """Do ``work`` on what Redis holds, then write if what it read is still so.
+
+        Every key that ``work`` got, or found in a scan, is compared in the step that
+        writes. A key that comes new into what it scanned is not noticed (a phantom):
+        a rule that must know of it has to ``get`` a key which then changes, as the
+        ledger's do. An error that ``work`` raises counts only if what it read was still
+        so then: else it may have seen half of another's change, and runs again.
+
+        Args:
+            work: as ``State.change`` says.
+            wait_s: for how long to run ``work`` again while others come between.
+
+        Raises:
+            StateError: as ``State.change`` says. If Redis went silent while it wrote,
+                the change may have been done nevertheless.
+        """
+        deadline = time.monotonic() + wait_s
+        for attempt in count():
+            change = self._begin(deadline)
+            try:
+                answer = work(change)
+            except StateError:
+                raise
+            except Exception:
+                if self._holds(change):
+                    raise
+            else:
+                if self._applied(change):
+                    return answer
+            pause = _DICE.uniform(0, _PAUSE_S * 2 ** min(attempt, 6))
+            if time.monotonic() + pause > deadline:
+                raise StateError(
+                    f"the state in Redis at {self._where} could not be written: other "
+                    f"writers came between {attempt + 1} times in {wait_s} s; try again"
+                )
+            time.sleep(pause)
+        raise AssertionError("count() ended")
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        self._client.connection_pool.disconnect()
+
+    def _begin(self, deadline: float) -> BufferedChange:
+        """A change whose reads end some time, even where each of them is slow."""
+
+        def in_time() -> None:
+            if time.monotonic() > deadline + self._wait_s:
+                raise StateError(
+                    f"the state in Redis at {self._where} could not be written: Redis "
+                    "answers too slowly; check REDIS_URL and the load of Redis"
+                )
+
+        def get(key: str) -> str | None:
+            in_time()
+            return self.get(key)
+
+        def scan(prefix: str, after: str, limit: int | None) -> list[Pair]:
+            in_time()
+            found = self.scan(prefix, after, limit)
+            for key, value in found:
+                change.seen.setdefault(key, value)
+            return found
+
+        change = BufferedChange(get, scan)
+        return change
+
+    def _page(self, prefix: str, after: str, size: int) -> list[Pair]:
+        first = f"({after}" if after >= prefix else f"[{prefix}"
+        behind = b"(" + prefix.encode() + b"\xff"  # which no UTF-8 holds
+        with self._translated("read"):
+            keys, values = self._scan_script(
+                keys=[self._values, self._order], args=[first, behind, size]
+            )
+        if None in values:
+            raise StateError(
+                f"Redis at {self._where} lost {self._values} and kept {self._order}: "
+                "set its maxmemory-policy to noeviction, and delete that key"
+            )
+        return list(zip(keys, values, strict=True))
+
+    def _holds(self, change: BufferedChange) -> bool:
+        """Whether what a change read was so, all of it at one moment."""
+        return not change.seen or self._compare_and_write(change.seen, {})
+
+    def _applied(self, change: BufferedChange) -> bool:
+        if not change.writes:
+            return self._holds(change)
+        try:
+            return self._compare_and_write(change.seen, change.writes)
+        finally:
+            with self._lock:
+                self.writes += 1
+
+    def _compare_and_write(
+        self, seen: dict[str, str | None], writes: dict[str, str | None]
+    ) -> bool:
+        present, absent = _split(seen)
+        puts, deletes = _split(writes)
+        counts = [len(present) // 2, len(absent), len(puts) // 2]
+        with self._translated("written"):
+            done = self._change_script(
+                keys=[self._values, self._order],
+                args=[*counts, *present, *absent, *puts, *deletes],
+            )
+        return bool(done)
+
+    @contextmanager
+    def _translated(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RedisError) as error:
+            advice = next(
+                (text for kind, text in _ADVICE.items() if isinstance(error, kind)),
+                "check REDIS_URL, and that Redis runs there",
+            )
+            problem = str(error) or type(error).__name__
+            if self._password:
+                problem = problem.replace(self._password, "***")
+            # Without its cause: a server that does not know AUTH repeats what it got.
+            raise StateError(
+                f"the state in Redis at {self._where} could not be {done}: "
+                f"{problem.rstrip('.?')}; {advice}"
+            ) from None
+
+
+_ADVICE: dict[type[Exception], str] = {
+    BusyLoadingError: "wait until Redis has read its data, or check REDIS_URL",
+    ReadOnlyError: "check REDIS_URL: it must name the primary, not a replica",
+}
+
+
+def _split(entries: dict[str, str | None]) -> tuple[list[str], list[str]]:
+    """Key, value, key, value, .. of those with a value, and the keys without one."""
+    there: list[str] = []
+    gone: list[str] = []
+    for key, value in entries.items():
+        if value is None:
+            gone.append(key)
+        else:
+            there += (key, value)
+    return there, gone
+
+
+def _client_of(url: str, wait_s: float) -> Redis:
+    """A client that never sends a command twice: one that was cut may have been done.
+
+    Raises:
+        StateError: if the URL is none.
+    """
+    try:
+        client = Redis.from_url(
+            url,
+            decode_responses=True,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            socket_connect_timeout=wait_s,
+            socket_timeout=wait_s,
+        )
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)
+    except (TypeError, ValueError):
+        # Without its cause, which repeats parts of the URL.
+        raise StateError(
+            "REDIS_URL is not the URL of a Redis: check REDIS_URL; it is written "
+            "redis://:password@host:6379/0, rediss:// with TLS, or unix:///path"
+        ) from None
+    return client

@@ -1,0 +1,111 @@
+"""Calling the user's ``predict``: what it gets, and what its failures mean."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import marshal
+import sys
+import traceback
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from lsml_bento.errors import MediaError, ModelError, OutOfMemory
+from lsml_bento.model import LabelStudioMLBase, surrounded_by
+from lsml_bento.rendering import render
+from lsml_bento.source import locate
+from lsml_bento.types import Context, Task
+
+
+def call(
+    model: LabelStudioMLBase,
+    tasks: list[Task],
+    params: dict[str, Any],
+    context: Context | None,
+) -> object:
+    """What ``predict`` returns for a copy of the tasks.
+
+    Raises:
+        OutOfMemory: if the GPU's memory did not suffice.
+        Exception: whatever it raised.
+    """
+    arguments = {**params, "context": context}
+    tasks = _copied(tasks)
+    try:
+        with surrounded_by(model.surroundings):
+            return model.predict(tasks, **_accepted(type(model).predict, arguments))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        if _is_out_of_memory(error):
+            # The frames of the failed call still hold its tensors.
+            traceback.clear_frames(error.__traceback__)
+            _free_memory()
+            raise OutOfMemory(
+                f"the GPU's memory does not hold {len(tasks)} tasks: lower "
+                "LSML_MAX_BATCH_SIZE"
+            ) from error
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):
+            raise
+        # asyncio takes these for its own: a future can not even hold a StopIteration.
+        raise ModelError(f"predict() raised {locate(error)}") from error
+
+
+def try_sample(model: LabelStudioMLBase, task: Task) -> None:
+    """Find out whether a model object predicts a task.
+
+    Raises:
+        ModelError: saying why it does not. A file that can not be read is no reason.
+    """
+    try:
+        found = render(call(model, [task], {}, None), 1, "")[0]
+        if isinstance(found, Exception):
+            raise found
+    except MediaError:
+        return
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{type(model).__name__} does not predict task {task.get('id')!r:.50}: "
+            f"{locate(error)}"
+        ) from error
+
+
+def _accepted(predict: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that the user's ``predict`` takes."""
+    names = _parameters(predict)
+    if names is None:
+        return arguments
+    return {name: value for name, value in arguments.items() if name in names}
+
+
+@lru_cache(maxsize=16)
+def _parameters(predict: Callable[..., Any]) -> frozenset[str] | None:
+    """Names that ``predict`` takes; None if it takes all."""
+    parameters = inspect.signature(predict).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return frozenset(p.name for p in parameters)
+
+
+def _copied(tasks: list[Task]) -> list[Task]:
+    """Tasks that user code may edit: a failed call is repeated with the originals.
+
+    marshal copies plain JSON values an order of magnitude faster than deepcopy.
+    """
+    copied: list[Task] = marshal.loads(marshal.dumps(tasks))  # noqa: S302 - own bytes
+    return copied
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return "OutOfMemoryError" in names or "CUDA out of memory" in str(error)
+
+
+def _free_memory() -> None:
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.cuda.empty_cache()

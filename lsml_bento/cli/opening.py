@@ -1,0 +1,154 @@
+"""From a backend's directory to its state, as the processes that serve it name them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lsml_bento.cli.options import DEBUG, quiet, with_absolute_paths
+from lsml_bento.directory import (
+    find_target,
+    has_service,
+    plain_service,
+    serves,
+    with_class,
+)
+from lsml_bento.errors import LsmlError
+
+if TYPE_CHECKING:
+    from lsml_bento.jobs import Job
+    from lsml_bento.settings import Settings
+    from lsml_bento.spec import BackendSpec
+    from lsml_bento.state import State
+
+
+class OpeningError(LsmlError):
+    """A directory whose backend has no name."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A backend as a command works on it.
+
+    Attributes:
+        spec: what its processes call it.
+        settings: what the environment decides.
+        state: shared with its processes.
+        given: the directory as the person named it.
+    """
+
+    spec: BackendSpec
+    settings: Settings
+    state: State
+    given: Path
+
+    def command(self, *words: str) -> str:
+        """Another command about this backend, as it can be typed here."""
+        place = [] if self.given == Path() else ["-d", str(self.given)]
+        return shlex.join(["lsml-bento", *words, *place])
+
+    def wake(self, job: Job) -> None:
+        """Have a job begun when it is due; a queue that is away costs a second."""
+        from lsml_bento.assembly import open_queue
+
+        with suppress(LsmlError):
+            queue = open_queue(self.settings, self.spec)
+            queue.wake(job.id, max(0.0, (job.due_at or 0.0) - time.time()))
+            queue.close()
+        self._say_if_deserted()
+
+    def _say_if_deserted(self) -> None:
+        """Say that nobody will train; on Redis, other machines may."""
+        from lsml_bento.worker import is_deserted
+
+        if self.settings.redis_url is None and is_deserted(self.spec.home_path):
+            place = shlex.quote(str(self.given))
+            click.echo(
+                "No worker runs for this backend now: the job waits until "
+                f"`lsml-bento start {place}` or `lsml-bento worker {place}` does.",
+                err=True,
+            )
+
+
+@contextmanager
+def opened(directory: Path) -> Iterator[Opened]:
+    """The backend of a directory, with its state.
+
+    Raises:
+        LsmlError: if there is no backend, or its state can not be used.
+        SystemExit: if its ``service.py`` can not be used.
+    """
+    quiet(bool(click.get_current_context().meta.get(DEBUG)))
+    spec = find_spec(directory.expanduser().resolve())
+    from lsml_bento.home import open_state
+    from lsml_bento.settings import Settings
+
+    settings = Settings.from_env(os.environ)
+    state = open_state(settings, spec.home_path, spec.name)
+    try:
+        yield Opened(spec, settings, state, directory)
+    finally:
+        state.close()
+
+
+def find_spec(directory: Path) -> BackendSpec:
+    """The name and the home that ``lsml-bento start`` serves a directory with.
+
+    The directory becomes the current one, as it is for a server, so that the
+    environment means the same.
+
+    Args:
+        directory: absolute.
+
+    Raises:
+        LsmlError: if there is no backend in it.
+        SystemExit: if its ``service.py`` can not be used.
+    """
+    if not directory.is_dir() or not serves(directory):
+        raise OpeningError(
+            f"{directory} has neither a model.py nor a service.py with svc: name the "
+            "directory of a backend"
+        )
+    os.environ.update(with_absolute_paths(os.environ))
+    os.chdir(directory)
+    if not has_service(directory):
+        return _settled(with_class(find_target(directory), directory), None, directory)
+    if (given := plain_service(directory)) is not None:
+        return _settled(given["model"], given.get("name"), directory)
+    return _imported(directory)
+
+
+def _imported(directory: Path) -> BackendSpec:
+    """That of a ``service.py`` which takes an import to know."""
+    sys.path.insert(0, str(directory))
+    with redirect_stdout(sys.stderr):  # what it prints is no part of a command's answer
+        from lsml_bento.adapters.bentoml_service import spec_of
+        from lsml_bento.served import svc
+    spec = spec_of(svc)
+    if spec is None:
+        raise OpeningError(
+            f"svc in {directory / 'service.py'} is a service of another kind: make it "
+            "with `svc = create_service(..)`"
+        )
+    return spec
+
+
+def _settled(target: str, name: str | None, directory: Path) -> BackendSpec:
+    from lsml_bento.home import settle
+    from lsml_bento.settings import Settings
+    from lsml_bento.spec import class_name
+
+    settings = Settings.from_env(os.environ)
+    try:
+        return settle(name or class_name(target), target, directory, settings)
+    except ValueError as error:  # a name that BentoML does not take
+        raise OpeningError(str(error)) from error

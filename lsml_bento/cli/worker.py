@@ -1,0 +1,50 @@
+"""``lsml-bento worker``: train, on this machine and apart from the server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from lsml_bento.cli.opening import find_spec
+from lsml_bento.cli.options import (
+    debug_option,
+    directory_argument,
+    log_level_option,
+    resolve,
+)
+
+
+@click.command()
+@directory_argument
+@log_level_option
+@debug_option("Log at level DEBUG, and show errors with their tracebacks.")
+def worker(
+    directory: Path, root_dir: Path | None, log_level: str | None, debug: bool
+) -> None:
+    """Train the backend in DIR until told to end.
+
+    Start its servers with LSML_WORKER=external, so that they train nothing. One worker
+    trains for a LSML_HOME, a second one stands by; with REDIS_URL, workers on several
+    machines share the jobs. At Ctrl-C or SIGTERM the running job is put back.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)  # there is no job yet to put back
+    from lsml_bento.adapters import process_title
+
+    # It finds its place no more once a variable has been set.
+    process_title.show("lsml-bento worker")
+    if log_level or debug:
+        os.environ["LOG_LEVEL"] = log_level or "DEBUG"
+    spec = find_spec(resolve(directory, root_dir))
+    from lsml_bento.settings import Settings
+    from lsml_bento.worker import run_worker
+
+    run_worker(spec, Settings.from_env(os.environ))
+
+
+def _end(*_: object) -> None:
+    sys.exit(0)

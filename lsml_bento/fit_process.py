@@ -1,0 +1,164 @@
+"""The process that a ``fit`` runs in, as its worker sees it.
+
+Job and answers go through pipes as lines of JSON. The process notices by its input that
+the worker is gone, and ends with all that it started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import IO, Any
+
+from lsml_bento.jobs import Job
+
+LOG_LINES = 200
+"""Lines of a run's output that are kept with its job."""
+
+END_OF_LOG = b"\0end of log\n"
+"""Written by the process when a run has ended: what it wrote before is all there."""
+
+_LINE = 2_000
+
+Message = dict[str, Any]
+
+
+class FitProcess:
+    """A child process that carries out jobs.
+
+    Args:
+        command: starts it.
+        environ: its environment.
+    """
+
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
+        self._messages: SimpleQueue[Message] = SimpleQueue()
+        self._log: deque[str] = deque(maxlen=LOG_LINES)
+        self._is_told = threading.Event()
+        self._process = subprocess.Popen(
+            command,
+            env=dict(environ),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # so that what user code starts can be ended too
+        )
+        self._readers = [
+            threading.Thread(target=target, args=(stream,), daemon=True)
+            for target, stream in (
+                (self._read_messages, self._process.stdout),
+                (self._read_log, self._process.stderr),
+            )
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
+
+    @property
+    def log_tail(self) -> list[str]:
+        """The last lines that it wrote."""
+        return list(self._log)
+
+    def await_log(self, timeout_s: float) -> None:
+        """Wait for the last lines of a run that has answered."""
+        self._is_told.wait(timeout_s)
+
+    def send(self, job: Job) -> None:
+        """Give it a job; one that died takes none, as ``receive`` will tell."""
+        self._log.clear()
+        self._is_told.clear()
+        with suppress(OSError, ValueError):
+            stdin = self._process.stdin
+            assert stdin is not None  # noqa: S101 - for mypy: it is a pipe
+            stdin.write(job.model_dump_json().encode() + b"\n")
+            stdin.flush()
+
+    def receive(self, timeout_s: float) -> Message | None:
+        """What it says next; None if it says nothing in time, or died."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with suppress(Empty):
+                return self._messages.get(timeout=0.05)
+            if not self.is_alive:
+                # Its last words may still be in the pipe.
+                self._readers[0].join(timeout=1)
+                with suppress(Empty):
+                    return self._messages.get_nowait()
+                return None
+            if time.monotonic() >= deadline:
+                return None
+
+    def ask_to_stop(self) -> None:
+        """Set ``should_stop`` there."""
+        with suppress(OSError):
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """End it, and all that it started, now."""
+        with suppress(OSError):
+            if hasattr(os, "killpg"):
+                os.killpg(self.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
+        self._process.wait()
+        for reader in self._readers:
+            reader.join(timeout=1)
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with suppress(OSError, ValueError):
+                if stream is not None:
+                    stream.close()
+
+    def cause_of_death(self) -> str:
+        """How it ended, in words."""
+        code = self._process.wait()
+        if code >= 0:
+            return f"the process of fit ended by itself with exit code {code}"
+        with suppress(ValueError):
+            name = signal.Signals(-code).name
+            hint = ", perhaps for want of memory" if name == "SIGKILL" else ""
+            return f"the process of fit was ended by {name}{hint}"
+        return f"the process of fit was ended by signal {-code}"
+
+    def _read_messages(self, stream: IO[bytes]) -> None:
+        for line in _lines(stream):
+            with suppress(ValueError):
+                message = json.loads(line)
+                if isinstance(message, dict):
+                    self._messages.put(message)
+
+    def _read_log(self, stream: IO[bytes]) -> None:
+        for line in _lines(stream):
+            is_end = line.endswith(END_OF_LOG)
+            line = line.removesuffix(END_OF_LOG)
+            if line:
+                text = line.decode(errors="replace").rstrip()
+                self._log.append(text[:_LINE])
+                with suppress(OSError, ValueError):
+                    sys.stderr.write(text + "\n")
+            if is_end:
+                self._is_told.set()
+        self._is_told.set()
+
+
+def _lines(stream: IO[bytes]) -> Any:
+    """Lines until the pipe is closed, by either side."""
+    with suppress(OSError, ValueError):
+        yield from stream

@@ -1,0 +1,94 @@
+"""The state as a ``fit`` sees it: what it sets is its own until its job succeeded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from lsml_bento.state import Change, Pair, State, encode
+from lsml_bento.types import Project
+
+_Answer = TypeVar("_Answer")
+
+_SHARED = frozenset({"label_config", "extra_params"})
+"""Keys of the project, not of what was learned: they are written through."""
+
+
+class FitState(State):
+    """A project's values with those of a running ``fit`` over them.
+
+    Args:
+        state: read from, and written to while nothing is captured.
+        project: the only one that is captured.
+        version: what ``get("model_version")`` says; None for the base's own name.
+    """
+
+    def __init__(self, state: State, project: Project, version: str | None) -> None:
+        self._state = state
+        self._project = project
+        self._version = version
+        self._captured: dict[str, str] = {}
+        self._captures = False
+
+    def capture(self) -> None:
+        """Keep what is set from now on, in place of writing it."""
+        self._captures = True
+
+    def release(self) -> None:
+        """Write through again; what was captured stays and is still read."""
+        self._captures = False
+
+    @property
+    def named_version(self) -> str | None:
+        """The version that was named by ``set("model_version", ..)``."""
+        found = self._captured.get("model_version")
+        return None if found is None else str(json.loads(found)) or None
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What was set, the version's name apart."""
+        return {
+            key: json.loads(value)
+            for key, value in self._captured.items()
+            if key != "model_version"
+        }
+
+    def read(self, project: Project) -> dict[str, Any]:
+        """All values, the captured ones among them."""
+        values = self._state.read(project)
+        if project != self._project:
+            return values
+        # Outside of fit, setup() asks, and it is the base that setup() names.
+        version = self.named_version or self._version
+        if self._captures and version is not None:
+            values["model_version"] = version
+        return {**values, **self.values}
+
+    def write(self, project: Project, values: Mapping[str, Any]) -> None:
+        """Capture values, or write them."""
+        if not self._captures or project != self._project:
+            self._state.write(project, values)
+            return
+        shared = {key: value for key, value in values.items() if key in _SHARED}
+        encoded = {key: encode(key, value) for key, value in values.items()}
+        if shared:
+            self._state.write(project, shared)
+        self._captured.update({k: v for k, v in encoded.items() if k not in _SHARED})
+
+    def get(self, key: str) -> str | None:
+        """As the state below."""
+        return self._state.get(key)
+
+    def scan(
+        self, prefix: str, after: str = "", limit: int | None = None
+    ) -> list[Pair]:
+        """As the state below."""
+        return self._state.scan(prefix, after, limit)
+
+    def change(self, work: Callable[[Change], _Answer], wait_s: float = 2.0) -> _Answer:
+        """As the state below."""
+        return self._state.change(work, wait_s)
+
+    def close(self) -> None:
+        """Leave the state below open: it is not this one's."""

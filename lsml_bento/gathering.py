@@ -1,0 +1,182 @@
+"""How events become jobs that wait: gathered by project, or one by one.
+
+Functions of a change: what they write is seen with all else that belongs to it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lsml_bento.errors import JobNotFound
+from lsml_bento.events import Event
+from lsml_bento.jobs import Job, due_at, new_id
+from lsml_bento.state import Change, identify, key_of, know
+from lsml_bento.training import START_TRAINING, TrainingRules
+from lsml_bento.types import Project
+
+
+def gather(
+    change: Change,
+    event: Event,
+    annotations: list[Any],
+    rules: TrainingRules,
+    now: float,
+) -> Job | None:
+    """The job that an event makes, or the waiting one that it is merged into.
+
+    Args:
+        change: the change that it belongs to.
+        event: of a project with its ``created_at``.
+        annotations: ids of those that the event really changed.
+        rules: of the class.
+        now: seconds since the epoch.
+    """
+    if not rules.wants(event.action):
+        return None
+    know(change, event.project)
+    if not rules.each_event:
+        return _merge(change, event, annotations, rules, now)
+    # A class that knows the plural gets what it asked for.
+    is_plural = event.action in rules.actions
+    job = None
+    for single in [event] if is_plural else event.single():
+        if not single.is_about_annotations or not set(annotations).isdisjoint(
+            _ids(single)
+        ):
+            job = _append(change, single, now)
+    return job
+
+
+def _merge(
+    change: Change,
+    event: Event,
+    annotations: list[Any],
+    rules: TrainingRules,
+    now: float,
+) -> Job:
+    """Let the project's waiting job gather the event; make it if there is none."""
+    job = waiting(change, event.project, "")
+    if job is None:
+        job = _new(change, event, "", now)
+    asked = event.action == START_TRAINING
+    if job.event != START_TRAINING or asked:
+        _put_data(change, job.id, event)
+        job = job.with_(event=event.action)
+    new = _note(change, job, event.action, annotations)
+    total = job.new_annotations + (0 if asked else new)
+    ready = total >= rules.policy.min_new_annotations
+    job = job.with_(
+        events=job.events + max(1, len(annotations)),
+        new_annotations=total,
+        asked_at=(job.asked_at or now) if asked else job.asked_at,
+        ready_at=(job.ready_at or now) if ready else None,
+    )
+    job = job.with_(due_at=due_at(job, rules.policy, now))
+    queue(change, job)
+    return job
+
+
+def _note(change: Change, job: Job, action: str, annotations: list[Any]) -> int:
+    """Keep what ``self.events`` lists; how many annotations are new to the job."""
+    new = 0
+    for place, annotation in enumerate(annotations or [None]):
+        entry = key_of("job-event", job.id, f"{job.events + place:08d}")
+        change.put(entry, json.dumps([action, annotation]))
+        seen = key_of("job-seen", job.id, str(annotation))
+        if annotation is None:
+            new += 1
+        elif change.get(seen) is None:
+            change.put(seen, "")
+            new += 1
+    return new
+
+
+def _append(change: Change, event: Event, now: float) -> Job:
+    """A job of its own for an event, or in place of an older update's."""
+    annotation = next(iter(_ids(event)), None)
+    is_update = annotation is not None and event.action == "ANNOTATION_UPDATED"
+    slot = f"updated {annotation}" if is_update else None
+    job = None if slot is None else waiting(change, event.project, slot)
+    if job is None:
+        job = _new(change, event, slot, now)
+        job = job.with_(due_at=job.created_at, events=1, new_annotations=1)
+    _put_data(change, job.id, event)
+    first = key_of("job-event", job.id, f"{0:08d}")
+    change.put(first, json.dumps([event.action, annotation]))
+    queue(change, job)
+    return job
+
+
+def _new(change: Change, event: Event, slot: str | None, now: float) -> Job:
+    # Many come in one millisecond, and clocks are set back; the order stays.
+    last = key_of("last-job", *identify(event.project))
+    milliseconds = max(int(now * 1000), int(change.get(last) or 0) + 1)
+    change.put(last, str(milliseconds))
+    return Job(
+        id=new_id(milliseconds),
+        project=str(event.project),
+        event=event.action,
+        created_at=now,
+        slot=slot,
+    )
+
+
+def waiting(change: Change, project: Project, slot: str) -> Job | None:
+    """The job that further events of a slot merge into, if one waits."""
+    job_id = change.get(key_of("slot", *identify(project), slot))
+    return None if job_id is None else job_of(change, job_id)
+
+
+def queue(change: Change, job: Job) -> None:
+    """Store a queued job where ``lease`` and later events find it."""
+    put_job(change, job)
+    identity = identify(job.of)
+    change.put(key_of("queue", *identity, job.id), "")
+    if job.slot is not None:
+        change.put(key_of("slot", *identity, job.slot), job.id)
+
+
+def unqueue(change: Change, job: Job) -> None:
+    """Take a job out of the queue; it is stored by whoever does."""
+    identity = identify(job.of)
+    change.delete(key_of("queue", *identity, job.id))
+    if job.slot is not None:
+        slot = key_of("slot", *identity, job.slot)
+        if change.get(slot) == job.id:
+            change.delete(slot)
+
+
+def _ids(event: Event) -> list[Any]:
+    return [a["id"] for a in event.annotations] or list(event.deleted_annotations)
+
+
+def put_job(change: Change, job: Job) -> None:
+    """Store a job."""
+    change.put(key_of("job", job.id), job.model_dump_json())
+
+
+def _put_data(change: Change, job_id: str, event: Event) -> None:
+    change.put(key_of("job-data", job_id), json.dumps(event.data))
+
+
+def job_of(change: Change, job_id: str) -> Job:
+    """A job.
+
+    Raises:
+        JobNotFound: if there is none of that id.
+    """
+    return parsed_job(job_id, change.get(key_of("job", job_id)))
+
+
+def parsed_job(job_id: str, found: str | None) -> Job:
+    """A job as it was stored.
+
+    Raises:
+        JobNotFound: if nothing was.
+    """
+    if found is None:
+        raise JobNotFound(
+            f"there is no job {job_id[:100]!r}: `lsml-bento jobs list` shows them"
+        )
+    return Job.model_validate_json(found)

@@ -1,0 +1,158 @@
+"""A job: one queued training of a project, and what became of it."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime, timezone
+from enum import Enum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from lsml_bento.training import TrainingPolicy
+from lsml_bento.types import Project, parse_project
+
+LEASE_S = 6.0
+"""How long a worker may be silent before its job is given to another one."""
+
+MAX_ATTEMPTS = 3
+"""Runs that may die with their process before the job has failed."""
+
+ASKED_WAIT_S = 2.0
+"""``START_TRAINING`` comes before the annotation that caused it."""
+
+
+class JobStatus(str, Enum):
+    """Where a job stands; it begins as ``QUEUED`` and ends in one of the last three."""
+
+    QUEUED = "queued"
+    """It waits: for more annotations, for quiet, or for a worker."""
+    RUNNING = "running"
+    """A worker holds its lease."""
+    SUCCEEDED = "succeeded"
+    """``fit`` returned, and its version, if it made one, was promoted."""
+    FAILED = "failed"
+    """``error`` says why."""
+    CANCELLED = "cancelled"
+    """Somebody asked for it."""
+
+    @property
+    def is_end(self) -> bool:
+        """Whether nothing more happens to the job by itself."""
+        return self not in {JobStatus.QUEUED, JobStatus.RUNNING}
+
+
+class Job(BaseModel):
+    """One entry of the ledger; times are seconds since the epoch.
+
+    Attributes:
+        project: as text, ``"1.1795426489"``.
+        event: the action that ``fit`` gets.
+        attempts: runs begun.
+        progress: 0 to 1, None before ``fit`` said it.
+        version: the model version that it made.
+        error: why it failed, in one sentence.
+        note: what is worth knowing of one that did not fail.
+        due_at: when it may begin; None while too few annotations have come.
+        slot: what further events merge into: ``""`` for a project's gathering job.
+        new_annotations: distinct annotations among its events.
+        events: how many it gathered.
+        asked_at: when ``START_TRAINING`` came.
+        ready_at: when the minimum of annotations was reached.
+        token: of the run that holds the lease; no other may write.
+        lease_until: when another worker may take it.
+        cancel_requested: whether its run was told to stop.
+        worker: who runs it.
+        source: where its annotations come from: ``journal`` or ``Label Studio``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    project: str
+    event: str
+    created_at: float
+    status: JobStatus = JobStatus.QUEUED
+    attempts: int = 0
+    progress: float | None = None
+    metrics: dict[str, float | None] = {}
+    version: str | None = None
+    error: str | None = None
+    traceback: str | None = None
+    note: str | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    due_at: float | None = None
+    slot: str | None = None
+    new_annotations: int = 0
+    events: int = 0
+    asked_at: float | None = None
+    ready_at: float | None = None
+    token: str | None = None
+    lease_until: float = 0.0
+    cancel_requested: bool = False
+    worker: str | None = None
+    source: str | None = None
+
+    def with_(self, **changes: Any) -> Job:
+        """The job with other values."""
+        return self.model_copy(update=changes)
+
+    @property
+    def of(self) -> Project:
+        """The project, parsed."""
+        return parse_project(self.project)
+
+    def public(self) -> dict[str, Any]:
+        """What a client sees in a list."""
+        return {
+            "id": self.id,
+            "project": self.project,
+            "event": self.event,
+            "status": self.status.value,
+            "attempts": self.attempts,
+            "progress": self.progress,
+            "metrics": self.metrics,
+            "version": self.version,
+            "error": self.error,
+            "created_at": moment(self.created_at),
+            "started_at": moment(self.started_at),
+            "finished_at": moment(self.finished_at),
+        }
+
+    def details(self) -> dict[str, Any]:
+        """What a client sees of this one job."""
+        return {
+            **self.public(),
+            "traceback": self.traceback,
+            "note": self.note,
+            "source": self.source,
+            "worker": self.worker,
+            "due_at": moment(self.due_at),
+            "new_annotations": self.new_annotations,
+            "events": self.events,
+            "cancel_requested": self.cancel_requested,
+        }
+
+
+def new_id(milliseconds: int) -> str:
+    """A name that sorts by the time it was made, in milliseconds since the epoch."""
+    return f"{milliseconds:012x}{secrets.token_hex(4)}"
+
+
+def due_at(job: Job, policy: TrainingPolicy, now: float) -> float | None:
+    """When a job that gathers may begin, an event having come now."""
+    moments = []
+    if job.asked_at is not None:
+        moments.append(job.asked_at + ASKED_WAIT_S)
+    if job.ready_at is not None:
+        moments.append(min(now + policy.quiet_s, job.ready_at + policy.max_wait_s))
+    return min(moments, default=None)
+
+
+def moment(seconds: float | None) -> str | None:
+    """A time as clients read it: ISO 8601, in UTC."""
+    if seconds is None:
+        return None
+    found = datetime.fromtimestamp(seconds, timezone.utc)
+    return found.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,245 @@
+"""The newest state of every annotation that Label Studio told of, with its task.
+
+What a ``fit`` learns from where no credentials for Label Studio's API are set. Events
+come twice, late and in any order: ``updated_at`` decides, and what was deleted stays
+deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import datetime, timezone
+from typing import Any
+
+from lsml_bento.errors import LabelConfigError
+from lsml_bento.events import Annotation, Event, annotations_of
+from lsml_bento.label_config import parse_label_config
+from lsml_bento.state import (
+    SEPARATOR,
+    Change,
+    State,
+    below,
+    identify,
+    key_of,
+    know,
+    last_of,
+)
+from lsml_bento.types import Project, Task
+
+log = logging.getLogger(__name__)
+
+_HEAVY = frozenset({"annotations", "predictions", "drafts"})
+_DELETED = ""
+_LOOKED_AT = 50
+
+
+class Journal:
+    """Annotations and tasks in the state.
+
+    Args:
+        state: shared by all processes of the backend.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def annotated_tasks(self, project: Project) -> Iterator[Task]:
+        """Tasks with ``annotations``, the skipped ones left out, a page in memory."""
+        prefix = below("journal", *identify(project))
+        task: Task | None = None
+        current, orphans = "", 0
+        for key, value in self._state.each(prefix):
+            task_key, _, annotation_key = last_of(key, prefix).partition(SEPARATOR)
+            if task_key != current:
+                if task is not None and task["annotations"]:
+                    yield task
+                task, current = None, task_key
+            _, _, body = value.partition(SEPARATOR)
+            if body == _DELETED:
+                continue
+            if not annotation_key:
+                task = {**json.loads(body), "annotations": []}
+            elif task is None:
+                orphans += 1
+            elif not (annotation := json.loads(body)).get("was_cancelled"):
+                task["annotations"].append(annotation)
+        if task is not None and task["annotations"]:
+            yield task
+        if orphans:
+            log.warning(
+                "journal: project=%s %d annotations are of tasks never seen, and left "
+                "out; with LABEL_STUDIO_API_KEY they are read from Label Studio",
+                project,
+                orphans,
+            )
+
+    def any_task(self, project: Project) -> Task | None:
+        """One of the project's tasks, if any is known."""
+        prefix = below("journal", *identify(project))
+        for key, value in self._state.scan(prefix, limit=_LOOKED_AT):
+            body = value.partition(SEPARATOR)[2]
+            if key.endswith(SEPARATOR) and body != _DELETED:
+                task: Task = json.loads(body)
+                return task
+        return None
+
+    def total(self, project: Project) -> int | None:
+        """How many annotations Label Studio counted in the project, if it said so."""
+        found = self._state.get(key_of("total-annotations", *identify(project)))
+        return None if found is None else int(found)
+
+
+def record(change: Change, event: Event) -> list[Any]:
+    """Take over what an event says.
+
+    Args:
+        change: the change that it belongs to.
+        event: of a project with its ``created_at``.
+
+    Returns:
+        The ids of the annotations that it really changed, the skipped ones left out.
+    """
+    project = event.project
+    know(change, project)
+    _record_project(change, event)
+    for task in event.tasks:
+        _put_task(change, project, task)
+    for task_id in event.deleted_tasks:
+        _delete_task(change, project, task_id)
+    changed: list[Any] = [
+        annotation["id"]
+        for annotation in event.annotations
+        if _put_annotation(change, project, annotation)
+        and not annotation.get("was_cancelled")
+    ]
+    for annotation_id in event.deleted_annotations:
+        if _delete_annotation(change, project, annotation_id):
+            changed.append(annotation_id)
+    return changed
+
+
+def observe(change: Change, project: Project, tasks: Iterable[Task]) -> None:
+    """Take over the annotations inside the tasks of a ``/predict``."""
+    for task in tasks:
+        annotations = annotations_of(task)
+        if annotations:
+            _put_task(change, project, task)
+        for annotation in annotations:
+            _put_annotation(change, project, annotation, told=False)
+
+
+def _record_project(change: Change, event: Event) -> None:
+    identity = identify(event.project)
+    if event.total_annotations is not None:
+        change.put(key_of("total-annotations", *identity), str(event.total_annotations))
+    if event.label_config is None:
+        return
+    key = key_of("value", *identity, "label_config")
+    is_news = event.action in {"PROJECT_UPDATED", "START_TRAINING"}
+    if change.get(key) is not None and not is_news:
+        return
+    since = key_of("project-updated", *identity)
+    stamp = _stamp(event.data["project"])
+    if stamp and stamp < (change.get(since) or ""):
+        return
+    if (told := json.dumps(event.label_config)) == change.get(key):
+        return
+    try:
+        parse_label_config(event.label_config)
+    except LabelConfigError as error:
+        log.warning(
+            "event %r project=%s: its label config is left out: %s",
+            event.action,
+            event.project,
+            error,
+        )
+        return
+    change.put(key, told)
+    change.put(since, stamp)
+
+
+def _put_task(change: Change, project: Project, task: Task) -> None:
+    light = {key: value for key, value in task.items() if key not in _HEAVY}
+    key = key_of("journal", *identify(project), _sortable(task["id"]), "")
+    _put_newer(change, key, light)
+
+
+def _delete_task(change: Change, project: Project, task_id: str) -> None:
+    prefix = below("journal", *identify(project), _sortable(task_id))
+    for key, _ in change.scan(prefix):
+        change.delete(key)
+    change.put(prefix, SEPARATOR + _DELETED)
+
+
+def _put_annotation(
+    change: Change, project: Project, annotation: Annotation, *, told: bool = True
+) -> bool:
+    """Whether no event told of the annotation in this state, and it may be kept."""
+    identity = identify(project)
+    task_key = _sortable(annotation["task"])
+    of = key_of("annotation", *identity, annotation["id"])
+    if change.get(of) == _DELETED:
+        return False
+    task = change.get(key_of("journal", *identity, task_key, ""))
+    if task is not None and task.endswith(SEPARATOR + _DELETED):
+        return False
+    key = key_of("journal", *identity, task_key, _sortable(annotation["id"]))
+    if not _put_newer(change, key, annotation, told=told):
+        return False
+    change.put(of, task_key)
+    return True
+
+
+def _delete_annotation(change: Change, project: Project, annotation_id: str) -> bool:
+    """Whether it was not known to be deleted; what reads the API may have had it."""
+    identity = identify(project)
+    of = key_of("annotation", *identity, annotation_id)
+    task_key = change.get(of)
+    if task_key == _DELETED:
+        return False
+    change.put(of, _DELETED)
+    if task_key is not None:
+        change.delete(key_of("journal", *identity, task_key, _sortable(annotation_id)))
+    return True
+
+
+def _put_newer(
+    change: Change, key: str, entry: dict[str, Any], *, told: bool = True
+) -> bool:
+    stamp = _stamp(entry)
+    if told and stamp:
+        # Above the same state seen in a /predict, which nothing was trained on.
+        stamp += "+"
+    known = change.get(key)
+    if known is not None:
+        known_stamp, _, body = known.partition(SEPARATOR)
+        if body == _DELETED or (stamp and stamp <= known_stamp):
+            return False
+    change.put(key, stamp + SEPARATOR + json.dumps(entry))
+    return True
+
+
+def _stamp(entry: dict[str, Any]) -> str:
+    """When the entry was last changed, as text that sorts; empty if it does not say."""
+    for name in ("updated_at", "created_at"):
+        value = entry.get(name)
+        if not isinstance(value, str):
+            continue
+        try:
+            found = datetime.fromisoformat(value.replace("Z", "+00:00"))
+        except ValueError:
+            continue
+        if found.tzinfo is None:
+            found = found.replace(tzinfo=timezone.utc)
+        with suppress(OverflowError):  # years 1 and 9999
+            return found.astimezone(timezone.utc).isoformat(timespec="microseconds")
+    return ""
+
+
+def _sortable(identity: int | str) -> str:
+    """An id as text that sorts as Label Studio's numbers do."""
+    text = str(identity)
+    return text.zfill(20) if text.isdecimal() and text.isascii() else text

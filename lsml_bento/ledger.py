@@ -1,0 +1,538 @@
+"""The ledger of jobs: whatever happens, a job has one status and one holder, and ends.
+
+Each method is one change of the state. A run holds its job by a token; once its lease
+ran out and another run took the job, what it writes is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from lsml_bento.errors import LeaseLost
+from lsml_bento.events import Event
+from lsml_bento.gathering import (
+    gather,
+    job_of,
+    parsed_job,
+    put_job,
+    queue,
+    unqueue,
+    waiting,
+)
+from lsml_bento.jobs import LEASE_S, MAX_ATTEMPTS, Job, JobStatus
+from lsml_bento.state import SEPARATOR, Change, State, below, identify, key_of
+from lsml_bento.training import TrainingEvent, TrainingRules
+
+log = logging.getLogger(__name__)
+
+_PARTS = ("job-data", "job-log")
+_LISTS = ("job-event", "job-seen")
+
+Now = Callable[[], float]
+
+
+class Lease(NamedTuple):
+    """A job and the right to write to it."""
+
+    job: Job
+    token: str
+
+
+class Ledger:
+    """Jobs in the state.
+
+    Args:
+        state: shared by all processes of the backend.
+        now: the time, in seconds since the epoch.
+    """
+
+    def __init__(self, state: State, now: Now = time.time) -> None:
+        self._state = state
+        self._now = now
+
+    # Reading
+
+    def find(self, job_id: str) -> Job:
+        """A job.
+
+        Raises:
+            JobNotFound: if there is none of that id.
+        """
+        return parsed_job(job_id, self._state.get(key_of("job", job_id)))
+
+    def jobs(
+        self,
+        project: str | None = None,
+        status: JobStatus | None = None,
+        limit: int | None = None,
+    ) -> list[Job]:
+        """Jobs, the newest first.
+
+        Args:
+            project: its id, or its id and ``created_at``; any by default.
+            status: any by default.
+            limit: the newest so many.
+        """
+        found = [
+            job
+            for job in self._all()
+            if project in (None, job.project, job.project.partition(".")[0])
+            and status in (None, job.status)
+        ]
+        return found[::-1][:limit]
+
+    def data(self, job_id: str) -> dict[str, Any]:
+        """What ``fit`` gets as ``data``: the newest event's body without its action."""
+        found = self._state.get(key_of("job-data", job_id))
+        data: dict[str, Any] = json.loads(found) if found else {}
+        return data
+
+    def events(self, job_id: str) -> list[TrainingEvent]:
+        """What a job gathered, in order."""
+        return [
+            TrainingEvent(*json.loads(value))
+            for _, value in self._state.each(below("job-event", job_id))
+        ]
+
+    def log_tail(self, job_id: str) -> list[str]:
+        """The last lines that the run wrote."""
+        found = self._state.get(key_of("job-log", job_id))
+        lines: list[str] = json.loads(found) if found else []
+        return lines
+
+    def _all(self) -> Iterator[Job]:
+        for _, value in self._state.each(below("job")):
+            yield Job.model_validate_json(value)
+
+    # Queuing
+
+    def enqueue(self, event: Event, rules: TrainingRules) -> Job | None:
+        """A job for an event, or the waiting one that the event was merged into."""
+        ids = [annotation["id"] for annotation in event.annotations]
+        ids += event.deleted_annotations
+        return self._state.change(lambda c: self.gather(c, event, ids, rules))
+
+    def gather(
+        self,
+        change: Change,
+        event: Event,
+        annotations: list[Any],
+        rules: TrainingRules,
+    ) -> Job | None:
+        """As ``enqueue``, inside a change.
+
+        Args:
+            change: the change.
+            event: of a project with its ``created_at``.
+            annotations: ids of those that the event really changed.
+            rules: of the class.
+        """
+        return gather(change, event, annotations, rules, self._now())
+
+    # Running
+
+    def lease(self, worker: str) -> Lease | None:
+        """The next job that is due, of a project that has none running."""
+
+        def work(change: Change) -> Lease | None:
+            now = self._now()
+            due = [
+                job
+                for job in self._next_of_each_project(change, now)
+                if job.due_at is not None and job.due_at <= now
+            ]
+            if not due:
+                return None
+            job = min(due, key=lambda job: (job.due_at, job.id))
+            token = secrets.token_hex(8)
+            unqueue(change, job)
+            job = job.with_(
+                status=JobStatus.RUNNING,
+                attempts=job.attempts + 1,
+                progress=None,
+                started_at=now,
+                token=token,
+                lease_until=now + LEASE_S,
+                worker=worker,
+            )
+            change.put(key_of("running", *identify(job.of)), job.id)
+            put_job(change, job)
+            return Lease(job, token)
+
+        if not self._state.scan(below("queue"), limit=1):
+            return None  # a look costs less than a change
+        return self._state.change(work)
+
+    def _next_of_each_project(self, change: Change, now: float) -> Iterator[Job]:
+        """The queued jobs of each project up to the first one that is due."""
+        after = ""
+        while found := change.scan(below("queue"), after, 1):
+            _, id_, created_at, job_id = found[0][0].split(SEPARATOR)
+            is_busy = change.get(key_of("running", id_, created_at)) is not None
+            job = None if is_busy else _queued(change, job_id)
+            if job is not None:
+                yield job
+            if job is None or (job.due_at is not None and job.due_at <= now):
+                # A queue of thousands is stepped over in one go.
+                after = below("queue", id_, created_at) + "\U0010ffff"
+            else:
+                after = found[0][0]
+
+    def next_due(self) -> float | None:
+        """When the next job is due that no running one holds up; None if none is."""
+        jobs = self._next_of_each_project(_Look(self._state), self._now())
+        moments = [job.due_at for job in jobs]
+        return min((m for m in moments if m is not None), default=None)
+
+    def renew(
+        self,
+        lease: Lease,
+        *,
+        progress: float | None = None,
+        metrics: Mapping[str, float | None] | None = None,
+        source: str | None = None,
+        note: str | None = None,
+        log_tail: list[str] | None = None,
+    ) -> bool:
+        """Keep the lease, and show how far the run is.
+
+        Returns:
+            Whether the run is to stop, as somebody cancelled it.
+
+        Raises:
+            LeaseLost: if the run does not hold the job any more.
+        """
+
+        def work(change: Change) -> bool:
+            job = self._held(change, lease)
+            if log_tail is not None:
+                change.put(key_of("job-log", job.id), json.dumps(log_tail))
+            put_job(
+                change,
+                job.with_(
+                    lease_until=self._now() + LEASE_S,
+                    progress=job.progress if progress is None else progress,
+                    metrics={**job.metrics, **(metrics or {})},
+                    source=source or job.source,
+                    note=note or job.note,
+                ),
+            )
+            return job.cancel_requested
+
+        return self._state.change(work)
+
+    def succeed(
+        self,
+        lease: Lease,
+        version: str | None,
+        metrics: Mapping[str, float | None],
+        note: str | None = None,
+        also: Callable[[Change], str | None] | None = None,
+    ) -> Job:
+        """End a run well; one that was told to stop is cancelled.
+
+        Args:
+            lease: of the run.
+            version: the model version that it made.
+            metrics: the version's.
+            note: what is worth knowing.
+            also: done in the same change, or not at all: the promotion. What it
+                returns is noted.
+
+        Raises:
+            LeaseLost: if the run does not hold the job any more.
+        """
+
+        def work(change: Change) -> Job:
+            job = self._held(change, lease)
+            if job.cancel_requested:
+                return self._end(change, job.with_(status=JobStatus.CANCELLED))
+            said = also(change) if also is not None else None
+            return self._end(
+                change,
+                job.with_(
+                    status=JobStatus.SUCCEEDED,
+                    progress=1.0,
+                    version=version,
+                    metrics={**job.metrics, **metrics},
+                    error=None,
+                    traceback=None,
+                    note=said or note or job.note,
+                ),
+            )
+
+        return self._state.change(work)
+
+    def fail(self, lease: Lease, error: str, traceback: str | None = None) -> Job:
+        """End a run that raised; one that was told to stop is cancelled.
+
+        Raises:
+            LeaseLost: if the run does not hold the job any more.
+        """
+
+        def work(change: Change) -> Job:
+            job = self._held(change, lease)
+            failed = {"status": JobStatus.FAILED, "error": _storable(error)}
+            if job.cancel_requested:
+                failed = {"status": JobStatus.CANCELLED}
+            trace = None if traceback is None else _storable(traceback)
+            return self._end(change, job.with_(traceback=trace, **failed))
+
+        return self._state.change(work)
+
+    def crash(self, lease: Lease, reason: str) -> Job:
+        """The run's process died: the job is queued again, but for the third time.
+
+        Raises:
+            LeaseLost: if the run does not hold the job any more.
+        """
+        return self._state.change(
+            lambda change: self._lost(change, self._held(change, lease), reason)
+        )
+
+    def put_back(self, lease: Lease) -> Job:
+        """Queue a job whose worker goes; the run does not count.
+
+        Raises:
+            LeaseLost: if the run does not hold the job any more.
+        """
+
+        def work(change: Change) -> Job:
+            job = self._held(change, lease)
+            if job.cancel_requested:
+                return self._end(change, job.with_(status=JobStatus.CANCELLED))
+            return self._requeue(change, job.with_(attempts=job.attempts - 1))
+
+        return self._state.change(work)
+
+    def expire(self) -> list[Job]:
+        """Take jobs away from runs that have been silent for ``LEASE_S``."""
+
+        def work(change: Change) -> list[Job]:
+            expired = []
+            for _, job_id in change.scan(below("running")):
+                job = job_of(change, job_id)
+                if job.lease_until < self._now():
+                    reason = f"the worker {job.worker} was not heard of any more"
+                    expired.append(self._lost(change, job, reason))
+            return expired
+
+        if not self._state.scan(below("running"), limit=1):
+            return []
+        return self._state.change(work)
+
+    def _lost(self, change: Change, job: Job, reason: str) -> Job:
+        if job.cancel_requested:
+            return self._end(change, job.with_(status=JobStatus.CANCELLED))
+        if job.attempts < MAX_ATTEMPTS:
+            return self._requeue(change, job.with_(note=f"run again: {reason}"))
+        error = (
+            f"the run ended without an answer {job.attempts} times, last as {reason}: "
+            "look for the kernel's out-of-memory messages, and into the worker's log"
+        )
+        return self._end(change, job.with_(status=JobStatus.FAILED, error=error))
+
+    def _requeue(self, change: Change, job: Job) -> Job:
+        change.delete(key_of("running", *identify(job.of)))
+        taken = job.slot is not None and (
+            change.get(key_of("slot", *identify(job.of), job.slot)) is not None
+        )
+        job = job.with_(
+            status=JobStatus.QUEUED,
+            token=None,
+            worker=None,
+            due_at=self._now(),
+            slot=None if taken else job.slot,
+        )
+        queue(change, job)
+        return job
+
+    def _end(self, change: Change, job: Job) -> Job:
+        now = self._now()
+        running = key_of("running", *identify(job.of))
+        if change.get(running) == job.id:
+            change.delete(running)
+            spent = max(0.0, now - (job.started_at or now))
+            _add(change, "fit-seconds", spent)
+            _add(change, "fit-runs", 1)
+        job = job.with_(finished_at=now, token=None)
+        put_job(change, job)
+        for key, _ in change.scan(below("job-seen", job.id)):
+            change.delete(key)
+        return job
+
+    def _held(self, change: Change, lease: Lease) -> Job:
+        job = job_of(change, lease.job.id)
+        if job.status is not JobStatus.RUNNING or job.token != lease.token:
+            raise LeaseLost(
+                f"job {job.id} is {job.status.value} and not this run's any more: what "
+                "the run made is dropped"
+            )
+        return job
+
+    def complain(self, job_id: str, error: str | None) -> None:
+        """Note on a job that ended well why its version is not served; None if it is.
+
+        Raises:
+            JobNotFound: if there is none of that id.
+        """
+        self._state.change(
+            lambda change: put_job(change, job_of(change, job_id).with_(error=error))
+        )
+
+    # What people ask
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel a queued job, or tell a running one to stop; one that ended stays.
+
+        Raises:
+            JobNotFound: if there is none of that id.
+        """
+
+        def work(change: Change) -> Job:
+            job = job_of(change, job_id)
+            if job.status is JobStatus.QUEUED:
+                unqueue(change, job)
+                return self._end(change, job.with_(status=JobStatus.CANCELLED))
+            if job.status is JobStatus.RUNNING:
+                job = job.with_(cancel_requested=True)
+                put_job(change, job)
+            return job
+
+        return self._state.change(work)
+
+    def retry(self, job_id: str) -> Job:
+        """Queue a job again that failed or was cancelled.
+
+        Returns:
+            The job that runs next: where another one of the project gathers already,
+            that one, due now.
+
+        Raises:
+            JobNotFound: if there is none of that id.
+        """
+
+        def work(change: Change) -> Job:
+            job = job_of(change, job_id)
+            if job.status not in {JobStatus.FAILED, JobStatus.CANCELLED}:
+                return job
+            if job.slot is not None:
+                other = waiting(change, job.of, job.slot)
+                if other is not None:
+                    now = self._now()
+                    other = other.with_(due_at=now, asked_at=now)
+                    queue(change, other)
+                    return other
+            again = {
+                "status": JobStatus.QUEUED,
+                "attempts": 0,
+                "progress": None,
+                "error": None,
+                "traceback": None,
+                "note": None,
+                "finished_at": None,
+                "cancel_requested": False,
+                "due_at": self._now(),
+                "asked_at": self._now(),  # or too few annotations would hold it up
+            }
+            job = job.with_(**again)
+            queue(change, job)
+            return job
+
+        return self._state.change(work)
+
+    def prune(self, keep: int) -> int:
+        """Forget the oldest jobs that have ended.
+
+        Args:
+            keep: how many stay.
+
+        Returns:
+            How many went.
+        """
+        ended = [job.id for job in self._all() if job.status.is_end]
+        old = ended[: max(0, len(ended) - keep)]
+        return sum(self._state.change(partial(_forget_ended, job_id=j)) for j in old)
+
+    def figures(self) -> dict[str, Any]:
+        """What monitors want to know.
+
+        Returns:
+            ``jobs``: how many there are by status; ``oldest_queued_s``: how long the
+            one that is due the longest waits; ``fit_seconds``, ``fits``: of all runs.
+        """
+        counted = dict.fromkeys(JobStatus, 0)
+        waits = [0.0]
+        for job in self._all():
+            counted[job.status] += 1
+            if job.status is JobStatus.QUEUED and job.due_at is not None:
+                waits.append(self._now() - job.due_at)
+        seconds, runs = self.totals()
+        return {
+            "jobs": {status.value: number for status, number in counted.items()},
+            "oldest_queued_s": max(waits),
+            "fit_seconds": seconds,
+            "fits": runs,
+        }
+
+    def totals(self) -> tuple[float, int]:
+        """Seconds that all runs took together, and how many ended."""
+        seconds = self._state.get(key_of("total", "fit-seconds"))
+        runs = self._state.get(key_of("total", "fit-runs"))
+        return float(seconds or 0), int(float(runs or 0))
+
+
+class _Look:
+    """The state as a ``Change`` that only reads."""
+
+    def __init__(self, state: State) -> None:
+        self.get = state.get
+        self.scan = state.scan
+
+    def put(self, key: str, value: str) -> None:
+        raise NotImplementedError
+
+    def delete(self, key: str) -> None:
+        raise NotImplementedError
+
+
+def forget(change: Change, job_id: str) -> None:
+    """Remove a job that ended, and all that was kept for it."""
+    change.delete(key_of("job", job_id))
+    for part in _PARTS:
+        change.delete(key_of(part, job_id))
+    for part in _LISTS:
+        for key, _ in change.scan(below(part, job_id)):
+            change.delete(key)
+
+
+def _forget_ended(change: Change, job_id: str) -> bool:
+    """Whether the job was there; one that was queued again meanwhile stays."""
+    found = change.get(key_of("job", job_id))
+    if found is None or not parsed_job(job_id, found).status.is_end:
+        return False
+    forget(change, job_id)
+    return True
+
+
+def _storable(text: str) -> str:
+    """Text with lone surrogates, as names of files have them, escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _add(change: Change, name: str, amount: float) -> None:
+    key = key_of("total", name)
+    change.put(key, str(float(change.get(key) or 0) + amount))
+
+
+def _queued(change: Change, job_id: str) -> Job | None:
+    """A job that was seen in the queue; None if it was taken out of it since."""
+    found = change.get(key_of("job", job_id))
+    job = None if found is None else parsed_job(job_id, found)
+    return job if job is not None and job.status is JobStatus.QUEUED else None

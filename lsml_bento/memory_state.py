@@ -1,0 +1,121 @@
+"""State in memory, and changes that keep their writes until they are done."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left, insort
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from lsml_bento.state import Change, Pair, State
+
+_Answer = TypeVar("_Answer")
+
+
+class BufferedChange:
+    """A ``Change`` that keeps its writes until it is done.
+
+    Args:
+        get: reads a key of the state.
+        scan: scans the state, as ``State.scan``.
+
+    Attributes:
+        seen: keys read, with the values they had; None where there was none.
+        writes: keys to set, or to remove where the value is None.
+    """
+
+    def __init__(
+        self,
+        get: Callable[[str], str | None],
+        scan: Callable[[str, str, int | None], list[Pair]],
+    ) -> None:
+        self._get = get
+        self._scan = scan
+        self.seen: dict[str, str | None] = {}
+        self.writes: dict[str, str | None] = {}
+
+    def get(self, key: str) -> str | None:
+        """The value of a key as this change left it."""
+        if key in self.writes:
+            return self.writes[key]
+        if key not in self.seen:
+            self.seen[key] = self._get(key)
+        return self.seen[key]
+
+    def scan(
+        self, prefix: str, after: str = "", limit: int | None = None
+    ) -> list[Pair]:
+        """The keys as this change left them."""
+        own = {
+            key: value
+            for key, value in self.writes.items()
+            if key.startswith(prefix) and key > after
+        }
+        if not own:
+            return self._scan(prefix, after, limit)
+        more = None if limit is None else limit + len(own)
+        found: dict[str, str | None] = dict(self._scan(prefix, after, more))
+        found.update(own)
+        pairs = [(key, value) for key, value in found.items() if value is not None]
+        return sorted(pairs)[:limit]
+
+    def put(self, key: str, value: str) -> None:
+        """Set a key."""
+        self.writes[key] = value
+
+    def delete(self, key: str) -> None:
+        """Remove a key."""
+        self.writes[key] = None
+
+
+class MemoryState(State):
+    """State that lives and dies with its process: for tests and classes used alone."""
+
+    def __init__(self) -> None:
+        self.writes = 0
+        self._values: dict[str, str] = {}
+        self._order: list[str] = []
+        self._lock = threading.RLock()
+
+    def get(self, key: str) -> str | None:
+        """The value of a key."""
+        with self._lock:
+            return self._values.get(key)
+
+    def scan(
+        self, prefix: str, after: str = "", limit: int | None = None
+    ) -> list[Pair]:
+        """Keys in order."""
+        found: list[Pair] = []
+        with self._lock:
+            place = bisect_left(self._order, max(prefix, after))
+            for key in self._order[place:]:
+                if not key.startswith(prefix) or len(found) == limit:
+                    break
+                if key > after:
+                    found.append((key, self._values[key]))
+        return found
+
+    def change(self, work: Callable[[Change], _Answer], wait_s: float = 2.0) -> _Answer:
+        """Do ``work`` while no other thread may."""
+        with self._lock:
+            change = BufferedChange(self._values.get, self.scan)
+            answer = work(change)
+            for key, value in change.writes.items():
+                self._apply(key, value)
+            self.writes += bool(change.writes)
+        return answer
+
+    def _apply(self, key: str, value: str | None) -> None:
+        if value is None:
+            with suppress(KeyError):
+                del self._values[key]
+                del self._order[bisect_left(self._order, key)]
+        else:
+            if key not in self._values:
+                insort(self._order, key)
+            self._values[key] = value
+
+    def close(self) -> None:
+        """Nothing to let go of."""

@@ -1,0 +1,100 @@
+"""What a run made becomes the version that serves; what nobody needs any more goes."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from lsml_bento.errors import LeaseLost, StateError, WeightsError
+from lsml_bento.jobs import Job, JobStatus
+from lsml_bento.ledger import Lease, Ledger
+from lsml_bento.promotion import Version, promote
+from lsml_bento.settings import Settings
+from lsml_bento.state import State
+from lsml_bento.versions import Versions
+from lsml_bento.weights import Weights, store_name
+
+log = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Promotes versions, and tidies up.
+
+    Args:
+        backend: its name.
+        state: shared with the other processes.
+        weights: where those of versions are.
+        settings: how much is kept.
+        abandoned_s: weights that no record knows are removed at this age: a run may be
+            trying them.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        state: State,
+        weights: Weights,
+        settings: Settings,
+        *,
+        abandoned_s: float = 600.0,
+    ) -> None:
+        self._backend = backend
+        self._state = state
+        self._ledger = Ledger(state)
+        self._versions = Versions(state)
+        self._weights = weights
+        self._settings = settings
+        self._abandoned_s = abandoned_s
+
+    def publish(self, lease: Lease, version: Version | None) -> Job:
+        """End a job well, with the version that it made.
+
+        Raises:
+            LeaseLost: if the run does not hold the job any more.
+            StateError: if the state did not take it: to be tried again.
+        """
+        if version is None:
+            return self._ledger.succeed(lease, None, {})
+        try:
+            job = self._ledger.succeed(
+                lease,
+                version.version,
+                version.metrics,
+                also=partial(promote, project=lease.job.of, version=version),
+            )
+        except LeaseLost:
+            self.drop(version, lease.job)
+            raise
+        if job.status is JobStatus.CANCELLED:
+            self.drop(version, job)
+        else:
+            self._retire(job)
+        return job
+
+    def drop(self, version: Version, job: Job) -> None:
+        """Remove weights that nobody will serve, unless they are another version's."""
+        try:
+            if version.tag and version.tag not in self._versions.tags():
+                self._weights.delete(version.tag)
+        except (StateError, WeightsError) as error:
+            log.warning("job=%s %s", job.id, error)
+
+    def _retire(self, job: Job) -> None:
+        try:
+            for old in self._versions.retire(job.of, self._settings.keep_versions):
+                if old.tag:
+                    self._weights.delete(old.tag)
+                    log.info("project=%s version %s retired", job.project, old.version)
+        except (StateError, WeightsError) as error:
+            log.warning("job=%s old versions stay for now: %s", job.id, error)
+
+    def tidy(self) -> None:
+        """Remove old jobs, and what killed runs left in the store."""
+        try:
+            self._ledger.prune(self._settings.keep_jobs)
+            names = [store_name(self._backend, p) for p in self._state.projects()]
+            known = self._versions.tags()
+            for left in self._weights.sweep(names, known, self._abandoned_s):
+                log.info("%s was removed: a run that died had left it", left)
+        except (StateError, WeightsError) as error:
+            log.warning("nothing is tidied for now: %s", error)

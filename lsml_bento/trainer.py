@@ -1,0 +1,193 @@
+"""Carrying out a job: ``fit``, then a look whether what it made predicts.
+
+Nothing here is seen by anybody else: what a run made becomes a version when its worker
+promotes it, under the run's token.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from pathlib import Path
+
+from lsml_bento.calling import try_sample
+from lsml_bento.errors import LsmlError, TrainingError
+from lsml_bento.fit_state import FitState
+from lsml_bento.jobs import Job
+from lsml_bento.journal import Journal
+from lsml_bento.label_config import EMPTY
+from lsml_bento.ledger import Ledger
+from lsml_bento.media import Media
+from lsml_bento.model import (
+    LabelStudioMLBase,
+    Surroundings,
+    rules_of,
+    surrounded_by,
+)
+from lsml_bento.promotion import Version
+from lsml_bento.run import JobRun, Workbench
+from lsml_bento.source import ModelClass, ModelSource, locate
+from lsml_bento.versions import Versions
+
+log = logging.getLogger(__name__)
+
+
+class Trainer:
+    """Carries out jobs in this process.
+
+    Args:
+        source: where the user's class comes from.
+        media: given to model objects.
+        bench: what its runs share.
+    """
+
+    def __init__(self, source: ModelSource, media: Media, bench: Workbench) -> None:
+        self._source = source
+        self._media = media
+        self._bench = bench
+        self._state = bench.state
+        self._versions = Versions(bench.state)
+
+    def carry_out(self, job: Job) -> Version | None:
+        """Run ``fit`` for a job, and try what it made.
+
+        Returns:
+            The version to promote; None if ``fit`` made nothing.
+
+        Raises:
+            LsmlError: in one sentence; its cause is what user code raised, which may
+                be ``SystemExit``.
+        """
+        model_class = self._source.load()
+        if not rules_of(model_class, each_event=False).trains:
+            # An event may come before a server has imported the class.
+            self._bench.report({"note": f"{model_class.__name__} has no fit"})
+            return None
+        parent = self._versions.active(job.of)
+        state = FitState(self._state, job.of, parent.version if parent else None)
+        run = JobRun(job, state, self._bench)
+        try:
+            model = self._begin(model_class, state, run, parent)
+            state.capture()
+            self._fit(model, job)
+            state.release()
+            run.keep()
+            version = self._version(run, parent)
+            if version is not None:
+                self._try(model_class, run, version)
+        except BaseException:
+            run.forget()
+            raise
+        return version
+
+    def _begin(
+        self,
+        model_class: ModelClass,
+        state: FitState,
+        run: JobRun,
+        version: Version | None,
+    ) -> LabelStudioMLBase:
+        """The object that ``fit`` is called on.
+
+        Weights that are gone, or that do not load since the label config changed, are
+        no reason never to learn again: servers go on without them too.
+        """
+        if version is None or version.tag is None:
+            return self._model(model_class, state, run, None)
+        try:
+            return self._model(model_class, state, run, version)
+        except LsmlError as error:
+            model = self._model(model_class, state, run, None)
+            note = f"began without the weights of {version.version}: {error}"
+            log.warning("job=%s project=%s %s", run.job.id, run.job.project, note)
+            self._bench.report({"note": note})
+            return model
+
+    def _model(
+        self,
+        model_class: ModelClass,
+        state: FitState,
+        run: JobRun,
+        version: Version | None,
+    ) -> LabelStudioMLBase:
+        """A new object, with the weights of a version."""
+        project = run.job.of
+        label_config = self._state.read(project).get("label_config") or EMPTY
+        surroundings = Surroundings(project, state, self._media, run=run)
+        try:
+            with surrounded_by(surroundings):
+                model = model_class(project_id=project.id, label_config=label_config)
+                model.load(self._path(version))
+        except LsmlError:
+            raise
+        except BaseException as error:
+            name = model_class.__name__
+            raise TrainingError(
+                f"{name} could not be set up: {locate(error)}"
+            ) from error
+        return model
+
+    def _path(self, version: Version | None) -> Path | None:
+        if version is None or version.tag is None:
+            return None
+        return self._bench.weights.find(version.tag, version.manifest)
+
+    def _fit(self, model: LabelStudioMLBase, job: Job) -> None:
+        data = Ledger(self._state).data(job.id)
+        try:
+            with surrounded_by(model.surroundings):
+                model.fit(job.event, data, job_id=job.id)
+        except LsmlError:
+            raise
+        except BaseException as error:
+            raise TrainingError(f"fit() raised {locate(error)}") from error
+
+    def _version(self, run: JobRun, parent: Version | None) -> Version | None:
+        """The version that a run made, as it will be stored."""
+        state, saved = run.state, run.saved
+        is_silent = saved is None and not state.values and not state.named_version
+        if is_silent and not self._source.is_drop_in:
+            return None
+        project = run.job.of
+        values = self._state.read(project)
+        return Version(
+            version=self._name(run, parent, str(values.get("model_version") or "")),
+            created_at=time.time(),
+            tag=saved.tag if saved else (parent.tag if parent else None),
+            manifest=saved.manifest if saved else (parent.manifest if parent else {}),
+            metrics=run.metrics,
+            job=run.job.id,
+            parent=parent.version if parent else None,
+            label_config=values.get("label_config"),
+            values={**(parent.values if parent else {}), **state.values},
+            afresh=self._source.is_drop_in,
+        )
+
+    def _name(self, run: JobRun, parent: Version | None, base: str) -> str:
+        """What ``fit`` named, if that is new; else the weights' or the next number."""
+        known = {version.version for version in self._versions.all(run.job.of)}
+        named = run.state.named_version
+        if named is not None and named not in {*known, base}:
+            return named
+        if run.saved is not None:
+            return run.saved.tag.partition(":")[2]
+        # Old versions are forgotten: their numbers are not given again.
+        numbers = [
+            int(version.removeprefix(f"{base}+"))
+            for version in known
+            if re.fullmatch(rf"{re.escape(base)}\+[0-9]{{1,9}}", version)
+        ]
+        return f"{base}+{max([len(known), *numbers]) + 1}"
+
+    def _try(self, model_class: ModelClass, run: JobRun, version: Version) -> None:
+        """Load a version as a server will, and predict a task."""
+        try:
+            model = self._model(model_class, run.state, run, version)
+            sample = run.sample or Journal(self._state).any_task(run.job.of)
+            if sample is not None:
+                try_sample(model, sample)
+        except LsmlError as error:
+            raise TrainingError(f"the new version is not served: {error}") from (
+                error.__cause__ or error
+            )

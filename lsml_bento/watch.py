@@ -1,0 +1,203 @@
+"""One run of a job as its worker sees it, from the lease to the job's end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from lsml_bento.errors import LeaseLost, StateError
+from lsml_bento.fit_process import FitProcess, Message
+from lsml_bento.jobs import Job
+from lsml_bento.ledger import Lease, Ledger
+from lsml_bento.promotion import Version
+from lsml_bento.publishing import Publisher
+
+log = logging.getLogger(__name__)
+
+_RENEW_S = 1.0
+_TRY_AGAIN_S = 0.5
+
+GRACE_S = 5.0
+"""How long a ``fit`` that is told to stop may go on."""
+
+
+class Watch:
+    """Gives a job to a process, and sees it through.
+
+    Args:
+        lease: of the job.
+        process: that carries it out.
+        ledger: where the job is.
+        publisher: promotes what the run made.
+        timeout_s: a ``fit`` that takes longer has failed.
+        is_stopping: whether the worker was told to end.
+        grace_s: how long a ``fit`` that is told to stop may go on.
+    """
+
+    def __init__(
+        self,
+        lease: Lease,
+        process: FitProcess,
+        ledger: Ledger,
+        publisher: Publisher,
+        timeout_s: float,
+        is_stopping: Callable[[], bool],
+        grace_s: float = GRACE_S,
+    ) -> None:
+        self._lease = lease
+        self._job = lease.job
+        self._process = process
+        self._ledger = ledger
+        self._publisher = publisher
+        self._timeout_s = timeout_s
+        self._is_stopping = is_stopping
+        self._grace_s = grace_s
+        self._shown: list[str] = []
+        self._reported: dict[str, Any] = {"metrics": {}}
+        self._renewed_at = 0.0
+        self._kill_at: float | None = None
+        self._deadline = time.monotonic() + timeout_s
+        self._is_late = False
+
+    def see_through(self) -> bool:
+        """Carry the job out.
+
+        Returns:
+            Whether the process can take another job.
+
+        Raises:
+            LeaseLost: if another run took the job.
+        """
+        self._say("begins, attempt %d, process %d", self._job.attempts, self.pid)
+        self._process.send(self._job)
+        while True:
+            message = self._process.receive(timeout_s=0.2)
+            if self._is_stopping():
+                return self._put_back(message or {})
+            if message is None and not self._process.is_alive:
+                return self._died()
+            if message is not None and "report" in message:
+                self._take(message["report"])
+            elif message is not None:
+                return self._ended(message)
+            self._renew_now_and_then()
+            self._hurry()
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    # While it runs
+
+    def _take(self, report: dict[str, Any]) -> None:
+        metrics = {**self._reported["metrics"], **(report.pop("metrics", None) or {})}
+        news = {key: value for key, value in report.items() if value is not None}
+        self._reported = {**self._reported, **news, "metrics": metrics}
+
+    def _renew_now_and_then(self) -> None:
+        if time.monotonic() - self._renewed_at >= _RENEW_S:
+            self._renew()
+
+    def _renew(self) -> None:
+        log_tail = self._process.log_tail
+        try:
+            is_cancelled = self._ledger.renew(
+                self._lease,
+                log_tail=None if log_tail == self._shown else log_tail,
+                **self._reported,
+            )
+        except StateError as error:
+            log.warning("job=%s could not be renewed: %s", self._job.id, error)
+            return
+        self._renewed_at = time.monotonic()
+        self._shown = log_tail
+        if is_cancelled:
+            self._tell_to_stop()
+
+    def _hurry(self) -> None:
+        """End a run that was cancelled, or that takes too long."""
+        now = time.monotonic()
+        if now > self._deadline and not self._is_late:
+            self._is_late = True
+            self._tell_to_stop()
+        if self._kill_at is not None and now > self._kill_at:
+            self._process.kill()
+
+    def _tell_to_stop(self) -> None:
+        if self._kill_at is None:
+            self._kill_at = time.monotonic() + self._grace_s
+            self._process.ask_to_stop()
+
+    # How it ends
+
+    def _ended(self, message: Message) -> bool:
+        self._process.await_log(timeout_s=1)
+        try:
+            self._renew()
+        except LeaseLost:
+            self._drop(message)
+            raise
+        if self._is_late:
+            self._drop(message)
+            self._fail("")
+        elif "done" in message:
+            self._succeed(message["done"])
+        else:
+            self._fail(str(message.get("failed")), message.get("traceback"))
+        return True
+
+    def _succeed(self, made: dict[str, Any] | None) -> None:
+        version = None if made is None else Version.model_validate(made)
+        job = self._written(lambda: self._publisher.publish(self._lease, version))
+        notes = [f"version {job.version}" if job.version else "", job.note or ""]
+        self._say("%s: %s", job.status.value, ", ".join(filter(None, notes)))
+
+    def _fail(self, error: str, traceback: str | None = None) -> None:
+        if self._is_late:
+            error = f"fit took longer than {self._timeout_s:g} s (LSML_FIT_TIMEOUT_S)"
+        job = self._written(lambda: self._ledger.fail(self._lease, error, traceback))
+        told = f"\n{traceback}" if traceback and job.error else ""
+        self._say("%s: %s%s", job.status.value, job.error or "", told)
+
+    def _died(self) -> bool:
+        reason = self._process.cause_of_death()
+        self._process.await_log(timeout_s=1)
+        self._renew()
+        if self._kill_at is not None:
+            self._fail("it was stopped")
+        else:
+            job = self._written(lambda: self._ledger.crash(self._lease, reason))
+            self._say("%s: %s", job.status.value, reason)
+        return False
+
+    def _put_back(self, message: Message) -> bool:
+        self._process.kill()
+        self._drop(message)
+        self._written(lambda: self._ledger.put_back(self._lease))
+        self._say("is put back: the worker ends")
+        return False
+
+    def _drop(self, message: Message) -> None:
+        """Remove the weights of a version that nobody will serve."""
+        if message.get("done") is not None:
+            self._publisher.drop(Version.model_validate(message["done"]), self._job)
+
+    def _written(self, write: Callable[[], Job]) -> Job:
+        """The job as it was written; tried until the state takes it."""
+        while True:
+            try:
+                return write()
+            except StateError as error:
+                log.warning("job=%s is tried again: %s", self._job.id, error)
+                if self._is_stopping():
+                    raise LeaseLost(
+                        f"job {self._job.id} could not be written, and the worker ends"
+                    ) from error
+                time.sleep(_TRY_AGAIN_S)
+
+    def _say(self, what: str, *arguments: Any) -> None:
+        about = "job=%s project=%s " + what
+        log.info(about, self._job.id, self._job.project, *arguments)

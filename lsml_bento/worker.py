@@ -1,0 +1,189 @@
+"""The wiring of the training process: ``lsml-bento worker``, or beside a server.
+
+One worker a home: a second one stands by until the first is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from lsml_bento.adapters import process_title
+from lsml_bento.assembly import log_to_stderr, open_queue, open_weights
+from lsml_bento.desk import Desk
+from lsml_bento.directory import is_drop_in
+from lsml_bento.errors import LsmlError, SettingsError
+from lsml_bento.fit_process import FitProcess
+from lsml_bento.home import open_state
+from lsml_bento.presence import Presence
+from lsml_bento.publishing import Publisher
+from lsml_bento.settings import Settings
+from lsml_bento.source import ModelSource
+from lsml_bento.spec import BackendSpec
+
+log = logging.getLogger(__name__)
+
+_STAND_BY_S = 1.0
+_NOT_INHERITED = frozenset({"PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"})
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def run_worker(
+    spec: BackendSpec, settings: Settings, *, is_embedded: bool = False
+) -> None:
+    """Train until the process is told to end.
+
+    Args:
+        spec: the backend.
+        settings: what the environment decides.
+        is_embedded: whether the end of the standard input means that the server is
+            gone.
+
+    Raises:
+        LsmlError: if the worker can not be put together.
+    """
+    process_title.show(f"lsml-bento worker {spec.name}")
+    log_to_stderr(settings.log_level)
+    state = open_state(settings, spec.home_path, spec.name)
+    presence = Presence(state, ModelSource(spec.target).name)
+    presence.announce()
+    queue = open_queue(settings, spec)
+    directory = spec.directory_path
+    desk = Desk(
+        f"{socket.gethostname()}/{os.getpid()}",
+        state,
+        Publisher(spec.name, state, open_weights(settings), settings),
+        settings,
+        lambda: FitProcess(fit_command(spec), fit_environ(settings)),
+        keeps_process=directory is not None and is_drop_in(directory),
+    )
+
+    def stop(*_: object) -> None:
+        desk.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    if is_embedded:
+        _when_parent_goes(stop)
+    lock = _lock_of(spec.home_path)
+    if not _elected(lock, desk):
+        return
+    consumer = queue.consume(lambda _: desk.wake())
+    consumer.start()
+    log.info("worker %s of %s trains", os.getpid(), spec.name)
+    try:
+        desk.work()
+    finally:
+        consumer.stop(timeout_s=2)
+        queue.close()
+        presence.leave()
+        state.close()
+        lock.release()
+
+
+def _elected(lock: FileLock, desk: Desk) -> bool:
+    """Wait for the home; False if the process is to end first."""
+    said = False
+    while not desk.is_stopping:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if not said:
+                log.warning(
+                    "another worker trains for %s: this one stands by until it is gone",
+                    os.path.dirname(lock.lock_file),  # noqa: PTH120 - a text
+                )
+            said = True
+            desk.pause(_STAND_BY_S)
+        except OSError as error:
+            raise SettingsError(
+                f"{lock.lock_file} can not be made ({error}): set LSML_HOME to a "
+                "directory that this user may write to"
+            ) from error
+        else:
+            return True
+    return False
+
+
+def is_deserted(home: Path) -> bool:
+    """Whether no worker of this machine trains for a home, as far as can be seen."""
+    try:
+        with _lock_of(home).acquire(timeout=0):
+            return True
+    except (Timeout, OSError):
+        return False
+
+
+def _lock_of(home: Path) -> FileLock:
+    return FileLock(home / "worker.lock", thread_local=False)
+
+
+def fit_command(spec: BackendSpec) -> list[str]:
+    """What starts the process that a ``fit`` runs in."""
+    return [sys.executable, "-m", "lsml_bento.fitting", spec.to_json()]
+
+
+def fit_environ(settings: Settings) -> dict[str, str]:
+    """Its environment: GPUs of its own, and one core left to the servers."""
+    environ = child_environ()
+    if settings.train_gpus is not None:
+        environ["CUDA_VISIBLE_DEVICES"] = settings.train_gpus
+    threads = str(max(1, _cores() - 1))
+    for name in _THREADS:
+        environ.setdefault(name, threads)
+    return environ
+
+
+def child_environ() -> dict[str, str]:
+    """The environment of a process that imports what this one can import."""
+    environ = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
+    environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    return environ
+
+
+def worker_command(spec: BackendSpec) -> list[str]:
+    """What starts a worker beside a server."""
+    return [sys.executable, "-m", "lsml_bento.worker", spec.to_json()]
+
+
+def _cores() -> int:
+    with suppress(AttributeError):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _when_parent_goes(then: Callable[[], None]) -> None:
+    """Call a function once the server, which holds our input open, is gone."""
+
+    def watch() -> None:
+        with suppress(OSError):
+            while os.read(0, 1024):
+                pass
+        then()
+        time.sleep(20)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def main(text: str) -> None:
+    """Train beside a server, until it goes."""
+    try:
+        settings = Settings.from_env(os.environ)
+        run_worker(BackendSpec.from_json(text), settings, is_embedded=True)
+    except LsmlError as error:
+        raise SystemExit(f"lsml-bento worker: {error}") from error
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

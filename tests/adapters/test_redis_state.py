@@ -1,0 +1,525 @@
+"""Redis when it restarts, hangs, loads, is full or not there, and beside others."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import redis
+
+from lsml_bento.adapters.redis_state import RedisState
+from lsml_bento.errors import StateError
+from lsml_bento.state import Change
+from lsml_bento.types import Project
+from tests.redis_server import RedisServer, free_port
+
+ONE = Project("1", 100)
+
+
+@pytest.fixture
+def state(redis_server: str) -> Iterator[RedisState]:
+    made = RedisState(redis_server, uuid.uuid4().hex)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that may be ended; what it answered ``OK`` to is on the disk."""
+    with RedisServer(tmp_path / "redis", "--appendfsync", "always") as made:
+        yield made
+
+
+def put_a(change: Change) -> None:
+    change.put("a", "2")
+
+
+def increment(change: Change) -> None:
+    change.put("a", str(int(change.get("a") or 0) + 1))
+
+
+def uses(state: RedisState) -> list[Callable[[], object]]:
+    """Every way to ask something of a state."""
+    return [
+        lambda: state.get("a"),
+        lambda: state.scan("a"),
+        lambda: list(state.each("a")),
+        lambda: state.read(ONE),
+        state.projects,
+        lambda: state.change(put_a, 0.5),
+        lambda: state.change(increment, 0.5),
+        lambda: state.write(ONE, {"a": 2}),
+    ]
+
+
+def wait_for(holds: Callable[[], bool], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, f"not so in {timeout_s} s"
+        time.sleep(0.05)
+
+
+class TestOthersComeBetween:
+    def test_work_is_done_again_on_what_another_wrote(
+        self, state: RedisState, redis_server: str
+    ) -> None:
+        state.change(put_a)
+        runs = []
+
+        def work(change: Change) -> None:
+            runs.append(change.get("a"))
+            if len(runs) == 1:
+                state.change(increment)
+            change.put("b", runs[-1] or "")
+
+        state.change(work)
+
+        assert runs == ["2", "3"]
+        assert state.scan("") == [("a", "3"), ("b", "3")]
+
+    @pytest.mark.parametrize("there", ["", "1"])
+    def test_a_key_that_came_or_went_counts_as_changed(
+        self, state: RedisState, there: str
+    ) -> None:
+        def toggle(change: Change) -> None:
+            if change.get("a") is None:
+                change.put("a", "")
+            else:
+                change.delete("a")
+
+        if there:
+            state.change(toggle)
+        runs = []
+
+        def work(change: Change) -> None:
+            runs.append(change.get("a"))
+            if len(runs) == 1:
+                state.change(toggle)
+            change.put("b", "1")
+
+        state.change(work)
+
+        assert runs == (["", None] if there else [None, ""])
+
+    def test_an_error_over_half_of_another_change_is_not_raised(
+        self, state: RedisState
+    ) -> None:
+        def both(change: Change) -> None:
+            increment(change)
+            change.put("b", change.get("a") or "")
+
+        state.change(both)
+        runs: list[tuple[str | None, str | None]] = []
+
+        def compare(change: Change) -> None:
+            a = change.get("a")
+            if not runs:
+                state.change(both)
+            runs.append((a, change.get("b")))
+            if a != runs[-1][1]:
+                raise ValueError("a is not b")
+
+        state.change(compare)
+
+        assert runs == [("1", "2"), ("2", "2")]
+
+    def test_a_key_found_in_a_scan_that_went_counts_as_changed(
+        self, state: RedisState
+    ) -> None:
+        """Else a job that was cancelled meanwhile is taken out of the queue and run."""
+        state.change(lambda change: change.put("queue 1", "job 1"))
+        state.change(lambda change: change.put("queue 2", "job 2"))
+
+        def take(change: Change) -> str:
+            _, job = change.scan("queue", "", 1)[0]
+            if job == "job 1":
+                state.change(lambda other: other.delete("queue 1"))
+            change.put("running", job)
+            return job
+
+        assert state.change(take) == "job 2"
+        assert state.get("running") == "job 2"
+
+    def test_whoever_never_comes_first_is_told_after_the_time(
+        self, state: RedisState
+    ) -> None:
+        def work(change: Change) -> None:
+            change.get("a")
+            state.change(increment)
+            change.put("b", "1")
+
+        start = time.monotonic()
+        with pytest.raises(
+            StateError, match=r"other writers came between \d+ times in"
+        ):
+            state.change(work, 0.3)
+        assert 0.2 < time.monotonic() - start < 1
+        assert state.get("b") is None
+
+
+class TestOneRoundTrip:
+    def test_the_values_of_a_project_are_read_in_one_call(
+        self, state: RedisState, redis_server: str
+    ) -> None:
+        state.write(ONE, {f"key {number}": number for number in range(300)})
+        state.read(ONE)
+        with redis.Redis.from_url(redis_server) as admin:
+            admin.config_resetstat()
+            assert len(state.read(ONE)) == 300
+            calls = admin.info("commandstats")
+
+        sent = {name for name in calls if not name.startswith("cmdstat_config")}
+        inside = {"cmdstat_zrangebylex", "cmdstat_hmget"}
+        assert sent == {"cmdstat_evalsha"} | inside
+        assert all(calls[name]["calls"] == 1 for name in sent)
+
+
+class TestRestart:
+    def test_what_was_written_is_there_after_a_kill(self, server: RedisServer) -> None:
+        state = RedisState(server.url, "test")
+        state.write(ONE, {"a": 1})
+        server.kill()
+
+        for use in uses(state):
+            with pytest.raises(StateError, match="Connection refused; check REDIS_URL"):
+                use()
+        server.start()
+
+        assert state.read(ONE) == {"a": 1}
+        assert state.projects() == [ONE]
+        state.write(ONE, {"a": 2})
+        assert state.read(ONE) == {"a": 2}
+        state.close()
+
+    def test_a_restart_between_two_calls_is_not_noticed(
+        self, server: RedisServer
+    ) -> None:
+        state = RedisState(server.url, "test")
+        for step in range(1, 4):
+            state.change(increment)
+            server.kill()
+            server.start()
+            assert state.get("a") == str(step)
+        state.close()
+
+    def test_a_kill_in_the_middle_of_writes_loses_and_doubles_none(
+        self, server: RedisServer
+    ) -> None:
+        state = RedisState(server.url, "test")
+        done, unsure = [], []
+        ended = threading.Event()
+
+        def write(number: int) -> None:
+            step = 0
+            while not ended.is_set():
+                key = f"{number}/{step}"
+                try:
+                    state.change(lambda change, key=key: count(change, key))  # type: ignore[misc]
+                    done.append(key)
+                except StateError:
+                    unsure.append(key)
+                    time.sleep(0.01)
+                step += 1
+
+        def count(change: Change, key: str) -> None:
+            assert change.get(key) is None, "written, and then written again"
+            change.put(key, "1")
+            change.put("count", str(int(change.get("count") or 0) + 1))
+
+        threads = [threading.Thread(target=write, args=(n,)) for n in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(2):
+            time.sleep(0.3)
+            server.kill()
+            server.start()
+        time.sleep(0.3)
+        ended.set()
+        for thread in threads:
+            thread.join()
+
+        kept = {key for key, _ in state.scan("") if key != "count"}
+        assert set(done) <= kept <= {*done, *unsure}
+        assert state.get("count") == str(len(kept))
+        assert done
+        assert unsure
+        state.close()
+
+    def test_a_redis_that_still_reads_its_data_is_said_to_do_so(
+        self, tmp_path: Path
+    ) -> None:
+        slow = ("--enable-debug-command", "local", "--key-load-delay", "100")
+        with RedisServer(tmp_path, *slow) as server:
+            with redis.Redis.from_url(server.url) as admin, admin.pipeline() as pipe:
+                for number in range(20_000):
+                    pipe.set(str(number), "")
+                pipe.execute()
+            state = RedisState(server.url, "test")
+            state.change(put_a)
+            server.kill()
+            server.start(wait=False)
+
+            with pytest.raises(StateError) as read:
+                state.get("a")
+            with pytest.raises(StateError, match=r"could not be written: .*loading"):
+                state.change(put_a)
+
+            def is_loaded() -> bool:
+                with suppress(StateError):
+                    return state.get("a") == "2"
+                return False
+
+            wait_for(is_loaded)
+            state.close()
+
+        assert str(read.value) == (
+            f"the state in Redis at 127.0.0.1:{server.port}/0 could not be read: Redis "
+            "is loading the dataset in memory; wait until Redis has read its data, or "
+            "check REDIS_URL"
+        )
+
+
+class TestHang:
+    def test_every_use_of_a_redis_that_hangs_ends_in_time(
+        self, server: RedisServer
+    ) -> None:
+        state = RedisState(server.url, "test")
+        state.write(ONE, {"a": 1})
+        server.pause()
+
+        for use in uses(state):
+            start = time.monotonic()
+            with pytest.raises(StateError, match="Timeout reading from socket; check"):
+                use()
+            assert 0.4 < time.monotonic() - start < 0.9
+        server.resume()
+
+        assert state.read(ONE)["a"] in (1, 2)
+        state.close()
+
+    def test_many_threads_wait_no_longer_than_one(self, server: RedisServer) -> None:
+        state = RedisState(server.url, "test", wait_s=0.3)
+        server.pause()
+        took = []
+
+        def read() -> None:
+            start = time.monotonic()
+            with pytest.raises(StateError):
+                state.read(ONE)
+            took.append(time.monotonic() - start)
+
+        threads = [threading.Thread(target=read) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        server.resume()
+
+        assert len(took) == 16
+        assert max(took) < 0.9
+        state.close()
+
+    def test_what_was_sent_before_a_silence_counts_as_a_write(
+        self, server: RedisServer
+    ) -> None:
+        state = RedisState(server.url, "test", wait_s=0.2)
+        state.change(put_a)
+        before = state.writes
+        server.pause()
+        with pytest.raises(StateError):
+            state.change(lambda change: change.put("b", "1"))
+        server.resume()
+
+        assert state.get("b") == "1"
+        assert state.writes == before + 1
+        state.close()
+
+
+class TestWrongUrl:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "",
+            "localhost:6379",
+            "http://:s3cret@localhost",
+            "redis://:s3cret@localhost:port/0",
+            "redis://:s3cret@localhost:99999/0",
+            "redis://localhost?passwort=s3cret",
+        ],
+    )
+    def test_what_is_no_url_is_refused_at_once(self, url: str) -> None:
+        with pytest.raises(StateError) as refused:
+            RedisState(url, "test")
+
+        assert str(refused.value) == (
+            "REDIS_URL is not the URL of a Redis: check REDIS_URL; it is written "
+            "redis://:password@host:6379/0, rediss:// with TLS, or unix:///path"
+        )
+        assert refused.value.__suppress_context__
+        assert refused.value.status == 503
+
+    @pytest.mark.parametrize(
+        ("url", "where"),
+        [
+            ("redis://:s3cret@127.0.0.1:1/2", "127.0.0.1:1/2"),
+            ("rediss://me:s3cret@127.0.0.1:1", "127.0.0.1:1/0"),
+            ("unix:///nowhere/redis.sock?password=s3cret", "/nowhere/redis.sock"),
+        ],
+    )
+    def test_a_place_where_none_is_gets_named_without_the_password(
+        self, url: str, where: str
+    ) -> None:
+        state = RedisState(url, "test")
+        start = time.monotonic()
+        with pytest.raises(StateError) as refused:
+            state.read(ONE)
+        state.close()
+
+        text = str(refused.value)
+        assert text.startswith(f"the state in Redis at {where} could not be read: ")
+        assert text.endswith("; check REDIS_URL, and that Redis runs there")
+        assert "s3cret" not in text
+        assert time.monotonic() - start < 5
+
+    def test_a_password_is_used_and_a_wrong_one_said(self, tmp_path: Path) -> None:
+        with RedisServer(tmp_path, "--requirepass", "s3cret") as server:
+            for secret, problem in (
+                (":s3cret@", None),
+                (":wr0ng@", "invalid username-password pair or user is disabled"),
+                ("", "Authentication required"),
+            ):
+                state = RedisState(server.url.replace("//", f"//{secret}"), "test")
+                if problem is None:
+                    state.write(ONE, {"a": 1})
+                    assert state.read(ONE) == {"a": 1}
+                else:
+                    with pytest.raises(StateError, match=problem) as refused:
+                        state.get("a")
+                    assert "wr0ng" not in str(refused.value)
+                state.close()
+
+    def test_a_server_that_repeats_the_password_does_not_get_it_into_the_message(
+        self, tmp_path: Path
+    ) -> None:
+        with RedisServer(tmp_path, "--rename-command", "AUTH", "") as server:
+            state = RedisState(server.url.replace("//", "//:s3cret@"), "test")
+            with pytest.raises(StateError) as refused:
+                state.get("a")
+            state.close()
+
+        text = str(refused.value)
+        assert "unknown command 'AUTH'" in text
+        assert "s3cret" not in text
+        assert refused.value.__suppress_context__
+
+
+class TestNotWritable:
+    def test_a_replica_reads_and_says_that_it_does_not_write(
+        self, tmp_path: Path
+    ) -> None:
+        with RedisServer(tmp_path, "--replicaof", "127.0.0.1", "1") as replica:
+            state = RedisState(replica.url, "test")
+            assert state.read(ONE) == {}
+            with pytest.raises(StateError) as refused:
+                state.change(put_a)
+            state.close()
+
+        assert "could not be written: You can't write against a read" in str(
+            refused.value
+        )
+        assert str(refused.value).endswith("it must name the primary, not a replica")
+
+    def test_a_full_redis_keeps_what_it_had_and_writes_no_half(
+        self, server: RedisServer
+    ) -> None:
+        state = RedisState(server.url, "test")
+        state.change(put_a)
+        with redis.Redis.from_url(server.url) as admin:
+            admin.config_set("maxmemory", "1")
+
+        def work(change: Change) -> None:
+            change.delete("a")
+            change.put("b", "1")
+
+        with pytest.raises(StateError, match=r"could not be written: .*maxmemory"):
+            state.change(work)
+
+        assert state.scan("") == [("a", "2")]
+        state.change(lambda change: change.delete("a"))
+        assert state.scan("") == []
+        state.close()
+
+    def test_values_that_another_program_removed_are_missed(
+        self, redis_server: str
+    ) -> None:
+        name = uuid.uuid4().hex
+        state = RedisState(redis_server, name)
+        state.write(ONE, {"a": 1})
+        with redis.Redis.from_url(redis_server) as admin:
+            admin.delete(f"lsml:{{{name}}}:values")
+
+        with pytest.raises(StateError, match="maxmemory-policy to noeviction"):
+            state.read(ONE)
+        state.close()
+
+
+class TestOwners:
+    def test_two_backends_on_one_redis_do_not_meet(self, redis_server: str) -> None:
+        name = uuid.uuid4().hex
+        names = (name, f"{name}2", f"{name}:values", f"{name}}}:values")
+        states = [RedisState(redis_server, owner) for owner in names]
+        for number, state in enumerate(states):
+            state.write(ONE, {"a": number})
+
+        for number, state in enumerate(states):
+            assert state.read(ONE) == {"a": number}
+            assert len(state.scan("")) == 2
+            state.close()
+
+    def test_all_keys_of_a_backend_are_below_its_name_and_in_one_slot(
+        self, tmp_path: Path
+    ) -> None:
+        # The port that a cluster takes by itself, 10,000 further, may not be there.
+        cluster = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+        with (
+            RedisServer(tmp_path, *cluster) as server,
+            redis.Redis.from_url(server.url) as admin,
+        ):
+            admin.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+            wait_for(lambda: admin.cluster("INFO")["cluster_state"] == "ok")
+            state = RedisState(server.url, "ner")
+            state.write(ONE, {"a": 1})
+            assert state.read(ONE) == {"a": 1}
+            state.close()
+            keys = sorted(admin.keys())
+
+        assert keys == [b"lsml:{ner}:order", b"lsml:{ner}:values"]
+
+
+def test_closing_lets_go_of_the_connections_of_every_thread(
+    server: RedisServer,
+) -> None:
+    state = RedisState(server.url, "test")
+    barrier = threading.Barrier(4)
+
+    def use() -> None:
+        barrier.wait(10)
+        state.read(ONE)
+        barrier.wait(10)
+
+    threads = [threading.Thread(target=use) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    barrier.wait(10)
+    barrier.wait(10)
+    for thread in threads:
+        thread.join()
+    state.close()
+
+    with redis.Redis.from_url(server.url) as admin:
+        assert len(admin.client_list()) == 1

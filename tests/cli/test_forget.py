@@ -1,0 +1,71 @@
+"""``lsml-bento forget``: what it says, and what is left."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from uuid import uuid4
+
+from lsml_bento.weights import store_name
+from tests.cli.commands import TOOL
+from tests.cli.place import LEARNER, ONE, TWO, Place
+
+HELD = "0 annotations of 0 tasks, 1 jobs, 1 versions (0.0 MiB), 2 values"
+
+
+def test_a_project_is_forgotten_after_a_yes(tmp_path: Path) -> None:
+    place = Place(tmp_path / "backend")
+    place.connect(ONE, TWO)
+    for project in (ONE, TWO):
+        place.failed(project)
+        place.version("v1", project)
+
+    refused = place.run("forget", "1")
+    assert refused.stderr.splitlines() == [
+        f"Forget project {ONE} with {HELD}? [y/N]: ",
+        "lsml-bento: nothing was deleted: answer y, or give --yes",
+    ]
+    done = subprocess.run(
+        [str(TOOL), "forget", "1"],
+        cwd=place.directory,
+        env=place.environ,
+        input="y\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    assert done.stdout == f"Project {ONE} is forgotten: {HELD}.\n"
+    with place.state() as state:
+        assert state.projects() == [TWO]
+        assert not [key for key, _ in state.scan("") if str(ONE.created_at) in key]
+    assert place.weights.tags(store_name("learner", ONE)) == []
+    assert len(place.weights.tags(store_name("learner", TWO))) == 1
+    assert [job["project"] for job in place.json("jobs", "list")["jobs"]] == [str(TWO)]
+    assert place.refused("forget", "1", "--yes").startswith(
+        "project '1' is not known here"
+    )
+
+
+def test_a_project_is_forgotten_on_redis(tmp_path: Path, redis_server: str) -> None:
+    name = f"Learner{uuid4().hex[:8]}"
+    model = LEARNER.replace("class Learner", f"class {name}")
+    place = Place(tmp_path / "backend", redis_server, model=model)
+    place.name = name.lower()
+    place.connect()
+    place.failed()
+    place.version("v1")
+
+    assert place.json("forget", "1", "--yes") == {
+        "project": str(ONE),
+        "annotations": 0,
+        "tasks": 0,
+        "jobs": 1,
+        "versions": 1,
+        "values": 2,
+        "weights": 2,
+    }
+    with place.state() as state:
+        left = [key for key, _ in state.scan("") if not key.startswith("total\x1f")]
+        assert left == []

@@ -1,0 +1,327 @@
+"""``lsml-bento jobs``: what it lists, shows, cancels and queues again."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from lsml_bento.events import Event
+from lsml_bento.jobs import JobStatus
+from lsml_bento.ledger import Lease, Ledger
+from lsml_bento.state import Change
+from lsml_bento.training import TrainingRules
+from tests.cli.commands import TOOL
+from tests.cli.place import LEARNER, ONE, TWO, Place
+
+DESERTED = (
+    "No worker runs for this backend now: the job waits until `lsml-bento start .` or "
+    "`lsml-bento worker .` does.\n"
+)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    made = Place(tmp_path / "backend")
+    made.connect(ONE, TWO)
+    return made
+
+
+def test_none_are_said_to_be_none(place: Place) -> None:
+    assert place.said("jobs", "list") == (
+        "There are no jobs: an annotation in Label Studio makes one, or `lsml-bento "
+        "train`.\n"
+    )
+    assert place.said("jobs", "list", "--project", "9") == "There are no such jobs.\n"
+    assert place.json("jobs", "list") == {"jobs": []}
+
+
+def test_jobs_are_listed_the_newest_first(place: Place) -> None:
+    failed, waiting = place.failed(), place.job(TWO)
+
+    [head, first, second] = place.said("jobs", "list").splitlines()
+
+    assert head.split()[:4] == ["job", "project", "event", "status"]
+    assert first.split()[:4] == [waiting.id[-6:], str(TWO), "START_TRAINING", "queued"]
+    assert second.split()[:4] == [failed.id[-6:], str(ONE), "START_TRAINING", "failed"]
+    assert "1 min ago" in second
+    assert "fit() raised Oops" in second
+
+
+def test_jobs_are_listed_as_the_http_api_does(place: Place) -> None:
+    failed, waiting = place.failed(), place.job(TWO)
+
+    assert place.json("jobs", "list") == {"jobs": [waiting.public(), failed.public()]}
+    for options, found in (
+        (["--project", "1"], failed),
+        (["--project", str(TWO)], waiting),
+        (["--status", "queued"], waiting),
+        (["--limit", "1"], waiting),
+    ):
+        assert place.json("jobs", "list", *options) == {"jobs": [found.public()]}
+
+
+def test_a_job_is_shown_with_its_traceback_and_log(place: Place) -> None:
+    failed = place.failed()
+
+    said = place.said("jobs", "show", failed.id[-6:])
+
+    lines = [" ".join(line.split()) for line in said.splitlines()]
+    for fact in (
+        f"job {failed.id}",
+        "status failed",
+        "progress 50%",
+        "error fit() raised Oops",
+        "gathered 1 events, 0 annotations",
+        "attempts 1",
+        "worker me",
+    ):
+        assert fact in lines
+    [created] = [line for line in lines if line.startswith("created")]
+    assert created.endswith("Z (1 min ago)")
+    assert lines[-7:] == ["traceback", "Traceback:", "Oops", "", "log", "one", "two"]
+    details = place.json("jobs", "show", failed.id[:14])
+    assert details == {**failed.details(), "log": ["one", "two"]}
+
+
+def test_a_job_that_is_not_meant_clearly_is_refused(place: Place) -> None:
+    one, two = place.failed(), place.job(TWO)
+
+    assert place.refused("jobs", "show", "0") == (
+        f"2 jobs are meant by '0': {two.id}, {one.id}; give more of the id"
+    )
+    assert place.refused("jobs", "cancel", "zz") == (
+        "there is no job 'zz': `lsml-bento jobs list` shows them"
+    )
+
+
+def test_a_job_that_waits_is_cancelled_and_queued_again(place: Place) -> None:
+    job = place.job()
+
+    assert place.said("jobs", "cancel", job.id) == f"Job {job.id} is cancelled.\n"
+    assert place.said("jobs", "cancel", job.id) == (
+        f"Job {job.id} has ended already: cancelled.\n"
+    )
+    done = place.run("jobs", "retry", job.id)
+    assert (done.returncode, done.stderr) == (0, DESERTED)
+    assert done.stdout == f"Job {job.id} is queued again.\n"
+    assert place.json("jobs", "cancel", job.id)["status"] == "cancelled"
+
+
+def test_a_job_that_runs_is_told_to_stop(place: Place) -> None:
+    job = place.job()
+    with place.state() as state:
+        assert Ledger(state).lease("me") is not None
+
+    assert place.said("jobs", "cancel", job.id) == (
+        f"Job {job.id} is told to stop: it has 5 seconds.\n"
+    )
+    assert place.said("jobs", "retry", job.id) == (
+        f"Job {job.id} is running: only one that failed or was cancelled is queued "
+        "again.\n"
+    )
+    shown = place.said("jobs", "show", job.id).split()
+    assert " ".join(shown).count("told to stop yes") == 1
+
+
+def test_where_another_job_waits_that_one_is_due(place: Place) -> None:
+    failed, waiting = place.failed(), place.job()
+
+    assert place.run("jobs", "retry", failed.id).stdout == (
+        f"Job {waiting.id} of the project waits already, and begins now.\n"
+    )
+
+
+def test_ten_thousand_jobs_are_listed_within_a_second(place: Place) -> None:
+    def work(change: Change) -> None:
+        for number in range(10_000):
+            event = Event("ANNOTATION_CREATED", ONE, {}, ({"id": number},))
+            Ledger(state).gather(
+                change, event, [number], TrainingRules(each_event=True)
+            )
+
+    with place.state() as state:
+        state.change(work)
+    empty = Place(place.directory.parent / "empty", model=LEARNER)
+    started = _seconds(empty)
+
+    for options in ([], ["--limit", "10000"], ["--limit", "10000", "--json"]):
+        assert _seconds(place, *options) - started < 1
+
+
+def _seconds(place: Place, *options: str) -> float:
+    """Processor time of ``jobs list``, which others on the machine do not lengthen."""
+    before = os.times()
+    place.said("jobs", "list", *options)
+    after = os.times()
+    return (after.children_user + after.children_system) - (
+        before.children_user + before.children_system
+    )
+
+
+# Following
+
+
+@contextmanager
+def leased(place: Place) -> Iterator[tuple[Ledger, Lease]]:
+    """A job that runs, here."""
+    place.job()
+    with place.state() as state:
+        lease = Ledger(state).lease("me")
+        assert lease is not None
+        yield Ledger(state), lease
+
+
+def test_a_job_is_followed_to_its_end(place: Place) -> None:
+    with (
+        leased(place) as (ledger, lease),
+        place.running("jobs", "show", lease.job.id, "--follow") as shown,
+    ):
+        ledger.renew(lease, progress=0.25, log_tail=["one"])
+        shown.await_line("one\n")
+        ledger.renew(lease, progress=0.5, metrics={"f1": 0.5}, log_tail=["one", "two"])
+        shown.await_line("two\n")
+        ledger.succeed(lease, "v1", {})
+        assert shown.process.wait(20) == 0
+
+    name = lease.job.id
+    assert sorted(shown.log.splitlines()) == [
+        f"job {name} running",
+        f"job {name} succeeded: v1 (f1 0.5)",
+        *("one", "two"),
+    ]
+    assert shown.log.endswith(f"two\njob {name} succeeded: v1 (f1 0.5)\n")
+
+
+def test_the_exit_code_is_zero_only_if_it_succeeded(place: Place) -> None:
+    failed = place.failed()
+
+    done = place.run("jobs", "show", failed.id, "--follow")
+
+    assert done.returncode == 1
+    assert done.stdout == f"one\ntwo\njob {failed.id} failed: fit() raised Oops\n"
+    done = place.run("jobs", "show", failed.id, "--follow", "--json")
+    assert done.returncode == 1
+    assert f'"id": "{failed.id}"' in done.stdout
+    assert done.stdout.startswith("{")
+
+
+def test_ctrl_c_leaves_the_job_alone(place: Place) -> None:
+    with leased(place) as (ledger, lease):
+        with place.running("jobs", "show", lease.job.id, "--follow") as shown:
+            shown.await_line("running")
+            assert shown.end(signal.SIGINT) == 130
+        assert shown.log.endswith(
+            f"The job goes on: `lsml-bento jobs show {lease.job.id} --follow` shows it "
+            "again.\n"
+        )
+        assert ledger.find(lease.job.id).status is JobStatus.RUNNING
+
+
+def test_on_a_terminal_jobs_are_watched_until_ctrl_c(place: Place) -> None:
+    with (
+        leased(place) as (ledger, lease),
+        terminal(place, "jobs", "list", "--watch") as t,
+    ):
+        ledger.renew(lease, progress=0.25)
+        t.await_text("25%")
+        ledger.renew(lease, progress=0.75)
+        t.await_text("75%")
+        ledger.succeed(lease, "v1", {})
+        t.await_text("succeeded")
+        t.process.send_signal(signal.SIGINT)
+        t.await_end()
+        assert t.process.returncode == 0
+
+
+def test_on_a_terminal_a_bar_shows_how_far_a_job_is(place: Place) -> None:
+    with leased(place) as (ledger, lease):
+        follow = ["jobs", "show", lease.job.id, "--follow"]
+        with terminal(place, *follow) as t:
+            ledger.renew(lease, progress=0.25, log_tail=["one"])
+            t.await_text("25%")
+            ledger.renew(lease, progress=0.75, metrics={"f1": 0.5})
+            t.await_text("f1 0.5")
+            ledger.succeed(lease, "v1", {})
+            t.await_text("succeeded")
+            t.await_end()
+            assert t.process.returncode == 0
+
+
+class Terminal:
+    """A command on a terminal of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], end: int) -> None:
+        self.process = process
+        self._end = end
+        self.text = ""
+
+    def await_text(self, part: str, timeout_s: float = 40) -> None:
+        """Read until the terminal has shown something."""
+        deadline = time.monotonic() + timeout_s
+        while part not in self.text:
+            assert time.monotonic() < deadline, f"no {part!r} in {self.text!r}"
+            self._read()
+
+    def await_end(self, timeout_s: float = 20) -> None:
+        """Read until the command has ended."""
+        deadline = time.monotonic() + timeout_s
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, self.text
+            self._read()
+
+    def _read(self) -> None:
+        ready, _, _ = select.select([self._end], [], [], 0.1)
+        with suppress(OSError):  # of a terminal that nobody writes to any more
+            self.text += os.read(self._end, 65536).decode() if ready else ""
+
+
+@contextmanager
+def terminal(place: Place, *arguments: str) -> Iterator[Terminal]:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [str(TOOL), *arguments],
+        cwd=place.directory,
+        env={**place.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"},
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    try:
+        yield Terminal(process, ours)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        os.close(ours)
+
+
+def test_watching_has_no_json(place: Place) -> None:
+    done = place.run("jobs", "list", "--watch", "--json")
+    assert done.returncode == 2
+    assert "--watch is for people" in done.stderr
+
+
+def test_jobs_are_the_same_on_redis(tmp_path: Path, redis_server: str) -> None:
+    name = f"Learner{uuid4().hex[:8]}"
+    model = LEARNER.replace("class Learner", f"class {name}")
+    place = Place(tmp_path / "backend", redis_server, model=model)
+    place.name = name.lower()
+    place.connect()
+    job = place.job()
+
+    assert place.json("jobs", "list") == {"jobs": [job.public()]}
+    assert place.said("jobs", "cancel", job.id[-6:]) == f"Job {job.id} is cancelled.\n"
+    # Workers of other machines may train, so that nobody is missed.
+    assert place.said("jobs", "retry", job.id) == f"Job {job.id} is queued again.\n"
+    assert place.json("jobs", "show", job.id)["status"] == "queued"

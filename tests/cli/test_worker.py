@@ -1,0 +1,151 @@
+"""``lsml-bento worker``: trains, stands by, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+import pytest
+
+from lsml_bento.jobs import JobStatus
+from lsml_bento.ledger import Ledger
+from tests.cli.commands import refused, run
+from tests.cli.place import LEARNER, ONE, Place, Running
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    made = Place(tmp_path / "backend")
+    made.connect()
+    return made
+
+
+def status(place: Place, job: str) -> JobStatus:
+    with place.state() as state:
+        return Ledger(state).find(job).status
+
+
+def eventually(is_so: Callable[[], bool], timeout_s: float = 40) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def tree(worker: Running) -> list[psutil.Process]:
+    """The worker's process and all that it started."""
+    found = psutil.Process(worker.process.pid)
+    return [found, *found.children(recursive=True)]
+
+
+def alive(processes: list[psutil.Process]) -> list[str]:
+    """What still runs of processes, by its title."""
+    return [" ".join(p.cmdline()) for p in processes if p.is_running()]
+
+
+def test_a_job_is_trained_and_the_worker_ends_with_nothing_left(place: Place) -> None:
+    with place.running("worker", ".", "--log-level", "info") as worker:
+        worker.await_line("of learner trains")
+        done = place.run("train", "1", "--wait", timeout_s=90)
+        started = tree(worker)
+        assert worker.end(signal.SIGTERM) == 0
+
+    assert done.returncode == 0, done.stdout + done.stderr + worker.log
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert "learns from START_TRAINING 1" in lines
+    [version, base] = place.json("versions", "list")["versions"]
+    assert lines[-1].startswith(
+        f"job {version['job']} succeeded: {version['version']} ("
+    )
+    assert version["active"]
+    assert version["metrics"] == {"f1": 0.91234}
+    assert base["version"] == "learner-0"
+    assert alive(started) == []
+
+
+def test_ctrl_c_puts_the_running_job_back(place: Place) -> None:
+    slow = LEARNER.replace("sleep(0.3)", "sleep(30)")
+    (place.directory / "model.py").write_text(slow)
+    job = place.job().id
+    with place.running("worker", ".") as worker:
+        worker.await_line("learns from START_TRAINING 1")
+        started = tree(worker)
+        titles = alive(started)
+        assert worker.end(signal.SIGINT) == 0
+
+    assert titles[0].startswith("lsml-bento worker learner")
+    assert titles[1].startswith(f"lsml-bento fit job={job} project={ONE}")
+    assert status(place, job) is JobStatus.QUEUED
+    with place.state() as state:
+        assert Ledger(state).find(job).attempts == 0
+    assert alive(started) == []
+
+
+def test_a_second_worker_stands_by_and_takes_over(place: Place) -> None:
+    with place.running("worker", ".") as first:
+        first.await_line("of learner trains")
+        with place.running("worker", ".") as second:
+            second.await_line(
+                f"another worker trains for {place.home}: this one stands by until it "
+                "is gone"
+            )
+            os.kill(first.process.pid, signal.SIGKILL)
+            second.await_line("of learner trains")
+            job = place.job().id
+            eventually(lambda: status(place, job) is JobStatus.SUCCEEDED)
+            assert second.end() == 0
+
+
+def test_a_worker_that_stands_by_ends_when_it_is_told_to(place: Place) -> None:
+    with place.running("worker", ".") as first:
+        first.await_line("of learner trains")
+        with place.running("worker", ".") as second:
+            second.await_line("stands by")
+            assert second.end(signal.SIGINT) == 0
+        assert first.end() == 0
+
+
+def test_a_worker_trains_a_legacy_directory(tmp_path: Path) -> None:
+    imports = "from lsml_bento import LabelStudioMLBase"
+    legacy = LEARNER.replace(
+        imports, imports.replace("lsml_bento", "label_studio_ml.model")
+    )
+    body = legacy.partition("    def fit")[0]
+    fit = "    def fit(self, event, data, **kwargs):\n        self.set('seen', event)\n"
+    place = Place(tmp_path / "backend", model=body + fit)
+    place.connect()
+    job = place.run("train", "--json").stdout
+    with place.running("worker", ".") as worker:
+        eventually(lambda: len(place.json("versions", "list")["versions"]) == 2)
+        assert worker.end() == 0
+
+    [version, _] = place.json("versions", "list")["versions"]
+    assert version["version"] == "learner-0+1"
+    assert version["job"] in job
+    with place.state() as state:
+        assert state.read(ONE)["seen"] == "START_TRAINING"
+
+
+def test_a_worker_trains_on_redis(tmp_path: Path, redis_server: str) -> None:
+    name = f"Learner{uuid4().hex[:8]}"
+    model = LEARNER.replace("class Learner", f"class {name}")
+    place = Place(tmp_path / "backend", redis_server, model=model)
+    place.name = name.lower()
+    place.connect()
+    with place.running("worker", ".") as worker:
+        worker.await_line("trains")
+        assert place.run("train", "--wait", timeout_s=90).returncode == 0
+        assert worker.end() == 0
+
+
+def test_what_is_no_backend_is_refused(tmp_path: Path) -> None:
+    assert refused(run("worker", "gone", cwd=tmp_path)) == (
+        f"{tmp_path / 'gone'} has neither a model.py nor a service.py with svc: name "
+        "the directory of a backend"
+    )

@@ -1,0 +1,37 @@
+"""Every state that a law is held on, under one name each."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lsml_bento.adapters.redis_state import RedisState
+from lsml_bento.adapters.sqlite_state import SqliteState
+from lsml_bento.memory_state import MemoryState
+from lsml_bento.state import State
+
+KINDS = ("memory", "sqlite", "redis")
+
+
+def open_state(kind: str, tmp_path: Path, redis_url: str = "") -> State:
+    """A new, empty state; ``redis_url`` is that of the fixture ``redis_server``."""
+    if kind == "memory":
+        return MemoryState()
+    if kind == "sqlite":
+        return SqliteState(tmp_path / f"{uuid.uuid4().hex}.db", "test")
+    return RedisState(redis_url, uuid.uuid4().hex)
+
+
+def url_of(kind: str, request: pytest.FixtureRequest) -> str:
+    """What ``open_state`` needs beside a directory; starts a Redis if it must."""
+    return request.getfixturevalue("redis_server") if kind == "redis" else ""
+
+
+def each_state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[State]:
+    """A fixture: ``state = pytest.fixture(params=KINDS)(each_state)``."""
+    made = open_state(request.param, tmp_path, url_of(request.param, request))
+    yield made
+    made.close()

@@ -1,0 +1,157 @@
+"""What people and Label Studio ask about training, below the routes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lsml_bento.errors import NotFound
+from lsml_bento.events import Event
+from lsml_bento.learning import Learning
+from lsml_bento.ledger import Ledger
+from lsml_bento.memory_state import MemoryState
+from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.overview import known_project, list_versions
+from lsml_bento.promotion import Version, promote
+from lsml_bento.source import ModelSource
+from lsml_bento.training import TrainingPolicy, TrainingRules
+from lsml_bento.types import Project
+from lsml_bento.versions import Versions
+
+ONE = Project("1", 100)
+
+
+class Learner(LabelStudioMLBase):
+    TRAIN_EVENTS = ("TASKS_CREATED",)
+    training = TrainingPolicy(min_new_annotations=3, quiet_s=7, max_wait_s=9)
+
+    def fit(self, event: str, data: dict[str, Any], **kwargs: Any) -> None:
+        raise NotImplementedError
+
+
+def learning_of(source: ModelSource, state: MemoryState) -> Learning:
+    return Learning(source, state, lambda _: None, None, lambda _: None)
+
+
+def serve(state: MemoryState, *names: str, **more: Any) -> None:
+    """Promote versions, one after the other."""
+    for number, name in enumerate(names):
+        made = Version(version=name, created_at=number, **more)
+        state.change(lambda change, v=made: promote(change, ONE, v))  # type: ignore[misc]
+
+
+class TestRules:
+    def test_those_of_the_class_count_and_are_kept_for_the_next_start(self) -> None:
+        state = MemoryState()
+        learning = learning_of(ModelSource(Learner), state)
+        learning.remember_rules()
+        writes = state.writes
+        learning.remember_rules()
+        assert state.writes == writes
+        learning.close()
+
+        again = learning_of(ModelSource("tests.no_such_module:Learner"), state)
+        assert again.rules() == learning.rules()
+        assert again.rules().wants("TASKS_CREATED")
+        assert again.rules().policy == Learner.training
+        again.remember_rules()  # nothing is known of the class yet
+        assert again.rules() == learning.rules()
+        again.close()
+
+    def test_before_any_import_every_event_may_be_one_to_learn_from(self) -> None:
+        learning = learning_of(ModelSource("tests.no_such_module:X"), MemoryState())
+
+        assert learning.rules() == TrainingRules()
+        learning.close()
+
+    def test_a_drop_in_directory_gets_a_job_for_each_event(
+        self, tmp_path: Path
+    ) -> None:
+        (tmp_path / "model.py").write_text(
+            "from label_studio_ml.model import LabelStudioMLBase\n"
+        )
+        learning = learning_of(ModelSource("model:Model", tmp_path), MemoryState())
+
+        assert learning.rules() == TrainingRules(each_event=True)
+        learning.close()
+
+
+class TestProjects:
+    def test_one_is_named_by_its_id_or_by_its_whole_key(self) -> None:
+        state = MemoryState()
+        for created_at in (100, 300, 200):
+            state.write(Project("1", created_at), {"a": 1})
+
+        assert known_project(state, "1") == Project("1", 300)
+        assert known_project(state, "1.200") == Project("1", 200)
+
+    @pytest.mark.parametrize("name", ["2", "1.200", "", "..", "1/2", "1.x", "\0", "\n"])
+    def test_one_that_is_not_known_is_said_to_be(self, name: str) -> None:
+        state = MemoryState()
+        state.write(ONE, {"a": 1})
+
+        with pytest.raises(NotFound):
+            known_project(state, name)
+
+
+class TestVersions:
+    def test_a_base_without_a_name_is_not_listed(self) -> None:
+        state = MemoryState()
+        assert list_versions(state, ONE) == []
+
+        serve(state, "v1")
+        assert [one["version"] for one in list_versions(state, ONE)] == ["v1"]
+
+    def test_a_pinned_base_is_shown_as_such(self) -> None:
+        state = MemoryState()
+        state.write(ONE, {"model_version": "base"})
+        Versions(state).activate(ONE, "base", pin=True)
+        serve(state, "v1")
+
+        listed = list_versions(state, ONE)
+
+        assert [(v["version"], v["active"], v["pinned"]) for v in listed] == [
+            ("v1", False, False),
+            ("base", True, True),
+        ]
+
+    def test_a_thousand_are_listed_within_a_second(self) -> None:
+        state = MemoryState()
+        manifest = {f"file-{number}": (number, "0" * 64) for number in range(10)}
+        names = [f"v{number}" for number in range(1_000)]
+        serve(state, *names, manifest=manifest, label_config="<View/>" * 100)
+
+        start = time.monotonic()
+        listed = list_versions(state, ONE)
+
+        assert time.monotonic() - start < 1
+        assert [one["version"] for one in listed] == names[::-1]
+
+
+def test_figures_count_jobs_and_fits() -> None:
+    state = MemoryState()
+    learning = learning_of(ModelSource(Learner), state)
+    ledger = Ledger(state)
+    rules = TrainingRules(actions=("X",), each_event=True)
+    for number in range(3):
+        ledger.enqueue(Event("X", Project(str(number), 1)), rules)
+    lease = ledger.lease("test")
+    assert lease is not None
+    ledger.succeed(lease, None, {})
+
+    figures = learning.figures()
+
+    assert figures["jobs"] == {
+        "queued": 2,
+        "running": 0,
+        "succeeded": 1,
+        "failed": 0,
+        "cancelled": 0,
+    }
+    assert figures["fits"] == 1
+    assert 0 <= figures["fit_seconds"] < 5
+    assert 0 <= figures["oldest_queued_s"] < 5
+    learning.close()

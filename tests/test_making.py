@@ -1,0 +1,244 @@
+"""One model object: its class, its setup, the weights of its version."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from lsml_bento.errors import LabelConfigError, ModelError, ModelSetupError
+from lsml_bento.making import Maker, ModelKey
+from lsml_bento.media import NoMedia
+from lsml_bento.memory_state import MemoryState
+from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.source import ModelSource
+from lsml_bento.types import Task
+from tests.doubles import CONFIG, OTHER_CONFIG, texts
+from tests.learned import ONE, TWO, Named, Store
+
+TASK: Task = texts("a")["tasks"][0]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(MemoryState(), tmp_path / "models")
+
+
+def maker_of(
+    model: type[LabelStudioMLBase], store: Store, *, shares: bool = True
+) -> Maker:
+    source = ModelSource(model)
+    return Maker(source, store.state, NoMedia(), store.weights, shares=shares)
+
+
+def key(version: str | None = None, config: str = CONFIG, project: Any = ONE) -> Any:
+    return ModelKey.of(project, config, None, version)
+
+
+class TestKeys:
+    def test_equal_values_make_equal_keys(self) -> None:
+        first = ModelKey.of(ONE, CONFIG, {"a": 1, "b": [2]}, "v1")
+        second = ModelKey.of(ONE, CONFIG, {"b": [2], "a": 1}, "v1")
+
+        assert first == second
+        assert first != ModelKey.of(ONE, CONFIG, {"a": 1, "b": [2]})
+
+    def test_one_is_in_use_while_the_project_has_its_label_config_and_params(
+        self, store: Store
+    ) -> None:
+        maker = maker_of(Named, store)
+        assert maker.is_in_use(key())  # nothing is known of the project
+
+        store.state.write(ONE, {"label_config": CONFIG, "extra_params": {"b": 1}})
+
+        assert not maker.is_in_use(key())
+        assert maker.is_in_use(ModelKey.of(ONE, CONFIG, {"b": 1}, "any"))
+        assert not maker.is_in_use(ModelKey.of(ONE, OTHER_CONFIG, {"b": 1}))
+
+
+class TestWeights:
+    def test_the_base_gets_none(self, store: Store) -> None:
+        model = maker_of(Named, store).make(key())
+
+        assert vars(model)["loaded"].name == "base"
+        assert model.surroundings.version is None
+
+    def test_a_version_gets_its_directory(self, store: Store) -> None:
+        store.promote("v1", holds="what v1 learned")
+
+        model = maker_of(Named, store).make(key("v1"))
+
+        assert vars(model)["loaded"].name == "what v1 learned"
+        assert model.surroundings.version == "v1"
+
+    def test_a_version_without_weights_gets_none(self, store: Store) -> None:
+        store.promote_without_weights("v1")
+
+        model = maker_of(Named, store).make(key("v1"))
+
+        assert vars(model)["loaded"].name == "base"
+        assert model.surroundings.version == "v1"
+
+    def test_one_of_a_fit_that_wrote_no_weights_has_those_of_its_parent(
+        self, store: Store
+    ) -> None:
+        parent = store.promote("v1")
+        store.serve(parent.model_copy(update={"version": "v2", "parent": "v1"}))
+
+        model = maker_of(Named, store).make(key("v2"))
+
+        assert vars(model)["loaded"].name == "v1"
+        assert model.surroundings.version == "v2"
+
+
+class TestSharing:
+    def test_objects_of_a_class_that_was_loaded_afresh_load_anew(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        source = ModelSource("written_for_sharing:Model", tmp_path)
+        maker = Maker(source, store.state, NoMedia(), store.weights, shares=True)
+        found = []
+        for number in (1, 22):
+            (tmp_path / "written_for_sharing.py").write_text(MODULE.format(number))
+            maker.load_class_afresh()
+            found.append(maker.make(key()))  # the older one is still there
+
+        assert [vars(model)["number"] for model in found] == [1, 22]
+        del sys.modules["written_for_sharing"]
+
+    def test_a_load_that_failed_is_shared_with_nobody(self, store: Store) -> None:
+        class Failing(Named):
+            loads: ClassVar[int] = 0
+
+            def load(self, weights: Path | None) -> None:
+                type(self).loads += 1
+                super().load(weights)
+                if self.loads == 1:
+                    raise OSError("the first time")
+
+        maker = maker_of(Failing, store)
+        with pytest.raises(ModelSetupError):
+            maker.make(key())
+
+        assert vars(maker.make(key()))["loaded"].name == "base"
+        assert Failing.loads == 2
+
+
+MODULE = """
+from lsml_bento import LabelStudioMLBase
+
+class Model(LabelStudioMLBase):
+    def load(self, weights):
+        self.number = {}
+"""
+
+
+class TestASample:
+    def test_it_must_be_predicted(self, store: Store) -> None:
+        store.promote("v1", holds="bad predict")
+
+        with pytest.raises(
+            ModelError,
+            match=r"^Named does not predict task 1: RuntimeError: can not predict with "
+            r"bad predict \(learned\.py, line \d+\)$",
+        ):
+            maker_of(Named, store).make(key("v1"), TASK)
+
+    @pytest.mark.parametrize(
+        ("returned", "reason"),
+        [
+            ([], None),
+            (None, None),
+            ([{"result": []}], None),
+            ([{"result": []}] * 2, "returned 2 predictions"),
+            ([{"result": object()}], "can not be sent as JSON"),
+            ("text", "returned str"),
+        ],
+    )
+    def test_what_it_returns_must_be_a_prediction(
+        self, store: Store, returned: object, reason: str | None
+    ) -> None:
+        class Returning(LabelStudioMLBase):
+            def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> Any:
+                return returned
+
+        maker = maker_of(Returning, store)
+        if reason is None:
+            maker.make(key(), TASK)
+        else:
+            with pytest.raises(ModelError, match=reason):
+                maker.make(key(), TASK)
+
+
+class TestWhatIsNoGood:
+    @pytest.mark.parametrize("error", [ValueError, SystemExit, GeneratorExit])
+    def test_whatever_setup_raises_is_one_sentence(
+        self, store: Store, error: type[BaseException], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Failing(Named):
+            def setup(self) -> None:
+                raise error("no")
+
+        said = rf"^Failing could not be set up: {error.__name__}: no \("
+        with pytest.raises(ModelSetupError, match=said):
+            maker_of(Failing, store).make(key())
+
+        (record,) = caplog.records
+        assert record.exc_info is not None
+
+    def test_a_person_at_the_keyboard_is_obeyed(self, store: Store) -> None:
+        class Interrupted(Named):
+            def setup(self) -> None:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            maker_of(Interrupted, store).make(key())
+
+    def test_a_label_config_that_does_not_parse_has_no_base_either(
+        self, store: Store
+    ) -> None:
+        store.promote("v1")
+
+        with pytest.raises(LabelConfigError):
+            maker_of(Named, store).make_or_base(key("v1", config="<View"))
+
+    def test_a_version_that_fails_leaves_the_base_and_one_line(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        store.promote("v1", holds="bad load")
+
+        model, lacks = maker_of(Named, store).make_or_base(key("v1"))
+
+        assert vars(model)["loaded"].name == "base"
+        assert lacks
+        (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
+        assert record.getMessage().startswith(
+            "version v1 of project=1.100 is not served: Named could not be set up: "
+        )
+        assert record.getMessage().endswith("; the base serves")
+        assert record.exc_info is not None
+
+    def test_where_the_base_fails_too_its_own_reason_is_said(
+        self, store: Store
+    ) -> None:
+        class Failing(Named):
+            tried: ClassVar[int] = 0
+
+            def setup(self) -> None:
+                type(self).tried += 1
+                raise OSError(f"try {self.tried}")
+
+        store.promote("v1")
+
+        with pytest.raises(ModelSetupError, match="try 2"):
+            maker_of(Failing, store).make_or_base(key("v1"))
+
+    def test_a_version_that_is_not_there_leaves_the_base(self, store: Store) -> None:
+        model, lacks = maker_of(Named, store).make_or_base(key("v7", project=TWO))
+
+        assert model.surroundings.version is None
+        assert lacks

@@ -1,0 +1,69 @@
+"""Two backends of one name and different classes do not meet unnoticed."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from lsml_bento.errors import NameTaken
+from lsml_bento.memory_state import MemoryState
+from lsml_bento.presence import GONE_S, Presence
+from lsml_bento.state import below
+
+
+class Clock:
+    now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_processes_of_one_class_live_side_by_side() -> None:
+    state = MemoryState()
+    one, two = Presence(state, "NER"), Presence(state, "NER")
+
+    one.announce()
+    two.announce()
+
+    assert len(state.scan(below("process"))) == 2
+    one.leave()
+    two.leave()
+    assert state.scan(below("process")) == []
+
+
+def test_another_class_is_refused_with_what_to_do() -> None:
+    state = MemoryState()
+    Presence(state, "NER").announce()
+
+    with pytest.raises(NameTaken) as refused:
+        Presence(state, "Choices").announce()
+
+    said = str(refused.value)
+    assert f"process {os.getpid()} on" in said
+    assert "serves the class NER" in said
+    assert "this one is Choices" in said
+    assert "name=.." in said
+    assert len(state.scan(below("process"))) == 1
+
+
+def test_a_process_that_died_stands_in_nobody_s_way() -> None:
+    state, clock = MemoryState(), Clock()
+    Presence(state, "NER", clock).announce()
+    clock.now += GONE_S + 1
+
+    Presence(state, "Choices", clock).announce()
+
+    assert len(state.scan(below("process"))) == 1
+
+
+def test_a_process_that_says_so_lives() -> None:
+    state, clock = MemoryState(), Clock()
+    living = Presence(state, "NER", clock)
+    living.announce()
+    for _ in range(4):
+        clock.now += GONE_S / 2
+        living.beat()
+
+    with pytest.raises(NameTaken):
+        Presence(state, "Choices", clock).announce()

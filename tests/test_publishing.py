@@ -1,0 +1,157 @@
+"""What a run made becomes the version that serves, and what is old goes."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lsml_bento.errors import LeaseLost
+from lsml_bento.jobs import LEASE_S, JobStatus
+from lsml_bento.ledger import Lease, Ledger
+from lsml_bento.memory_state import MemoryState
+from lsml_bento.promotion import Version
+from lsml_bento.publishing import Publisher
+from lsml_bento.types import Project
+from lsml_bento.weights import store_name
+from tests.fits import NAME, ONE, Home
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    made = Home(tmp_path, MemoryState(), LSML_KEEP_VERSIONS="2", LSML_KEEP_JOBS="3")
+    yield made
+    made.close()
+
+
+def made(home: Home, name: str, project: Project = ONE) -> Version:
+    """A version with weights, as a run makes it."""
+    with home.weights.writing() as directory:
+        (directory / "a.bin").write_text(name)
+        store = store_name(NAME, project)
+        saved = home.weights.keep(directory, store, name, {}, {})
+    return Version(
+        version=name,
+        created_at=time.time(),
+        tag=saved.tag,
+        manifest=saved.manifest,
+        metrics={"f1": 0.5},
+    )
+
+
+def published(home: Home, name: str) -> None:
+    assert home.publisher.publish(home.lease(), made(home, name)).version == name
+
+
+def tags(*names: str) -> list[str]:
+    return [f"learner-p{ONE}:{name}" for name in names]
+
+
+def lost(home: Home) -> Lease:
+    """A lease that another run has now."""
+    lease = home.lease()
+    Ledger(home.state, now=lambda: time.time() + LEASE_S + 1).expire()
+    return lease
+
+
+def test_a_version_serves_once_its_job_has_succeeded(home: Home) -> None:
+    job = home.publisher.publish(home.lease(), made(home, "v1"))
+
+    assert (job.status, job.version, job.metrics) == (
+        *(JobStatus.SUCCEEDED, "v1"),
+        {"f1": 0.5},
+    )
+    assert home.active.version == "v1"
+
+
+def test_a_run_that_made_nothing_succeeds(home: Home) -> None:
+    job = home.publisher.publish(home.lease(), None)
+
+    assert (job.status, job.version) == (JobStatus.SUCCEEDED, None)
+    assert home.names == []
+
+
+def test_a_run_that_lost_its_job_leaves_no_weights(home: Home) -> None:
+    lease = lost(home)
+    with pytest.raises(LeaseLost):
+        home.publisher.publish(lease, made(home, "v1"))
+
+    assert (home.names, home.stored) == ([], [])
+
+
+def test_a_cancelled_run_leaves_no_weights(home: Home) -> None:
+    lease = home.lease()
+    home.ledger.cancel(lease.job.id)
+    job = home.publisher.publish(lease, made(home, "v1"))
+
+    assert (job.status, job.version) == (JobStatus.CANCELLED, None)
+    assert (home.names, home.stored) == ([], [])
+
+
+def test_the_newest_versions_stay_and_the_one_that_serves(home: Home) -> None:
+    for name in ("v1", "v2"):
+        published(home, name)
+    home.versions.activate(ONE, "v1", pin=True)
+    for name in ("v3", "v4"):
+        published(home, name)
+
+    assert home.names == ["v1", "v3", "v4"]
+    assert home.stored == tags("v1", "v3", "v4")
+
+
+def test_weights_that_can_not_be_removed_do_not_fail_the_job(home: Home) -> None:
+    for name in ("v1", "v2"):
+        published(home, name)
+    home.store.rename(home.store.with_name("away"))
+    home.store.touch()
+    (version,) = (v for v in home.versions.all(ONE) if v.version == "v2")
+
+    job = home.publisher.publish(
+        home.lease(), version.model_copy(update={"version": "v3"})
+    )
+
+    assert (job.status, job.version) == (JobStatus.SUCCEEDED, "v3")
+
+
+def test_tidying_removes_old_jobs(home: Home) -> None:
+    for _ in range(5):
+        home.publisher.publish(home.lease(), None)
+    home.enqueue()
+    home.publisher.tidy()
+
+    assert len(home.ledger.jobs(status=JobStatus.SUCCEEDED)) == 3
+    assert len(home.ledger.jobs(status=JobStatus.QUEUED)) == 1
+
+
+def test_tidying_lets_be_what_is_new_or_somebody_else_s(home: Home) -> None:
+    published(home, "v1")
+    made(home, "being-tried")
+    made(home, "v1", Project("2", 5))
+    home.publisher.tidy()
+
+    assert home.stored == tags("being-tried", "v1")
+    assert len(home.weights.tags(store_name(NAME, Project("2", 5)))) == 1
+
+
+def test_tidying_removes_weights_that_no_version_has(home: Home) -> None:
+    published(home, "v1")
+    made(home, "left")
+    other = store_name("other", ONE)
+    with home.weights.writing() as directory:
+        (directory / "a.bin").touch()
+        home.weights.keep(directory, other, "v1", {}, {})
+    Publisher(NAME, home.state, home.weights, home.settings, abandoned_s=0).tidy()
+
+    assert home.stored == tags("v1")
+    assert home.weights.tags(other) == [f"{other}:v1"]
+
+
+def test_tidying_without_a_store_does_nothing(home: Home) -> None:
+    home.publisher.tidy()
+    shutil.rmtree(home.store.parent, ignore_errors=True)
+    home.publisher.tidy()
+
+    assert not home.store.exists(), "there is nothing to tidy in"
