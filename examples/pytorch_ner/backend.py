@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
+from examples.pytorch_ner.data import base_examples, labels_of, task_to_example
 from examples.pytorch_ner.decoding import Entity, Tagged
+from examples.pytorch_ner.learning import Lessons, learn, measure
 from examples.pytorch_ner.model import Tagger
 from lsml_bento import LabelStudioMLBase
 
 BASE = Path(__file__).with_name("base.safetensors")
 WEIGHTS = "model.safetensors"
 """The file in the directory of a version's weights."""
+
+logger = logging.getLogger(__name__)
 
 
 class NER(LabelStudioMLBase):
@@ -21,6 +26,10 @@ class NER(LabelStudioMLBase):
     entity whose label the label config does not have is left out.
     """
 
+    rehearse = 0.5
+    """Sentences of the base that ``fit`` goes through again for each annotated text."""
+
+    weights: Path = BASE
     tagger: Tagger
 
     def setup(self) -> None:
@@ -31,7 +40,8 @@ class NER(LabelStudioMLBase):
 
     def load(self, weights: Path | None) -> None:
         """What this sets is shared by all projects: nothing of the label config."""
-        self.tagger = Tagger.load(BASE if weights is None else weights / WEIGHTS)
+        self.weights = BASE if weights is None else weights / WEIGHTS
+        self.tagger = Tagger.load(self.weights)
 
     def predict(
         self,
@@ -77,3 +87,46 @@ class NER(LabelStudioMLBase):
                 "score": entity.score,
             },
         }
+
+    # Learning
+
+    def fit(self, event: str, data: dict[str, Any], **kwargs: Any) -> None:
+        """Learn the label config's labels from all annotated tasks.
+
+        It goes on from the weights that serve. Their labels keep their names; one that
+        they do not know is added, and one that the label config lacks is dropped.
+        """
+        names = self._names()
+        found = (
+            task_to_example(task, self.from_name, self.value, names)
+            for task in self.annotated_tasks()
+        )
+        examples = [example for example in found if example is not None]
+        if not examples or not names:
+            what = "labels in the label config" if examples else "annotated texts"
+            logger.info("project %s: no %s, no version", self.project_id, what)
+            return
+        shipped = self.build_label_map(self.from_name, labels_of(base_examples()[0]))
+        lessons = Lessons.of(
+            examples, {known: names[label] for known, label in shipped.items()}
+        )
+        tagger = Tagger.load(self.weights, list(dict.fromkeys(names.values())))
+        schedule = lessons.schedule(self.rehearse)
+        for epoch in learn(tagger, lessons, schedule):
+            self.report(progress=epoch.share, loss=epoch.loss, f1=epoch.f1)
+            if self.should_stop:
+                logger.info("project %s: stopped, no version", self.project_id)
+                return
+        called = {name: label for label, name in names.items()}
+        metrics = measure(tagger, lessons, called)
+        with self.save_weights(metrics=metrics) as directory:
+            tagger.save(directory / WEIGHTS)
+
+    def _names(self) -> dict[str, str]:
+        """What each label of the label config is called in the weights."""
+        names: dict[str, str] = {}
+        known = self.build_label_map(self.from_name, list(self.tagger.labels))
+        for name, label in known.items():
+            names.setdefault(label, name)
+        labels = self.parsed_label_config[self.from_name]["labels"]
+        return {label: names.get(label, label) for label in labels}

@@ -1,4 +1,4 @@
-"""Annotations to tensors and back: tokens, spans, BIO tags, features, splits.
+"""Annotations to examples and back: tokens, spans, BIO tags, splits.
 
 Every function is pure. Offsets are half-open and count code points, as Label Studio's
 do, so that ``text[start:end]`` is the entity.
@@ -7,7 +7,6 @@ do, so that ``text[start:end]`` is the entity.
 from __future__ import annotations
 
 import re
-import struct
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,11 +15,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
 SENTENCES = Path(__file__).with_name("sentences.txt")
 LISTS = Path(__file__).with_name("lists.txt")
+
+NEW_LABEL = "PROD"
+"""Sentences with this label are kept from the base, to be learnt later."""
 
 Offsets = list[tuple[int, int]]
 """The (start, end) of each token of a text, ascending, never overlapping."""
@@ -154,79 +153,6 @@ def tags_to_spans(
     ]
 
 
-# Features and tensors
-
-
-FEATURES = 9
-"""F, how many features a token has."""
-
-_ROW = struct.Struct(f"={FEATURES}i")
-
-
-@lru_cache(maxsize=65536)
-def features(word: str, buckets: int) -> bytes:
-    """F hashed features of a word, as int32: its shape, itself, its affixes.
-
-    Affixes and shape carry over to names that were never seen, and hashing needs no
-    vocabulary that would grow.
-    """
-    word = unicodedata.normalize("NFC", word)
-    if set(shape(word)) == {"*"}:
-        word = "*"  # the next emoji is as good as the last
-    lower = word.lower()
-    named = (
-        f"shape {shape(word)}",
-        f"word {lower}",
-        *(f"prefix {lower[:n]}" for n in (1, 2, 3)),
-        *(f"suffix {lower[-n:]}" for n in (1, 2, 3, 4)),
-    )
-    # Row 0 stays free for padding; crc32 is the same in every process, hash() is not.
-    return _ROW.pack(*(1 + zlib.crc32(name.encode()) % (buckets - 1) for name in named))
-
-
-def shape(word: str) -> str:
-    """``Xxx`` for Anna, ``XX`` for NATO, ``dd`` for 1998, ``*`` for any emoji.
-
-    Runs are cut after two.
-    """
-    kinds = "".join(map(_kind, word))
-    return re.sub(r"(.)\1\1+", r"\1\1", kinds)
-
-
-def _kind(character: str) -> str:
-    if character.isalpha():
-        return "X" if character.isupper() else "x"
-    if character.isdigit():
-        return "d"
-    is_pictorial = unicodedata.category(character)[0] in "SMC"
-    return "*" if is_pictorial and not character.isascii() else character
-
-
-def encode(text: str, offsets: Offsets, buckets: int) -> bytes:
-    """int32 (T, F) features of a text, as bytes: words are packed once, then joined."""
-    return b"".join([features(text[start:end], buckets) for start, end in offsets])
-
-
-def length(row: bytes) -> int:
-    """T of an encoded text."""
-    return len(row) // _ROW.size
-
-
-def collate(rows: Sequence[bytes]) -> Tensor:
-    """int32 (B, T, F) of B encoded texts, padded with 0 to the longest."""
-    longest = max(_ROW.size, max(map(len, rows), default=0))
-    packed = bytearray().join([row.ljust(longest, b"\0") for row in rows])
-    flat = torch.frombuffer(packed, dtype=torch.int32)  # (B * T * F)
-    return flat.view(len(rows), longest // _ROW.size, FEATURES)
-
-
-def collate_tags(rows: Sequence[Sequence[int]], padding: int = -100) -> Tensor:
-    """int64 (B, T) tags of B texts, padded with what cross-entropy leaves out."""
-    longest = max(1, max(map(len, rows), default=0))
-    padded = [[*row, *[padding] * (longest - len(row))] for row in rows]
-    return torch.tensor(padded)
-
-
 # Examples
 
 
@@ -254,42 +180,95 @@ def parse_markup(line: str) -> Example:
     return Example(f"{zlib.crc32(text.encode()):08x}", text, tuple(spans))
 
 
+@lru_cache(maxsize=1)
+def base_examples() -> tuple[list[Example], list[Example]]:
+    """(train, held out) of the sentences without the new label; lists are for train."""
+    known, held_out = split(
+        e for e in read_sentences() if NEW_LABEL not in labels_of([e])
+    )
+    return known + read_sentences(LISTS), held_out
+
+
 def task_to_example(
-    task: Mapping[str, Any], from_name: str, value: str
+    task: Mapping[str, Any],
+    from_name: str,
+    value: str,
+    names: Mapping[str, str] | None = None,
 ) -> Example | None:
-    """A task with the regions of its newest annotation; None if it has none.
+    """A task with the regions of its newest annotation.
+
+    None if it has none, or a text without a word: there is nothing to learn from.
 
     Args:
         task: ``{"id", "data", "annotations"}`` as Label Studio exports it.
         from_name: the name of the ``Labels`` tag.
         value: the key of the text in ``data``.
+        names: what the labels are called in the example; regions of other labels are
+            left out. None keeps all labels as they are.
     """
-    text = task["data"].get(value)
+    text = (task.get("data") or {}).get(value)
     done = [a for a in task.get("annotations") or [] if not a.get("was_cancelled")]
-    if not isinstance(text, str) or not done:
+    if not isinstance(text, str) or not done or not (offsets := tokenize(text)):
         return None
     newest = max(done, key=lambda annotation: str(annotation.get("updated_at") or ""))
     spans = [
         span
         for region in newest.get("result") or []
-        if (span := _region_to_span(region, from_name)) is not None
+        if (span := _region_to_span(region, from_name, names)) is not None
     ]
-    return Example(str(task.get("id")), text, tuple(snap(spans, tokenize(text))))
+    return Example(str(task.get("id")), text, tuple(snap(spans, offsets)))
 
 
-def _region_to_span(region: Mapping[str, Any], from_name: str) -> Span | None:
+def _region_to_span(
+    region: Any, from_name: str, names: Mapping[str, str] | None
+) -> Span | None:
+    if not isinstance(region, Mapping) or region.get("from_name") != from_name:
+        return None
     value = region.get("value") or {}
     start, end, labels = value.get("start"), value.get("end"), value.get("labels")
-    if region.get("from_name") != from_name or not labels:
-        return None
     if not isinstance(start, int) or not isinstance(end, int):
         return None
-    return Span(start, end, str(labels[0]))
+    for label in labels if isinstance(labels, list) else ():
+        name = str(label) if names is None else names.get(str(label))
+        if name is not None:
+            return Span(start, end, name)
+    return None
 
 
-def example_to_task(example: Example) -> dict[str, Any]:
+def example_to_task(example: Example, value: str = "text") -> dict[str, Any]:
     """A task to import into Label Studio, without its entities."""
-    return {"id": example.id, "data": {"text": example.text}}
+    return {"id": example.id, "data": {value: example.text}}
+
+
+def example_to_annotation(
+    example: Example, from_name: str, to_name: str
+) -> list[dict[str, Any]]:
+    """The entities as the ``result`` of an annotation in Label Studio."""
+    return [
+        {
+            "id": f"{span.start}-{span.end}",
+            "from_name": from_name,
+            "to_name": to_name,
+            "type": "labels",
+            "origin": "manual",
+            "value": {
+                "start": span.start,
+                "end": span.end,
+                "text": example.text[span.start : span.end],
+                "labels": [span.label],
+            },
+        }
+        for span in example.spans
+    ]
+
+
+def example_to_annotated_task(
+    example: Example, from_name: str, to_name: str, value: str = "text"
+) -> dict[str, Any]:
+    """A task with one annotation, as ``annotated_tasks`` gives it."""
+    result = example_to_annotation(example, from_name, to_name)
+    annotation = {"id": example.id, "result": result, "was_cancelled": False}
+    return {**example_to_task(example, value), "annotations": [annotation]}
 
 
 def split(

@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from examples.pytorch_ner.data import collate, encode, length, tokenize
+from examples.pytorch_ner.data import tokenize
 from examples.pytorch_ner.decoding import Tagged, decode
+from examples.pytorch_ner.features import collate, encode, length
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ MICRO = "micro"
 def entity_scores(
     gold: Sequence[Iterable[Span]], found: Sequence[Iterable[Span]]
 ) -> dict[str, Score]:
-    """Scores by label, and over all labels under ``MICRO``.
+    """Scores by label, and over all labels under ``MICRO``; without any entity, none.
 
     Args:
         gold: B texts' entities.
@@ -38,7 +38,7 @@ def entity_scores(
         a, b = set(gold_spans), set(found_spans)
         for spans, counter in ((a & b, right), (a, expected), (b, given)):
             counter.update(span.label for span in spans)
-            counter[MICRO] += len(spans)
+            counter.update([MICRO] * len(spans))
     return {
         label: _score(right[label], given[label], expected[label])
         for label in sorted({*expected, *given})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,15 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from examples.pytorch_ner.data import (
-    Example,
-    Span,
-    collate,
-    collate_tags,
-    encode,
-    spans_to_tags,
-    tokenize,
-)
+from examples.pytorch_ner.data import Example, Span, labels_of, spans_to_tags, tokenize
+from examples.pytorch_ner.features import collate, collate_tags, encode
 from examples.pytorch_ner.model import Tagger
 from examples.pytorch_ner.scores import Score, entity_scores
 
@@ -34,6 +28,9 @@ class Schedule:
         peak: the highest learning rate; it rises over the first tenth and falls to 0.
         swap: share of the entities put in another one's place, to hide which names
             belong to which sentence.
+        rehearse: rehearsed examples in an epoch for each of the others.
+        invent: share of the swapped names that are made up, for labels that are not
+            rehearsed: of those few names are known, and they are learnt by heart.
         seed: of the order, the swaps and dropout.
     """
 
@@ -41,6 +38,8 @@ class Schedule:
     batch: int = 16
     peak: float = 3e-3
     swap: float = 0.5
+    rehearse: float = 0.5
+    invent: float = 0.0
     seed: int = 0
 
 
@@ -52,24 +51,35 @@ class Epoch(NamedTuple):
 
 
 def train(
-    tagger: Tagger, examples: Sequence[Example], schedule: Schedule | None = None
+    tagger: Tagger,
+    examples: Sequence[Example],
+    schedule: Schedule | None = None,
+    rehearsal: Sequence[Example] = (),
 ) -> Iterator[Epoch]:
     """Train in place, one epoch for each ``next``: the caller reports, and may stop.
 
     Entities whose label the tagger does not have count as outside.
+
+    Args:
+        tagger: whose weights change.
+        examples: what to learn, all of it in each epoch.
+        schedule: how.
+        rehearsal: what not to forget, some of it in each epoch.
     """
     plan = schedule or Schedule()
     torch.manual_seed(plan.seed)
     rng = random.Random(plan.seed)
-    names = entities_by_label(examples)
+    names = Names([*examples, *rehearsal], labels_of(rehearsal), plan.invent)
+    rehearsed = min(len(rehearsal), math.ceil(plan.rehearse * len(examples)))
     # 546 examples / 16 a step = 35 steps an epoch; x 40 epochs = 1,400 steps
-    steps = -(-len(examples) // plan.batch)
+    steps = -(-(len(examples) + rehearsed) // plan.batch)
     optimizer = torch.optim.AdamW(tagger.parameters(), lr=plan.peak)
     rates = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, plan.peak, total_steps=max(1, steps * plan.epochs), pct_start=0.1
     )
     for number in range(1, plan.epochs + 1):
-        order = [swap(e, names, plan.swap, rng) for e in examples]
+        chosen = [*examples, *rng.sample(rehearsal, rehearsed)]
+        order = [swap(e, names, plan.swap, rng) for e in chosen]
         rng.shuffle(order)
         tagger.train()
         total = 0.0
@@ -95,7 +105,7 @@ def loss_of(tagger: Tagger, examples: Sequence[Example]) -> Tensor:
     return functional.cross_entropy(logits.flatten(0, 1), tags.flatten())
 
 
-def entities_by_label(examples: Sequence[Example]) -> dict[str, list[str]]:
+def entities_by_label(examples: Iterable[Example]) -> dict[str, list[str]]:
     """The text of every entity."""
     names: dict[str, list[str]] = {}
     for example in examples:
@@ -104,18 +114,52 @@ def entities_by_label(examples: Sequence[Example]) -> dict[str, list[str]]:
     return names
 
 
-def swap(
-    example: Example,
-    names: Mapping[str, Sequence[str]],
-    share: float,
-    rng: random.Random,
-) -> Example:
+class Names:
+    """Names to put in an entity's place.
+
+    Args:
+        examples: whose entities they are.
+        plenty: labels that have names enough.
+        invent: share of the names of all other labels that are made up.
+    """
+
+    def __init__(
+        self, examples: Iterable[Example], plenty: Iterable[str], invent: float
+    ) -> None:
+        self._names = entities_by_label(examples)
+        self._plenty = set(plenty)
+        self._invent = invent
+
+    def draw(self, label: str, rng: random.Random) -> str:
+        """Some name of a label that the examples have."""
+        name = rng.choice(self._names[label])
+        if self._invent and label not in self._plenty and rng.random() < self._invent:
+            return invented(name, rng)
+        return name
+
+
+def invented(name: str, rng: random.Random) -> str:
+    """A name of the same shape that nobody ever had: ``Tundra 9`` as ``Polbse 4``."""
+    return "".join(_another(character, rng) for character in name)
+
+
+def _another(character: str, rng: random.Random) -> str:
+    if character.isdigit():
+        return rng.choice("0123456789")
+    if not character.isalpha():
+        return character
+    is_vowel = character.lower() in "aeiou"
+    other = rng.choice("aeiou" if is_vowel else "bcdfghklmnprstvwz")
+    return other.upper() if character.isupper() else other
+
+
+def swap(example: Example, names: Names, share: float, rng: random.Random) -> Example:
     """The example with some of its entities replaced by others of their label."""
     text, spans, done = "", [], 0
     for span in example.spans:
         name = example.text[span.start : span.end]
         if rng.random() < share:
-            name = rng.choice(names[span.label])
+            name = names.draw(span.label, rng)
         text += example.text[done : span.start]
         spans.append(Span(len(text), len(text) + len(name), span.label))
         text += name

@@ -9,25 +9,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from examples.pytorch_ner.data import (
-    FEATURES,
     Example,
     Offsets,
     Span,
-    collate,
-    collate_tags,
-    encode,
+    example_to_annotated_task,
     example_to_task,
     labels_of,
     parse_markup,
     read_sentences,
     runs,
-    shape,
     snap,
     spans_to_tags,
     split,
     tags_to_spans,
     task_to_example,
     tokenize,
+)
+from examples.pytorch_ner.features import (
+    FEATURES,
+    collate,
+    collate_tags,
+    encode,
+    shape,
 )
 from examples.pytorch_ner.scores import MICRO, Dictionary, entity_scores
 
@@ -274,6 +277,25 @@ def test_a_task_without_an_annotation_or_a_text_is_no_example() -> None:
     bare = example_to_task(parse_markup("[PER Ana] left."))
     assert bare["data"] == {"text": "Ana left."}
     assert task_to_example(bare, "label", "text") is None
+    blank = {**annotated({"result": [region(0, 1, "PER")]}), "data": {"text": " \n"}}
+    assert task_to_example(blank, "label", "text") is None
+    assert task_to_example({"id": 1}, "label", "text") is None
+
+
+def test_an_example_is_the_same_after_a_round_trip_as_a_task() -> None:
+    for example in read_sentences():
+        given = example_to_annotated_task(example, "label", "text", "body")
+        assert task_to_example(given, "label", "body") == example
+        for region in given["annotations"][0]["result"]:
+            value = region["value"]
+            assert example.text[value["start"] : value["end"]] == value["text"]
+
+
+def test_regions_take_the_names_asked_for_before_they_overlap() -> None:
+    task = annotated({"result": [region(0, 10, "OLD"), region(4, 10, "x", "Who")]})
+    example = task_to_example(task, "label", "text", {"Who": "PER"})
+    assert example is not None
+    assert example.spans == (Span(4, 10, "PER"),)
 
 
 def test_scores_count_exact_spans_with_their_label() -> None:

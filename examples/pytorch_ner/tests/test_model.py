@@ -9,20 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from examples.pytorch_ner import model as model_module
+from examples.pytorch_ner.backend import BASE
 from examples.pytorch_ner.data import (
-    collate,
-    encode,
+    base_examples,
     parse_markup,
     read_sentences,
     tokenize,
 )
 from examples.pytorch_ner.decoding import decode
+from examples.pytorch_ner.features import collate, encode
 from examples.pytorch_ner.model import Config, Tagger, chunks, relabel
 from examples.pytorch_ner.scores import MICRO
 from examples.pytorch_ner.train import Schedule, evaluate, train
 from examples.pytorch_ner.train_base import (
-    BASE,
-    base_examples,
     dictionary_scores,
     learn_new_label,
     new_label_examples,
@@ -190,16 +189,20 @@ def test_no_held_out_sentence_was_trained_on() -> None:
     assert not {e.text for e in known} & {e.text for e in held_out}
 
 
-def test_fifty_annotations_teach_a_new_label_beyond_their_own_words() -> None:
+def test_fifty_annotations_teach_a_new_label_beyond_their_own_words(
+    tmp_path: Path,
+) -> None:
     known, held_out = new_label_examples(50)
     names = {e.text[s.start : s.end] for e in known for s in e.spans}
-    scores = evaluate(learn_new_label(known), held_out)
+    tagger = learn_new_label(known, tmp_path)
+    scores = evaluate(tagger, held_out)
     looked_up = dictionary_scores(known, held_out)
     assert len(held_out) > 60
     assert not names & {
         e.text[s.start : s.end] for e in held_out for s in e.spans if s.label == "PROD"
     }
     assert scores["PROD"].f1 > 0.5 > looked_up["PROD"].f1
+    assert evaluate(tagger, base_examples()[1])[MICRO].f1 > 0.55
 
 
 def test_the_base_finds_entities_behind_an_emoji(base: Tagger) -> None:
