@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LABEL_STUDIO := .venvs/label-studio/.ready
 
-.PHONY: setup redis-server serve demo test test-faults e2e fuzz check format bench clean
+.PHONY: setup redis-server serve demo test test-alone test-servers test-faults e2e fuzz check format bench bench-learning clean
 
 setup: $(READY) $(LABEL_STUDIO) redis-server ## install everything, pinned, into .venv and .venvs
 
@@ -37,8 +37,15 @@ serve: $(READY) ## serve examples/pytorch_ner on port 9090
 demo: $(READY) $(LABEL_STUDIO) ## annotate in a Label Studio, and see the example learn
 	@$(BIN)/python -m tests.e2e.demo
 
+# Half of the tests compute, the others wait for servers: side by side they take 2/3.
 test: setup ## every test, the end-to-end ones included
-	$(BIN)/pytest
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-alone test-servers
+
+test-alone: $(READY)
+	$(BIN)/pytest tests examples --ignore=tests/cli --ignore=tests/e2e --ignore=tests/faults
+
+test-servers: $(READY)
+	$(BIN)/pytest tests/cli tests/e2e tests/faults
 
 e2e: setup ## only the tests with real servers
 	$(BIN)/pytest -m e2e
@@ -66,6 +73,9 @@ format: $(READY)
 bench: $(READY) ## measure against peers and the model alone; writes benchmarks/results.md
 	$(BIN)/python -m benchmarks.setup
 	$(BIN)/python -m benchmarks.run
+
+bench-learning: $(READY) redis-server ## measure what learning must reach; writes benchmarks/learning.md
+	$(BIN)/python -m benchmarks.learning
 
 clean:
 	rm -rf $(VENV) .venvs .cache

@@ -22,7 +22,9 @@ _ASK_AGAIN_S = 1.0
 _RESTART_S = (0.5, 10.0)
 """The first pause before a restart, and the longest: a worker that can not start."""
 
-_STEADY_S = 30.0
+_STEADY_S = 5.0
+"""A worker that lived longer could start: the next one gets the first pause again."""
+
 _LEAVE_S = 8.0
 
 

@@ -25,6 +25,7 @@
     |   +-- JobNotFound         404
     |   +-- VersionNotFound     404
     +-- VersionInUse            409  a version that serves can not be deleted
+    +-- StillRunning            409  a project whose job does not stop
     +-- NotTraining             500  what is there in the fit of a job only
     +-- LeaseLost               500  a run that does not hold its job any more
     +-- WeightsError            500  weights that can not be written, or are not whole
@@ -181,6 +182,12 @@ class VersionNotFound(NotFound):
 
 class VersionInUse(LsmlError):
     """A version that serves, or is pinned, can not be deleted."""
+
+    status = 409
+
+
+class StillRunning(LsmlError):
+    """A job of the project runs, and does not stop."""
 
     status = 409
 

@@ -6,6 +6,7 @@ Source: Label Studio 1.23.2 ``webhooks/models.py``, recorded events in
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,7 +23,7 @@ from lsml_bento.types import (
 Annotation = dict[str, Any]
 """A person's answer as Label Studio sends it: ``id``, ``result``, ``task``, .."""
 
-_SECRETS = ("token", "password", "login", "secret", "api_key")
+_SECRET = re.compile("token|password|login|secret|api_key", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def without_secrets(fields: dict[str, Any]) -> dict[str, Any]:
         if key in {"project", "params"} and isinstance(value, dict)
         else value
         for key, value in fields.items()
-        if not any(secret in key.lower() for secret in _SECRETS)
+        if _SECRET.search(key) is None
     }
 
 

@@ -20,16 +20,12 @@ from queue import SimpleQueue
 from typing import IO, Any
 
 from lsml_bento.adapters import label_studio_ml, process_title
-from lsml_bento.assembly import (
-    log_to_stderr,
-    open_media,
-    open_tasks,
-    open_weights,
-)
-from lsml_bento.errors import LsmlError
+from lsml_bento.assembly import log_to_stderr, open_weights
+from lsml_bento.errors import LsmlError, StateError
 from lsml_bento.fit_process import END_OF_LOG
 from lsml_bento.home import open_state
 from lsml_bento.jobs import Job
+from lsml_bento.label_studio import open_media, open_tasks
 from lsml_bento.run import Workbench
 from lsml_bento.settings import Settings
 from lsml_bento.source import ModelSource, locate
@@ -149,7 +145,11 @@ def _failure(error: BaseException) -> dict[str, Any]:
     else:
         sentence = f"the run failed: {locate(error)}"
     told = "".join(traceback.format_exception(cause))
-    return {"failed": sentence, "traceback": told[-_TRACEBACK:]}
+    return {
+        "failed": sentence,
+        "traceback": told[-_TRACEBACK:],
+        "again": isinstance(error, StateError),  # Redis may be back by then
+    }
 
 
 def _read(orders: IO[bytes], jobs: SimpleQueue[Job]) -> None:

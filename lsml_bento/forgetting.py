@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
-from lsml_bento.errors import LsmlError
+from lsml_bento.errors import StillRunning
 from lsml_bento.jobs import LEASE_S, Job, JobStatus
 from lsml_bento.ledger import Ledger, forget
 from lsml_bento.promotion import move
@@ -56,12 +56,6 @@ class Holdings(NamedTuple):
     versions: int
     values: int
     weights: int
-
-
-class StillRunning(LsmlError):
-    """A job of the project runs, and does not stop."""
-
-    status = 409
 
 
 def holdings(state: State, project: Project) -> Holdings:

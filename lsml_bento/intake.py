@@ -224,7 +224,11 @@ class Intake:
                 events[0].project,
             )
             return [Receipt(None, f"not taken: {type(error).__name__}")]
-        for job in {job.id: job for job, _ in taken if job is not None}.values():
+        jobs = [job for job, _ in taken if job is not None]
+        for job in jobs:
+            if job.events == 1:
+                log.info("job=%s project=%s %s waits", job.id, job.project, job.event)
+        for job in {job.id: job for job in jobs}.values():
             self._wake(job)
         return [
             receipt if job is None else Receipt(job.id, "ok") for job, receipt in taken

@@ -79,6 +79,12 @@ class Learning:
                 self._rules = stored_rules(self._state)
         return self._rules or TrainingRules(each_event=self._source.is_drop_in)
 
+    @property
+    def trains(self) -> bool | None:
+        """Whether the class has a ``fit``; None while it is not imported."""
+        known = self._source.rules
+        return None if known is None else known.trains
+
     def remember_rules(self) -> None:
         """Keep what the imported class says, for the next start.
 

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,13 @@ from lsml_bento.adapters.bentoml_service.metrics import Metrics
 from lsml_bento.adapters.bentoml_service.shape import Shape
 from lsml_bento.adapters.edge import EdgeMiddleware
 from lsml_bento.adapters.label_studio_http import contract_app
-from lsml_bento.assembly import (
-    log_to_stderr,
-    open_media,
-    open_queue,
-    open_weights,
-)
+from lsml_bento.assembly import log_to_stderr, open_queue, open_weights
 from lsml_bento.backend import Backend
 from lsml_bento.directory import is_drop_in
 from lsml_bento.embedded import EmbeddedWorker
 from lsml_bento.home import open_state, settle
 from lsml_bento.jobs import Job
+from lsml_bento.label_studio import open_media
 from lsml_bento.model import LabelStudioMLBase
 from lsml_bento.settings import Settings
 from lsml_bento.source import ModelSource
@@ -83,7 +80,8 @@ def create_service(
 
     def make(metrics: Metrics) -> Backend:
         log_to_stderr(settings.log_level)
-        waker = Waker(open_queue(settings, spec).wake)
+        queue = cache(partial(open_queue, settings, spec))
+        waker = Waker(lambda job_id, delay_s=0.0: queue().wake(job_id, delay_s))
         backend = make_backend(source, settings, home, name, metrics, waker)
         backend.presence.announce()
         return backend

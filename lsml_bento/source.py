@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,7 +61,7 @@ class ModelSource:
         """What is put on the import path."""
         return self._directory
 
-    @property
+    @cached_property  # which reads files, and is asked with each event
     def is_drop_in(self) -> bool:
         """Whether it was written for ``label_studio_ml``: each event is a job."""
         return self._directory is not None and is_drop_in(self._directory)

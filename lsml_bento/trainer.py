@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from lsml_bento.calling import try_sample
-from lsml_bento.errors import LsmlError, TrainingError
+from lsml_bento.errors import LsmlError, StateError, TrainingError
 from lsml_bento.fit_state import FitState
 from lsml_bento.jobs import Job
 from lsml_bento.journal import Journal
@@ -97,6 +97,8 @@ class Trainer:
             return self._model(model_class, state, run, None)
         try:
             return self._model(model_class, state, run, version)
+        except StateError:
+            raise  # the run is begun again, with the weights
         except LsmlError as error:
             model = self._model(model_class, state, run, None)
             note = f"began without the weights of {version.version}: {error}"
@@ -187,6 +189,8 @@ class Trainer:
             sample = run.sample or Journal(self._state).any_task(run.job.of)
             if sample is not None:
                 try_sample(model, sample)
+        except StateError:
+            raise
         except LsmlError as error:
             raise TrainingError(f"the new version is not served: {error}") from (
                 error.__cause__ or error

@@ -145,6 +145,8 @@ class Watch:
             self._fail("")
         elif "done" in message:
             self._succeed(message["done"])
+        elif message.get("again") and self._kill_at is None:
+            self._lose(str(message.get("failed")))
         else:
             self._fail(str(message.get("failed")), message.get("traceback"))
         return True
@@ -169,9 +171,12 @@ class Watch:
         if self._kill_at is not None:
             self._fail("it was stopped")
         else:
-            job = self._written(lambda: self._ledger.crash(self._lease, reason))
-            self._say("%s: %s", job.status.value, reason)
+            self._lose(reason)
         return False
+
+    def _lose(self, reason: str) -> None:
+        job = self._written(lambda: self._ledger.crash(self._lease, reason))
+        self._say("%s: %s", job.status.value, reason)
 
     def _put_back(self, message: Message) -> bool:
         self._process.kill()

@@ -28,8 +28,7 @@ from lsml_bento.home import open_state
 from lsml_bento.presence import Presence
 from lsml_bento.publishing import Publisher
 from lsml_bento.settings import Settings
-from lsml_bento.source import ModelSource
-from lsml_bento.spec import BackendSpec
+from lsml_bento.spec import BackendSpec, class_name
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ def run_worker(
     process_title.show(f"lsml-bento worker {spec.name}")
     log_to_stderr(settings.log_level)
     state = open_state(settings, spec.home_path, spec.name)
-    presence = Presence(state, ModelSource(spec.target).name)
+    presence = Presence(state, class_name(spec.target))
     presence.announce()
     queue = open_queue(settings, spec)
     directory = spec.directory_path

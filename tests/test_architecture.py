@@ -31,7 +31,7 @@ RANKS = (
     {"answers", "predictor", "checking"},
     {"backend", "doctor"},
     {"adapters"},
-    {"assembly", "home"},
+    {"assembly", "label_studio", "home"},
     {"fitting", "worker"},
     {"service"},
     {"testing", "served", "pytest_plugin"},

@@ -12,9 +12,9 @@ from typing import TypeVar
 import pytest
 
 from lsml_bento.adapters.bentoml_models import BentoModels
-from lsml_bento.errors import WeightsError
+from lsml_bento.errors import StillRunning, WeightsError
 from lsml_bento.events import parse_event
-from lsml_bento.forgetting import KEYS, StillRunning, forget_project, holdings
+from lsml_bento.forgetting import KEYS, forget_project, holdings
 from lsml_bento.jobs import LEASE_S, JobStatus
 from lsml_bento.journal import record
 from lsml_bento.ledger import Ledger

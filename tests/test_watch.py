@@ -199,6 +199,15 @@ class TestARunThatFails:
         assert reason in job.error
         assert home.ledger.lease("test") is None
 
+    def test_one_that_the_state_failed_is_tried_again(
+        self, home: Home, desk: Desk
+    ) -> None:
+        job = desk.run("send(failed='Redis is away', traceback='', again=True)")
+
+        assert (job.status, job.attempts) == (JobStatus.QUEUED, 1)
+        assert job.note == "run again: Redis is away"
+        assert desk.is_well
+
     def test_one_that_takes_too_long_is_told_and_has_failed(
         self, home: Home, desk: Desk
     ) -> None:

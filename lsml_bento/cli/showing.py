@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -117,11 +117,20 @@ def waits_for(job: Job, now: float) -> str:
 
 def print_jobs(jobs: Sequence[Job]) -> None:
     """Print a line for each job."""
+    _print(lambda width: _job_rows(jobs, width, time.time()), len(jobs))
+
+
+def print_versions(listed: Sequence[Mapping[str, Any]]) -> None:
+    """Print a line for each version, as ``overview.list_versions`` gives them."""
+    _print(lambda width: _version_rows(listed, width), len(listed))
+
+
+def _print(rows_of: Callable[[int], list[Row]], count: int) -> None:
     shown = console()
-    if len(jobs) <= _RICH_MOST:
-        shown.print(jobs_table(jobs, shown.width))
+    if count <= _RICH_MOST:
+        shown.print(_table(rows_of(shown.width)))
         return
-    rows = _job_rows(jobs, _WIDE, time.time())
+    rows = rows_of(_WIDE)
     cells = [list(rows[0]), *([_plain(cell) for cell in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
@@ -156,11 +165,10 @@ def _job_row(job: Job, name: str, now: float) -> Row:
     }
 
 
-def versions_table(listed: Sequence[Mapping[str, Any]], width: int) -> Table:
-    """A line for each version, as ``overview.list_versions`` gives them."""
+def _version_rows(listed: Sequence[Mapping[str, Any]], width: int) -> list[Row]:
     names = short_ids([one["job"] for one in listed if one["job"]])
     left_out = {"weights"} if width < _WIDE else set()
-    return _table([_without(left_out, _version_row(one, names)) for one in listed])
+    return [_without(left_out, _version_row(one, names)) for one in listed]
 
 
 def _version_row(one: Mapping[str, Any], names: Mapping[str, str]) -> Row:

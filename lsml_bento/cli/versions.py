@@ -164,7 +164,7 @@ def confirm(question: str, *, yes: bool) -> None:
 
 def _print(state: State, project: Project, *, as_json: bool, said: str = "") -> None:
     """Print a project's versions, or what was done to them."""
-    from lsml_bento.cli.showing import console, print_json, versions_table
+    from lsml_bento.cli.showing import print_json, print_versions
     from lsml_bento.overview import list_versions
 
     if said and not as_json:
@@ -174,8 +174,7 @@ def _print(state: State, project: Project, *, as_json: bool, said: str = "") -> 
     if as_json:
         print_json({"versions": listed})
     elif listed:
-        shown = console()
-        shown.print(versions_table(listed, shown.width))
+        print_versions(listed)
     else:
         click.echo(f"Project {project} has no versions yet.")
 

@@ -21,7 +21,7 @@ from lsml_bento.ledger import Lease, Ledger
 from lsml_bento.state import Change
 from lsml_bento.training import TrainingRules
 from tests.cli.commands import TOOL
-from tests.cli.place import LEARNER, ONE, TWO, Place
+from tests.cli.place import LEARNER, ONE, TWO, Place, seconds
 
 DESERTED = (
     "No worker runs for this backend now: the job waits until `lsml-bento start .` or "
@@ -152,20 +152,10 @@ def test_ten_thousand_jobs_are_listed_within_a_second(place: Place) -> None:
     with place.state() as state:
         state.change(work)
     empty = Place(place.directory.parent / "empty", model=LEARNER)
-    started = _seconds(empty)
+    started = seconds(empty, "jobs", "list")
 
     for options in ([], ["--limit", "10000"], ["--limit", "10000", "--json"]):
-        assert _seconds(place, *options) - started < 1
-
-
-def _seconds(place: Place, *options: str) -> float:
-    """Processor time of ``jobs list``, which others on the machine do not lengthen."""
-    before = os.times()
-    place.said("jobs", "list", *options)
-    after = os.times()
-    return (after.children_user + after.children_system) - (
-        before.children_user + before.children_system
-    )
+        assert seconds(place, "jobs", "list", *options) - started < 1
 
 
 # Following

@@ -10,11 +10,12 @@ from uuid import uuid4
 import pytest
 
 from lsml_bento.overview import list_versions
-from lsml_bento.promotion import promote
+from lsml_bento.promotion import Version, promote
+from lsml_bento.state import Change
 from lsml_bento.versions import Versions
 from lsml_bento.weights import store_name
 from tests.cli.commands import LABEL_CONFIG
-from tests.cli.place import LEARNER, ONE, TWO, Place
+from tests.cli.place import LEARNER, ONE, TWO, Place, seconds
 
 
 @pytest.fixture
@@ -51,6 +52,20 @@ def test_versions_are_listed_the_newest_first(place: Place) -> None:
     assert lines[0].split()[-4:] == ["d5e6f7", "f1", "0.5", stored]
     with place.state() as state:
         assert place.json("versions", "list") == {"versions": list_versions(state, ONE)}
+
+
+def test_a_thousand_versions_are_listed_within_a_second(place: Place) -> None:
+    def work(change: Change) -> None:
+        for number in range(1_000):
+            made = Version(version=f"v{number}", created_at=number)
+            promote(change, ONE, made)
+
+    started = seconds(place, "versions", "list")
+    with place.state() as state:
+        state.change(work)
+
+    assert len(place.said("versions", "list").splitlines()) == 1_002
+    assert seconds(place, "versions", "list") - started < 1
 
 
 def test_a_version_is_shown_in_full(place: Place) -> None:

@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -31,6 +32,7 @@ _REQUEST_TIMEOUT_S = 120
 """Over Label Studio's 100 s, so that it is our deadline that ends a request."""
 
 _MEASURE_EVERY_S = 5.0
+_CLASS_WAIT_S = 10.0
 _PARENT_EVERY_S = 1.0
 
 
@@ -122,8 +124,6 @@ class _Process:
         _spare_the_collector()
         work = self._import_class(), _end_with_parent(), self._measure()
         self._tasks = [asyncio.create_task(one) for one in work]
-        if self._worker is not None:
-            self._worker.start()
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -136,6 +136,18 @@ class _Process:
     async def _import_class(self) -> None:
         await self.backend.start()
         _spare_the_collector()
+        if self._worker is not None:
+            await self._start_worker(self._worker)
+
+    async def _start_worker(self, worker: EmbeddedWorker) -> None:
+        """Once the class is imported; one that has no ``fit`` needs no worker."""
+        deadline = time.monotonic() + _CLASS_WAIT_S
+        while (trains := self.backend.learning.trains) is None:
+            if time.monotonic() > deadline:
+                break  # its jobs will say why it can not be imported
+            await asyncio.sleep(1.0)
+        if trains is not False:
+            worker.start()
 
     async def _measure(self) -> None:
         while True:
