@@ -42,10 +42,10 @@ test: setup ## every test, the end-to-end ones included
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-alone test-servers
 
 test-alone: $(READY)
-	$(BIN)/pytest tests examples --ignore=tests/cli --ignore=tests/e2e --ignore=tests/faults
+	$(BIN)/pytest tests examples --ignore=tests/cli --ignore=tests/e2e --durations=15
 
 test-servers: $(READY)
-	$(BIN)/pytest tests/cli tests/e2e tests/faults
+	$(BIN)/pytest tests/cli tests/e2e --durations=15
 
 e2e: setup ## only the tests with real servers
 	$(BIN)/pytest -m e2e

@@ -6,6 +6,7 @@ Functions of a change: what they write is seen with all else that belongs to it.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from lsml_bento.errors import JobNotFound
@@ -46,6 +47,20 @@ def gather(
         ):
             job = _append(change, single, now)
     return job
+
+
+def fetch_gathering(change: Change, events: Sequence[Event]) -> None:
+    """Read ahead what merging events into their projects' waiting jobs takes."""
+    slots = {
+        event.project: key_of("slot", *identify(event.project), "") for event in events
+    }
+    change.fetch(slots.values())
+    jobs = {project: change.get(slot) for project, slot in slots.items()}
+    keys = [key_of("job", job) for job in jobs.values() if job is not None]
+    for event in events:
+        if (job := jobs[event.project]) is not None:
+            keys += [key_of("job-seen", job, str(one)) for one in _ids(event)]
+    change.fetch(keys)
 
 
 def _merge(

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 from lsml_bento.errors import LsmlError, StateError
 from lsml_bento.events import Event, parse_event
+from lsml_bento.gathering import fetch_gathering
 from lsml_bento.jobs import Job
-from lsml_bento.journal import observe, record
+from lsml_bento.journal import keys_of, observe, record
 from lsml_bento.ledger import Ledger
 from lsml_bento.spool import Spool
 from lsml_bento.state import Change, State, known_projects, resolve
@@ -48,6 +49,9 @@ class Receipt(NamedTuple):
 
     job: str | None
     status: str = "ok"
+
+
+_Taken = tuple[Job | None, Receipt]
 
 
 class _Waiting(NamedTuple):
@@ -211,7 +215,7 @@ class Intake:
         rules = self._rules()
         try:
             taken = self._state.change(
-                lambda change: [self._take(change, e, rules) for e in events], _WAIT_S
+                lambda change: self._take_all(change, events, rules), _WAIT_S
             )
         except StateError:
             raise
@@ -234,9 +238,16 @@ class Intake:
             receipt if job is None else Receipt(job.id, "ok") for job, receipt in taken
         ]
 
-    def _take(
-        self, change: Change, event: Event, rules: TrainingRules
-    ) -> tuple[Job | None, Receipt]:
+    def _take_all(
+        self, change: Change, events: list[Event], rules: TrainingRules
+    ) -> list[_Taken]:
+        ready = [e for e in events if e.project.created_at is not None]
+        change.fetch(key for event in ready for key in keys_of(event))
+        if not rules.each_event:
+            fetch_gathering(change, ready)
+        return [self._take(change, event, rules) for event in events]
+
+    def _take(self, change: Change, event: Event, rules: TrainingRules) -> _Taken:
         project = _meant(change, event.project)
         if project is None:
             log.warning(

@@ -121,6 +121,22 @@ def record(change: Change, event: Event) -> list[Any]:
     return changed
 
 
+def keys_of(event: Event) -> Iterator[str]:
+    """What ``record`` reads for an event of a project with its ``created_at``."""
+    identity = identify(event.project)
+    yield key_of("project", *identity)
+    if event.label_config is not None:
+        yield key_of("value", *identity, "label_config")
+        yield key_of("project-updated", *identity)
+    for task in event.tasks:
+        yield key_of("journal", *identity, _sortable(task["id"]), "")
+    for annotation in event.annotations:
+        task_key = _sortable(annotation["task"])
+        yield key_of("annotation", *identity, annotation["id"])
+        yield key_of("journal", *identity, task_key, "")
+        yield key_of("journal", *identity, task_key, _sortable(annotation["id"]))
+
+
 def observe(change: Change, project: Project, tasks: Iterable[Task]) -> None:
     """Take over the annotations inside the tasks of a ``/predict``."""
     for task in tasks:

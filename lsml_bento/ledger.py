@@ -10,7 +10,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -494,6 +494,9 @@ class _Look:
     def __init__(self, state: State) -> None:
         self.get = state.get
         self.scan = state.scan
+
+    def fetch(self, keys: Iterable[str]) -> None:
+        pass
 
     def put(self, key: str, value: str) -> None:
         raise NotImplementedError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left, insort
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ class BufferedChange:
     Args:
         get: reads a key of the state.
         scan: scans the state, as ``State.scan``.
+        get_all: reads several keys; where it is None, reading ahead is worth nothing.
 
     Attributes:
         seen: keys read, with the values they had; None where there was none.
@@ -29,11 +30,19 @@ class BufferedChange:
         self,
         get: Callable[[str], str | None],
         scan: Callable[[str, str, int | None], list[Pair]],
+        get_all: Callable[[list[str]], list[str | None]] | None = None,
     ) -> None:
         self._get = get
         self._scan = scan
+        self._get_all = get_all
         self.seen: dict[str, str | None] = {}
         self.writes: dict[str, str | None] = {}
+
+    def fetch(self, keys: Iterable[str]) -> None:
+        """Read keys ahead."""
+        new = [key for key in dict.fromkeys(keys) if key not in self.seen]
+        if new and self._get_all is not None:
+            self.seen.update(zip(new, self._get_all(new), strict=True))
 
     def get(self, key: str) -> str | None:
         """The value of a key as this change left it."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 from lsml_bento.types import Project
@@ -42,6 +42,9 @@ def last_of(key: str, prefix: str) -> str:
 
 class Change(Protocol):
     """A transaction: what it reads stays so until it is done, or it is done again."""
+
+    def fetch(self, keys: Iterable[str]) -> None:
+        """Read keys that will be got, in one go where each costs a round trip."""
 
     def get(self, key: str) -> str | None:
         """The value of a key, None where there is none."""

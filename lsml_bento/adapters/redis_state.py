@@ -176,7 +176,12 @@ class RedisState(State):
                 change.seen.setdefault(key, value)
             return found
 
-        change = BufferedChange(get, scan)
+        def get_all(keys: list[str]) -> list[str | None]:
+            in_time()
+            with self._translated("read"):
+                return self._client.hmget(self._values, keys)  # type: ignore[return-value]
+
+        change = BufferedChange(get, scan, get_all)
         return change
 
     def _page(self, prefix: str, after: str, size: int) -> list[Pair]:

@@ -458,3 +458,29 @@ class TestManyProcesses:
         assert state.get("count") == "100"
         assert state.projects() == [ONE]
         state.close()
+
+
+class TestReadingAhead:
+    def test_what_was_read_ahead_is_what_is_got(self, state: State) -> None:
+        state.change(lambda change: change.put("a", "1"))
+
+        def work(change: Change) -> list[str | None]:
+            change.put("b", "2")
+            change.fetch(["a", "b", "c", "a"])
+            return [change.get(key) for key in ("a", "b", "c")]
+
+        assert state.change(work) == ["1", "2", None]
+
+    def test_it_is_compared_as_anything_that_was_read(self, state: State) -> None:
+        state.change(lambda change: change.put("count", "0"))
+
+        def add(_: int) -> None:
+            def work(change: Change) -> None:
+                change.fetch(["count", "other"])
+                change.put("count", str(int(change.get("count") or 0) + 1))
+
+            state.change(work, wait_s=20)
+
+        run_together([lambda n=n: add(n) for n in range(8)])  # type: ignore[misc]
+
+        assert state.get("count") == "8"

@@ -97,7 +97,7 @@ def test_a_service_of_three_lines_is_read_and_another_one_is_imported(
 
     computed = SERVICE.format("'model', name='computed'.upper()")
     [spec], imported = specs(FOUND, write(tmp_path, model=model, service=computed))
-    assert (spec["name"], imported) == ("computed", "bentoml huey label_studio_sdk")
+    assert (spec["name"], imported) == ("computed", "bentoml label_studio_sdk")
 
 
 def test_a_home_is_meant_from_where_the_person_stands(tmp_path: Path) -> None:

@@ -53,6 +53,15 @@ def label_studio(label_studio_server: Server) -> Iterator[LabelStudioApi]:
 
 
 @pytest.fixture(scope="session")
+def personal_token(label_studio: LabelStudioApi) -> str:
+    """Its user's personal access token; a user has one, legacy tokens stay allowed."""
+    both = {"api_tokens_enabled": True, "legacy_api_tokens_enabled": True}
+    label_studio.call("POST", "/api/jwt/settings", json=both)
+    made: str = label_studio.call("POST", "/api/token/")["token"]
+    return made
+
+
+@pytest.fixture(scope="session")
 def keyword_backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The keyword example, served by ``lsml-bento start``."""
     with start_command(EXAMPLE, tmp_path_factory.mktemp("keyword")) as server:

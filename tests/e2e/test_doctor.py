@@ -28,10 +28,9 @@ Keys = dict[str, str]
 
 
 @pytest.fixture(scope="module")
-def keys(label_studio: LabelStudioApi) -> Keys:
+def keys(personal_token: str) -> Keys:
     """A key of each kind."""
-    personal: str = label_studio.call("POST", "/api/token/")["token"]
-    return {"legacy": label_studio_package.TOKEN, "personal": personal}
+    return {"legacy": label_studio_package.TOKEN, "personal": personal_token}
 
 
 @pytest.fixture(scope="module")

@@ -37,16 +37,6 @@ def project(label_studio: LabelStudioApi, keyword_config: str) -> Project:
     return label_studio.create_project("read back", keyword_config)
 
 
-@pytest.fixture(scope="module")
-def personal_token(label_studio: LabelStudioApi) -> Iterator[str]:
-    """A personal access token; legacy ones stay allowed beside it."""
-    both = {"api_tokens_enabled": True, "legacy_api_tokens_enabled": True}
-    label_studio.call("POST", "/api/jwt/settings", json=both)
-    made: str = label_studio.call("POST", "/api/token/")["token"]
-    yield made
-    label_studio.call("POST", "/api/token/blacklist/", json={"refresh": made})
-
-
 @pytest.fixture
 def reads(label_studio: LabelStudioApi) -> Iterator[Reads]:
     made: list[LabelStudioTasks] = []
