@@ -1,0 +1,299 @@
+"""Clients in a process of their own that note each request: when, how long, what came.
+
+wrk knows totals only, and no fixed rate. A request of an open loop has its latency from
+the moment when it was due, so that a late generator counts against the server; how late
+it was is known too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import math
+import re
+import selectors
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.payloads import REPOSITORY
+
+_LEAD_S = 0.3
+_LIMIT_S = 30.0
+_PID = re.compile(rb'"text":\["(\d+)"\]')
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the clients do.
+
+    Attributes:
+        bodies: a file, one body a line.
+        rate: requests a second, each body once; 0 for a closed loop.
+        fresh: a new connection for each request, as Label Studio does.
+        clients: of the closed loop; they go on until the input ends.
+        processes: serving processes among which the clients are spread evenly.
+    """
+
+    port: int
+    path: str
+    bodies: str
+    rate: float = 0.0
+    fresh: bool = False
+    clients: int = 0
+    processes: int = 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One request: times are seconds of `time.monotonic()`.
+
+    Attributes:
+        due: when it was to be sent.
+        status: 0 where the connection failed.
+    """
+
+    due: float
+    sent: float
+    done: float
+    status: int
+    text: str
+
+    @property
+    def is_good(self) -> bool:
+        return 200 <= self.status < 300
+
+    @property
+    def ms(self) -> float:
+        return 1000 * (self.done - self.due)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """A value that this share of the values does not exceed; NaN without any."""
+    ordered = sorted(values)
+    if not ordered:
+        return math.nan
+    return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)]
+
+
+def lateness(answers: Sequence[Answer]) -> dict[str, float]:
+    """How late the generator itself was, in milliseconds."""
+    late = [1000 * (answer.sent - answer.due) for answer in answers]
+    return {
+        "generator late p99 ms": percentile(late, 0.99),
+        "generator late max ms": max(late, default=math.nan),
+    }
+
+
+class Clients:
+    """The process, from the other side."""
+
+    def __init__(self, bodies: Sequence[bytes], port: int, path: str, **plan: Any):
+        self._file = tempfile.NamedTemporaryFile(suffix=".jsonl")  # noqa: SIM115
+        self._file.write(b"\n".join(bodies))
+        self._file.flush()
+        made = Plan(port, path, self._file.name, **plan)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.clients", json.dumps(asdict(made))],
+            cwd=REPOSITORY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != b"ready\n":
+            self.stop()
+            raise RuntimeError("the clients did not start")
+
+    def __enter__(self) -> Clients:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def finish(self, limit_s: float = 120) -> list[Answer]:
+        """End a closed loop, or wait for the last body's answer.
+
+        Raises:
+            RuntimeError: if they failed.
+        """
+        output, _ = self._process.communicate(timeout=limit_s)
+        if self._process.returncode:
+            raise RuntimeError(f"the clients ended with {self._process.returncode}")
+        return [Answer(*json.loads(line)) for line in output.splitlines()]
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._file.close()
+
+
+class _Connection(asyncio.Protocol):
+    """One request at a time."""
+
+    def __init__(self) -> None:
+        self._got = bytearray()
+        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+        self._transport: Any = None
+        self.is_open = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self.is_open = True
+
+    async def ask(self, request: bytes) -> tuple[int, bytes]:
+        self._got.clear()
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return await self._answer
+
+    def data_received(self, data: bytes) -> None:
+        self._got += data
+        head, found, body = bytes(self._got).partition(b"\r\n\r\n")
+        if not found or self._answer is None or self._answer.done():
+            return
+        declared = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
+        if declared is not None and len(body) >= int(declared[1]):
+            self._answer.set_result((int(head[9:12]), body))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(ConnectionError(f"closed: {exc}"))
+
+    def close(self) -> None:
+        self._transport.close()
+
+
+class _Loop:
+    """The clients themselves."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._requests = [
+            self._request(body) for body in Path(plan.bodies).read_bytes().split(b"\n")
+        ]
+        self._idle: list[_Connection] = []
+        self._count: Counter[bytes] = Counter()
+        self._over = asyncio.Event()
+        self.answers: list[Answer] = []
+
+    def _request(self, body: bytes) -> bytes:
+        head = (
+            f"POST {self._plan.path} HTTP/1.1\r\nHost: 127.0.0.1:{self._plan.port}\r\n"
+            "Accept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        return head.encode() + body
+
+    async def _connect(self) -> _Connection:
+        loop = asyncio.get_running_loop()
+        _, made = await loop.create_connection(
+            _Connection, "127.0.0.1", self._plan.port
+        )
+        return made
+
+    # Open loop
+
+    async def open(self) -> None:
+        loop = asyncio.get_running_loop()
+        begin = loop.time() + _LEAD_S
+        sending = []
+        for number, request in enumerate(self._requests):
+            due = begin + number / self._plan.rate
+            while (left := due - loop.time()) > 0:
+                await asyncio.sleep(left)
+            sending.append(asyncio.create_task(self._once(request, due)))
+        await asyncio.gather(*sending)
+
+    async def _once(self, request: bytes, due: float) -> None:
+        sent, status, body = time.monotonic(), 0, b""
+        connection = None
+        with suppress(OSError, asyncio.TimeoutError):
+            connection = self._free() or await self._connect()
+            status, body = await asyncio.wait_for(connection.ask(request), _LIMIT_S)
+        self._note(due, sent, status, body)
+        if connection is not None and (self._plan.fresh or not status):
+            connection.close()
+        elif connection is not None:
+            self._idle.append(connection)
+
+    def _free(self) -> _Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open:
+                return connection
+        return None
+
+    def _note(self, due: float, sent: float, status: int, body: bytes) -> None:
+        text = body.decode(errors="replace")
+        self.answers.append(Answer(due, sent, time.monotonic(), status, text))
+
+    # Closed loop
+
+    async def closed(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def watch() -> None:
+            sys.stdin.buffer.read()
+            loop.call_soon_threadsafe(self._over.set)
+
+        threading.Thread(target=watch, daemon=True).start()
+        numbers = range(self._plan.clients)
+        await asyncio.gather(*(self._client(number) for number in numbers))
+
+    async def _client(self, number: int) -> None:
+        connection = await self._evenly(number)
+        turn = number
+        while not self._over.is_set():
+            sent, status, body = time.monotonic(), 0, b""
+            try:
+                request = self._requests[turn % len(self._requests)]
+                status, body = await asyncio.wait_for(connection.ask(request), _LIMIT_S)
+            except (OSError, asyncio.TimeoutError):
+                connection = await self._connect()
+            self._note(sent, sent, status, body)
+            turn += self._plan.clients
+
+    async def _evenly(self, number: int) -> _Connection:
+        """A connection to a process that has not got its share of the clients yet."""
+        share = math.ceil(self._plan.clients / self._plan.processes)
+        for _ in range(500):
+            connection = await self._connect()
+            _, body = await connection.ask(self._requests[number])
+            found = _PID.search(body)
+            pid = found[1] if found else b""
+            if self._count[pid] < share:
+                self._count[pid] += 1
+                return connection
+            connection.close()
+        raise RuntimeError(f"no process for client {number}: {dict(self._count)}")
+
+
+def main(plan: Plan) -> None:
+    """Do what the plan says, then write the answers, one a line."""
+    made = _Loop(plan)
+    print("ready", flush=True)
+    gc.collect()
+    gc.disable()
+    # select() wakes to some 50 microseconds, epoll rounds up to a millisecond.
+    loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
+    loop.run_until_complete(made.open() if plan.rate else made.closed())
+    for answer in made.answers:
+        print(json.dumps(list(asdict(answer).values())))
+
+
+if __name__ == "__main__":
+    main(Plan(**json.loads(sys.argv[1])))

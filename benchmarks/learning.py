@@ -1,0 +1,299 @@
+"""`python -m benchmarks.learning`: what learning must reach, and learning.md."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from subprocess import SubprocessError
+from types import FrameType
+
+from rich.console import Console
+
+from benchmarks import events, listings, machine, noise, swaps
+from benchmarks.goals import Goal, Measure
+from benchmarks.report import Grid, number
+from benchmarks.samples import OURS, Samples
+from benchmarks.servers import ServerFailedError
+
+_RESULTS = Path(__file__).with_name("learning.md")
+_NOTES = Path(__file__).with_name("learning_notes.md")
+_HOW = """\
+Each part starts a server of its own with a worker beside it, on a fresh home. The load
+comes from one process of asyncio clients on the same machine, whose own lateness is in
+the tables; the latency of an event counts from the moment when it was due. Events are
+`ANNOTATION_CREATED` of 3 KB as Label Studio was recorded to send them, each of another
+annotation and task; "new connection" opens one for each event, as Label Studio does.
+The fit trains a small torch model in the worker's child. Lost are annotations that are
+not in the journal afterwards. A swap lasts from the moment when the activation was sent
+until both serving processes have answered with the version; a request that met one, or
+a part of it, counts as during it. Numbers are medians over rounds, `(lowest-highest)`
+beside them; failures are summed, and what may never be exceeded is the highest of all
+rounds."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How long and how often; seconds."""
+
+    rounds: int = 3
+    events_s: float = 30.0
+    fit_s: float = 8.0
+    locked_s: float = 10.0
+    promotions: int = 20
+    large_promotions: int = 6
+    large_mib: int = 500
+
+
+_QUICK = _Plan(1, 8.0, 3.0, 4.0, 6, 2, 500)
+
+_BURSTS = {
+    f"200 events/s during fits, {title}, {kind}": (name, kind == "new connection")
+    for name, title in (("sqlite", "SQLite"), ("redis", "Redis"))
+    for kind in ("keep-alive", "new connection")
+}
+_LOCKS = {
+    "50 events/s, SQLite locked for 3 s": "sqlite",
+    "50 events/s, Redis stopped for 3 s": "redis",
+}
+_SWAP = "swap, 8 clients, 2 processes, 1 MiB of weights"
+_LARGE = "swap, 8 clients, 2 processes, 500 MB of weights"
+_LISTS = f"listing {listings.JOBS:,} jobs and {listings.VERSIONS:,} versions"
+
+_TROUBLE = ServerFailedError, RuntimeError, AssertionError, OSError, SubprocessError
+
+_Work = Callable[[], dict[str, float]]
+
+PARTS = ("events", "locked", "swap", "large", "lists")
+
+
+def _works(plan: _Plan, part: str) -> dict[str, _Work]:
+    """What a part measures, by the title of its table."""
+    if part == "events":
+        return {
+            title: partial(
+                events.during_fits,
+                name,
+                fresh=fresh,
+                seconds=plan.events_s,
+                fit_s=plan.fit_s,
+            )
+            for title, (name, fresh) in _BURSTS.items()
+        }
+    if part == "locked":
+        return {
+            title: partial(events.while_locked, name, seconds=plan.locked_s)
+            for title, name in _LOCKS.items()
+        }
+    if part == "lists":
+        return {_LISTS: listings.listings}
+    if part == "large":
+        times, mib = plan.large_promotions, plan.large_mib
+        large = partial(swaps.swaps, mib=mib, times=times, every_s=8, from_base=True)
+        return {_LARGE: large}
+    times = plan.promotions
+    swap = partial(swaps.swaps, mib=1, times=times, every_s=2, from_base=False)
+    return {_SWAP: swap}
+
+
+# Goals
+
+
+def _median(part: str, measure: str) -> Measure:
+    return lambda samples: samples.median(part, measure, OURS)
+
+
+def _highest(part: str, measure: str) -> Measure:
+    def highest(samples: Samples) -> float | None:
+        return max(samples.by_round(part, measure, OURS).values(), default=None)
+
+    return highest
+
+
+def _sum(part: str, *measures: str) -> Measure:
+    def total(samples: Samples) -> float | None:
+        found = [samples.by_round(part, measure, OURS) for measure in measures]
+        values = [value for each in found for value in each.values()]
+        return sum(values) if values else None
+
+    return total
+
+
+def _of_events(part: str) -> list[Goal]:
+    return [
+        Goal(f"{part}: not answered 2xx", 0, "", _sum(part, "failed")),
+        Goal(f"{part}: p99", 20, "ms", _median(part, "p99 ms")),
+        Goal(f"{part}: lost", 0, "", _sum(part, "lost")),
+        Goal(f"{part}: fits at a time", 1, "", _highest(part, "running at a time")),
+        Goal(f"{part}: jobs that wait", 1, "", _highest(part, "waiting at a time")),
+    ]
+
+
+def _of_locks(part: str) -> list[Goal]:
+    return [
+        Goal(f"{part}: not answered 2xx", 0, "", _sum(part, "failed")),
+        Goal(f"{part}: slowest", 1000, "ms", _highest(part, "max ms")),
+        Goal(
+            f"{part}: lost or out of order", 0, "", _sum(part, "lost", "out of order")
+        ),
+    ]
+
+
+def _of_lists() -> list[Goal]:
+    kinds = listings.DIRECTORIES
+    commands = [f"{n} list, {kind}, s" for kind in kinds for n in ("jobs", "versions")]
+    names = ["GET jobs s", "GET versions s", *commands]
+    return [
+        Goal(f"{_LISTS}: {name.removesuffix(' s')}", 1, "s", _median(_LISTS, name))
+        for name in names
+    ]
+
+
+GOALS = [
+    *(goal for part in _BURSTS for goal in _of_events(part)),
+    *(goal for part in _LOCKS for goal in _of_locks(part)),
+    Goal(f"{_SWAP}: failed requests", 0, "", _sum(_SWAP, "failed")),
+    Goal(
+        f"{_SWAP}: each process serves it after",
+        swaps.WITHIN_S,
+        "s",
+        _highest(_SWAP, "served s, at most"),
+    ),
+    Goal(
+        f"{_SWAP}: p99 during a swap, of the usual",
+        2,
+        "",
+        _median(_SWAP, "p99 during a swap, of the usual"),
+    ),
+    Goal(f"{_LARGE}: failed requests", 0, "", _sum(_LARGE, "failed")),
+    *_of_lists(),
+]
+
+
+# A run
+
+
+def _parts(text: str) -> list[str]:
+    found = text.split(",")
+    if unknown := sorted(set(found) - set(PARTS)):
+        raise argparse.ArgumentTypeError(
+            f"{', '.join(unknown)} is unknown. Available: {', '.join(PARTS)}"
+        )
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--quick", action="store_true", help="one short round, some 5 minutes")
+    parts = ",".join(PARTS)
+    add("--only", type=_parts, default=list(PARTS), metavar="PART,..", help=parts)
+    add("--rounds", type=int, help="of everything")
+    add("--out", type=Path, help="the page to write (default: learning.md if all ran)")
+    return parser
+
+
+class _Run:
+    """Takes the parts in turn, and keeps what they found."""
+
+    def __init__(self, console: Console) -> None:
+        self.samples = Samples()
+        self.busy: list[float] = []
+        self.failures: list[str] = []
+        self._console = console
+
+    def turn(self, title: str, round_: int, work: _Work) -> None:
+        with self._turn(f"round {round_ + 1}, {title}"):
+            found = {k: v for k, v in work().items() if not math.isnan(v)}
+            self.samples.add(title, OURS, round_, found)
+
+    @contextmanager
+    def _turn(self, what: str) -> Iterator[None]:
+        self._console.print(what, style="dim")
+        self.busy.append(noise.busy_share())
+        try:
+            yield
+        except _TROUBLE as error:
+            self.failures.append(f"{what}: {error}")
+            self._console.print(f"{what} failed: {error}", markup=False)
+
+    def grids(self) -> list[Grid]:
+        goals = []
+        for goal in GOALS:
+            value = goal.measure(self.samples)
+            shown = f"{number(value)} {goal.unit}".strip()
+            goals.append([goal.text, shown, goal.wanted, goal.verdict(value)])
+        head = ("goal", "measured", "wanted", "verdict")
+        tables = [
+            Grid(
+                part,
+                ("measure", "measured"),
+                [
+                    [name, self._cell(part, name)]
+                    for name in self.samples.measures(part)
+                ],
+            )
+            for part in self.samples.workloads()
+        ]
+        return [Grid("Goals", head, goals), *tables]
+
+    def _cell(self, part: str, measure: str) -> str:
+        found = self.samples.by_round(part, measure, OURS).values()
+        middle = number(self.samples.median(part, measure, OURS))
+        if min(found) == max(found):
+            return middle
+        return f"{middle} ({number(min(found))}-{number(max(found))})"
+
+    def write(self, described: dict[str, str], path: Path) -> None:
+        """Write the page, with the hand-written notes at its end."""
+        rows = described | {"other load": noise.describe(self.busy)}
+        parts = ["# What learning reaches\n"]
+        parts += [f"- {key}: {value}" for key, value in rows.items()]
+        parts += ["", _HOW, "", *(grid.markdown() for grid in self.grids())]
+        if self.failures:
+            parts += ["## What failed in this run\n"]
+            parts += [f"- {line}" for line in self.failures] + [""]
+        if _NOTES.exists():
+            parts.append(_NOTES.read_text())
+        path.write_text("\n".join(parts).rstrip() + "\n")
+
+
+def _exit_on_signal(signum: int, frame: FrameType | None) -> None:
+    # As an exception, so that every server is ended on the way out.
+    raise SystemExit(128 + signum)
+
+
+def main() -> int:
+    """Run what was asked for; 1 if a part failed."""
+    options = _parser().parse_args()
+    signal.signal(signal.SIGTERM, _exit_on_signal)
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    command = " ".join(["python -m benchmarks.learning", *sys.argv[1:]])
+    described = machine.describe(command, torch_threads=0)
+    del described["litserve"]
+    described["torch threads"] = "the fit's, as the worker sets them: cores less one"
+    plan = _QUICK if options.quick else _Plan()
+    run = _Run(console)
+    for round_ in range(options.rounds or plan.rounds):
+        for part in options.only:
+            for title, work in _works(plan, part).items():
+                run.turn(title, round_, work)
+    for grid in run.grids():
+        grid.draw(console)
+    console.print(f"Other load: {noise.describe(run.busy)}", markup=False)
+    is_whole = not options.quick and set(options.only) == set(PARTS)
+    out: Path | None = options.out or (_RESULTS if is_whole else None)
+    if out:
+        run.write(described, out)
+        console.print(f"Written: {out}")
+    return 1 if run.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

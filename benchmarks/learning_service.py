@@ -1,0 +1,8 @@
+"""What learns: `bentoml serve benchmarks.learning_service:svc`."""
+
+from __future__ import annotations
+
+from benchmarks.learners import NAME
+from lsml_bento import create_service
+
+svc = create_service("benchmarks.learners:Learner", name=NAME, max_batch_size=32)

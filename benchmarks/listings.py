@@ -1,0 +1,147 @@
+"""Lists of thousands of jobs and versions, over HTTP and at the terminal."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from benchmarks import backends
+from benchmarks.backends import Learning, learning
+from benchmarks.clients import Clients, percentile
+from benchmarks.learners import NAME
+from benchmarks.payloads import REPOSITORY
+from lsml_bento.events import parse_event
+from lsml_bento.ledger import Ledger
+from lsml_bento.promotion import Version, promote
+from lsml_bento.training import TrainingRules
+
+JOBS = 10_000
+VERSIONS = 1_000
+
+_COMMAND = str(Path(sys.executable).with_name("lsml-bento"))
+_TIMES = 5
+_LOG = [f"epoch {number}: loss 0.{number:03d}" for number in range(200)]
+
+_SOURCES = {
+    "model.py": "from lsml_bento import LabelStudioMLBase\n\n\n"
+    "class Learner(LabelStudioMLBase):\n    pass\n",
+    "service.py": "from lsml_bento import create_service\n\n"
+    f'svc = create_service("benchmarks.learners:Learner", name="{NAME}")\n',
+}
+DIRECTORIES = {"plain": "model.py", "own service": "service.py"}
+"""A `service.py` names the backend, so that a command must find the name in it."""
+
+Found = dict[str, float]
+
+
+def listings(*, jobs: int = JOBS, versions: int = VERSIONS) -> Found:
+    """How long it takes to list everything of one project."""
+    env = {
+        "LSML_WORKER": "external",
+        "LSML_KEEP_JOBS": str(2 * JOBS),
+        "LSML_KEEP_VERSIONS": str(2 * VERSIONS),
+    }
+    with learning(env) as backend:
+        backend.set_up()
+        _fill(backend, jobs, versions)
+        all_jobs = f"/api/jobs?limit={jobs}"
+        of_project = f"/api/projects/{backends.project().id}/versions"
+        found = {
+            "GET jobs s": _median(partial(_get, backend, all_jobs, "jobs", jobs)),
+            "GET versions s": _median(
+                partial(_get, backend, of_project, "versions", versions + 1)
+            ),
+            **_beside(backend, all_jobs),
+        }
+        for name, file in DIRECTORIES.items():
+            directory = backend.home / name
+            directory.mkdir()
+            (directory / file).write_text(_SOURCES[file])
+            place = ("--dir", str(directory))
+            for noun, more in (("jobs", ("--limit", str(jobs))), ("versions", ())):
+                command = (_COMMAND, noun, "list", *more, *place)
+                listed = f"{noun} list, {name},"
+                found |= {
+                    f"{listed} s": _median(partial(_run, backend, *command)),
+                    f"{listed} as JSON s": _median(
+                        partial(_run, backend, *command, "--json")
+                    ),
+                }
+        return found
+
+
+def _fill(backend: Learning, jobs: int, versions: int) -> None:
+    """Jobs that ended, the newest of them with a version each."""
+    rules = TrainingRules(each_event=True)
+    project = backends.project()
+    made = [parse_event(backends.recorded()).of(project)] * jobs
+    with backend.state() as state:
+        ledger = Ledger(state)
+        state.change(
+            lambda change: [ledger.gather(change, e, [3], rules) for e in made]
+        )
+        for number in range(jobs):
+            lease = ledger.lease("bench")
+            assert lease is not None, "a queued job is due"
+            if number < jobs - versions:
+                ledger.fail(lease, "no weights were written")
+                continue
+            ledger.renew(lease, log_tail=_LOG)
+            version = Version(
+                version=f"20261124t{number:06d}-{number:06x}",
+                created_at=time.time(),
+                tag=f"bench-learning-2:{number:06d}",
+                manifest={"weights.bin": (1 << 20, "0" * 64)},
+                metrics={"f1": number / jobs},
+                job=lease.job.id,
+                label_config=backends.recorded_config(),
+            )
+            promoted = partial(promote, project=project, version=version)
+            ledger.succeed(lease, version.version, version.metrics, also=promoted)
+
+
+def _get(backend: Learning, path: str, key: str, count: int) -> None:
+    found = backend.ask("GET", path)[key]
+    assert len(found) == count, f"{path} listed {len(found)} of {count}"
+
+
+def _beside(backend: Learning, path: str) -> Found:
+    """Events while somebody lists all jobs again and again."""
+    bodies = backends.events(150)
+    with Clients(bodies, backend.server.port, "/webhook", rate=50) as clients:
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            backend.ask("GET", path)
+        answers = clients.finish()
+    return {
+        "events beside it failed": sum(not answer.is_good for answer in answers),
+        "events beside it p50 ms": percentile([a.ms for a in answers], 0.5),
+        "events beside it p99 ms": percentile([a.ms for a in answers], 0.99),
+    }
+
+
+def _run(backend: Learning, *command: str) -> None:
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        cwd=REPOSITORY,
+        env=os.environ | {"LSML_HOME": str(backend.home)},
+        timeout=60,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.decode()[-300:]}")
+
+
+def _median(work: Callable[[], None]) -> float:
+    took = []
+    for _ in range(_TIMES):
+        start = time.monotonic()
+        work()
+        took.append(time.monotonic() - start)
+    return statistics.median(took)
