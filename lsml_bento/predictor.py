@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from lsml_bento.calling import call
+from lsml_bento.errors import StateError
 from lsml_bento.label_config import EMPTY
 from lsml_bento.making import ModelKey, to_key
 from lsml_bento.models import Models
@@ -17,6 +19,9 @@ from lsml_bento.state import State
 from lsml_bento.types import Context, Project, Task
 
 log = logging.getLogger(__name__)
+
+_KNOWN = 1_000
+"""Projects whose values are kept for the time that the state is away."""
 
 _RESERVED = frozenset({"self", "tasks", "context", "helper"})
 
@@ -63,6 +68,9 @@ class Predictor:
         self._models = models
         self._state = state
         self._serving = serving
+        self._known: dict[Project, dict[str, Any]] = {}
+        self._is_away = False
+        self._lock = threading.Lock()
 
     def prepare(self, project: Project, label_config: str | None) -> str:
         """Make the project's model object unless it is there.
@@ -96,19 +104,43 @@ class Predictor:
             LsmlError: if the model object can not be made.
         """
         writes = self._state.writes
-        values = self._state.read(group.project)
+        values = self._values(group.project)
         key = self._key_of(group.project, group.label_config, values)
         with self._models.borrow(key, self._renew) as model:
             returned = call(model, tasks, group.params, group.context)
             if self._state.writes != writes:
                 # By setup() of a new object, or by predict() itself.
-                values = self._state.read(group.project)
+                values = self._values(group.project)
             base = values.get("model_version") or model.INITIAL_MODEL_VERSION
             version = str(model.surroundings.version or base)
             slots = render(returned, len(tasks), version)
         if group.context is None and not isinstance(slots[0], Exception):
             self._models.remember(key, tasks[0])
         return slots
+
+    def _values(self, project: Project) -> dict[str, Any]:
+        """The project's values; those read last while the state does not answer.
+
+        Raises:
+            StateError: if none were read yet.
+        """
+        try:
+            values = self._state.read(project)
+        except StateError as error:
+            with self._lock:
+                known = self._known.get(project)
+                first, self._is_away = not self._is_away, True
+            if known is None:
+                raise
+            if first:
+                log.error("predictions go on with what is known: %s", error)
+            return known
+        with self._lock:
+            self._is_away = False
+            self._known[project] = values
+            while len(self._known) > _KNOWN:
+                del self._known[next(iter(self._known))]
+        return values
 
     def _key(self, project: Project, label_config: str | None) -> ModelKey:
         return self._key_of(project, label_config, self._state.read(project))

@@ -22,6 +22,7 @@ from lsml_bento.predictor import Group, Predictor
 from lsml_bento.promotion import Version, promote
 from lsml_bento.serving import Serving
 from lsml_bento.source import ModelSource
+from lsml_bento.state import Pair
 from lsml_bento.types import Project
 from tests.doubles import CONFIG, OTHER_CONFIG, Echo, texts
 
@@ -252,3 +253,44 @@ class TestVersions:
 
         with pytest.raises(StateError):
             predictor_of(Echo, Away()).predict(group(), TASKS)
+
+
+class Leaving(MemoryState):
+    """A state that can be away, as a Redis that restarts is."""
+
+    is_away = False
+
+    def scan(
+        self, prefix: str, after: str = "", limit: int | None = None
+    ) -> list[Pair]:
+        if self.is_away:
+            raise StateError("nobody answers")
+        return super().scan(prefix, after, limit)
+
+
+class TestAStateThatIsAway:
+    def test_a_project_that_was_served_goes_on(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        state = Leaving()
+        predictor = predictor_of(Echo, state)
+        before = predictor.predict(group(), TASKS)
+
+        state.is_away = True
+        for _ in range(3):
+            assert predictor.predict(group(), TASKS) == before
+
+        assert caplog.text.count("predictions go on with what is known") == 1
+        state.is_away = False
+        state.write(PROJECT, {"model_version": "echo-2"})
+        (slot,) = predictor.predict(group(), TASKS[:1])
+        assert isinstance(slot, bytes)
+        assert json.loads(slot)["model_version"] == "echo-2"
+
+    def test_a_project_never_seen_is_refused(self) -> None:
+        state = Leaving()
+        predictor = predictor_of(Echo, state)
+        state.is_away = True
+
+        with pytest.raises(StateError):
+            predictor.predict(group(), TASKS)
