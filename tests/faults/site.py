@@ -58,7 +58,10 @@ class Site:
     """
 
     def __init__(self, directory: Path, redis: RedisServer | None) -> None:
-        environ = {} if redis is None else {"REDIS_URL": redis.url}
+        # No round makes so many that one it served is forgotten before it is looked at.
+        environ = {"LSML_KEEP_VERSIONS": "40"}
+        if redis is not None:
+            environ["REDIS_URL"] = redis.url
         self.redis = redis
         self.server = start_command(LEARNER, directory, environ=environ)
         self.sent: set[int] = set()
