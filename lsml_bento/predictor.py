@@ -108,8 +108,9 @@ class Predictor:
         key = self._key_of(group.project, group.label_config, values)
         with self._models.borrow(key, self._renew) as model:
             returned = call(model, tasks, group.params, group.context)
-            if self._state.writes != writes:
-                # By setup() of a new object, or by predict() itself.
+            if self._state.writes != writes or "model_version" not in values:
+                # By setup() of a new object, or by predict() itself; setup() writes
+                # nothing where that of another process was quicker.
                 values = self._values(group.project)
             base = values.get("model_version") or model.INITIAL_MODEL_VERSION
             version = str(model.surroundings.version or base)

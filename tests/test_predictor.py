@@ -206,6 +206,26 @@ class TestVersions:
         assert isinstance(slot, bytes)
         assert json.loads(slot)["model_version"] == "echo-2"
 
+    def test_a_setup_that_another_process_was_quicker_with_names_the_version(
+        self,
+    ) -> None:
+        state = MemoryState()
+
+        class Overtaken(Echo):
+            def setup(self) -> None:
+                # As another process writes: not counted among this one's writes.
+                values = {"model_version": "echo-1", "label_config": CONFIG}
+                state.write(PROJECT, values)
+                state.writes = 0
+                super().setup()
+
+        predictor = predictor_of(Overtaken, state)
+
+        (slot,) = predictor.predict(group(), TASKS[:1])
+
+        assert isinstance(slot, bytes)
+        assert json.loads(slot)["model_version"] == "echo-1"
+
     def test_a_state_that_was_emptied_leaves_the_initial_one(self) -> None:
         class Forgotten(Echo):
             INITIAL_MODEL_VERSION = "0.5.0"
