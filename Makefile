@@ -27,8 +27,8 @@ REDIS := apt-get install -y redis-server
 redis-server:
 	@command -v redis-server >/dev/null || if ! command -v apt-get >/dev/null; then \
 	  echo "redis-server is missing: install it, or where there is apt: $(REDIS)" >&2; exit 1; \
-	elif [ "$$(id -u)" = 0 ]; then apt-get update -qq && $(REDIS); \
-	elif sudo -n true 2>/dev/null; then sudo apt-get update -qq && sudo $(REDIS); \
+	elif [ "$$(id -u)" = 0 ]; then apt-get update -qq; $(REDIS); \
+	elif sudo -n true 2>/dev/null; then sudo apt-get update -qq; sudo $(REDIS); \
 	else echo "redis-server is missing, install it with: sudo $(REDIS)" >&2; exit 1; fi
 
 serve: $(READY) ## serve examples/pytorch_ner on port 9090
