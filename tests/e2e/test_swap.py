@@ -61,6 +61,17 @@ class Answer(NamedTuple):
     worker: int
 
 
+class Move(NamedTuple):
+    """An activation, sent and answered at times of ``time.monotonic``.
+
+    Processes may serve its version from ``sent_at``, and have to a second after ``at``.
+    """
+
+    sent_at: float
+    at: float
+    version: str
+
+
 @dataclass
 class Clients:
     """Threads that predict without a pause, over a new connection each time."""
@@ -150,12 +161,13 @@ def test_two_serving_processes_have_one_worker(server: Server) -> None:
 def test_eight_clients_notice_nothing_of_five_swaps(
     server: Server, annotator: Annotator
 ) -> None:
-    moved: list[tuple[float, str]] = []
+    moves: list[Move] = []
     with Clients(server.port) as clients:
         time.sleep(1)
         for version in SWAPS:
+            sent_at = time.monotonic()
             assert annotator.activate(version).status_code == 200
-            moved.append((time.monotonic(), version))
+            moves.append(Move(sent_at, time.monotonic(), version))
             time.sleep(2)
         assert annotator.setup() == SWAPS[-1]
 
@@ -164,27 +176,31 @@ def test_eight_clients_notice_nothing_of_five_swaps(
     assert mixed == []
     workers = {answer.worker for answer in clients.answers}
     assert len(workers) == 2
-    ends = [at for at, _ in moved[1:]] + [float("inf")]
-    for (at, version), end in zip(moved, ends, strict=True):
-        settled = [a for a in clients.answers if at + 1 < a.asked_at < end - 0.1]
-        assert {answer.named for answer in settled} == {version}
+    ends = [move.sent_at for move in moves[1:]] + [float("inf")]
+    for move, end in zip(moves, ends, strict=True):
+        settled = [
+            answer
+            for answer in clients.answers
+            if move.at + 1 < answer.asked_at and answer.asked_at + answer.took_s < end
+        ]
+        assert {answer.named for answer in settled} == {move.version}
         assert {answer.worker for answer in settled} == workers
-    log.info(measured(clients.answers, moved))
+    log.info(measured(clients.answers, moves))
 
 
-def measured(answers: list[Answer], moved: list[tuple[float, str]]) -> str:
+def measured(answers: list[Answer], moves: list[Move]) -> str:
     """How long old answers were given after a move, and how long answers took."""
 
     def p99(times: list[float]) -> float:
         return sorted(times)[int(len(times) * 0.99)]
 
     old = [
-        answer.asked_at - at
+        answer.asked_at - move.at
         for answer in answers
-        for at, version in moved
-        if at < answer.asked_at < at + 1 and answer.named != version
+        for move in moves
+        if move.at < answer.asked_at < move.at + 1 and answer.named != move.version
     ]
-    near = [any(at < a.asked_at < at + 1 for at, _ in moved) for a in answers]
+    near = [any(m.at < a.asked_at < m.at + 1 for m in moves) for a in answers]
     took = [
         [a.took_s for a, is_near in zip(answers, near, strict=True) if is_near is which]
         for which in (True, False)
