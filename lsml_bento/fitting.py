@@ -34,9 +34,6 @@ from lsml_bento.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-_NICE = 10
-"""Below the servers on the same machine, whose clients wait."""
-
 _TRACEBACK = 20_000
 
 
@@ -60,8 +57,6 @@ def main(spec: BackendSpec) -> None:
     """Carry out the jobs that come, until no more do."""
     answers = _Answers(_take_stdout())
     orders = _take_stdin()
-    with suppress(OSError, AttributeError):
-        os.nice(_NICE)
     _show(spec)
     settings = Settings.from_env(os.environ)
     log_to_stderr(settings.log_level)

@@ -10,7 +10,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -183,12 +183,6 @@ class Ledger:
                 after = below("queue", id_, created_at) + "\U0010ffff"
             else:
                 after = found[0][0]
-
-    def next_due(self) -> float | None:
-        """When the next job is due that no running one holds up; None if none is."""
-        jobs = self._next_of_each_project(_Look(self._state), self._now())
-        moments = [job.due_at for job in jobs]
-        return min((m for m in moments if m is not None), default=None)
 
     def renew(
         self,
@@ -486,23 +480,6 @@ class Ledger:
         seconds = self._state.get(key_of("total", "fit-seconds"))
         runs = self._state.get(key_of("total", "fit-runs"))
         return float(seconds or 0), int(float(runs or 0))
-
-
-class _Look:
-    """The state as a ``Change`` that only reads."""
-
-    def __init__(self, state: State) -> None:
-        self.get = state.get
-        self.scan = state.scan
-
-    def fetch(self, keys: Iterable[str]) -> None:
-        pass
-
-    def put(self, key: str, value: str) -> None:
-        raise NotImplementedError
-
-    def delete(self, key: str) -> None:
-        raise NotImplementedError
 
 
 def forget(change: Change, job_id: str) -> None:

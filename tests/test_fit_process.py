@@ -215,6 +215,16 @@ def test_it_has_a_session_and_an_environment_of_its_own(speak: Speak) -> None:
     assert "HOME" not in message["report"]["env"]
 
 
+def test_it_gives_way_from_its_first_moment(speak: Speak) -> None:
+    process = speak("time.sleep(60)")
+
+    own = psutil.Process().nice()
+    assert psutil.Process(process.pid).nice() == min(19, own + 10)
+    weighed = Path(f"/proc/{process.pid}/autogroup")
+    if weighed.exists():  # Linux, where sessions are weighed
+        assert weighed.read_text().endswith(" nice 10\n")
+
+
 def test_a_command_that_is_not_there_is_an_os_error() -> None:
     with pytest.raises(OSError, match="no-such-python"):
         FitProcess(["no-such-python"], os.environ)

@@ -302,6 +302,24 @@ class TestHang:
         assert state.read(ONE)["a"] in (1, 2)
         state.close()
 
+    def test_a_change_in_a_hurry_waits_no_longer_than_it_says(
+        self, server: RedisServer
+    ) -> None:
+        state = RedisState(server.url, "a", wait_s=5)
+        state.change(increment, 0.2)
+        server.pause()
+        start = time.monotonic()
+
+        with pytest.raises(StateError, match="could not be read"):
+            state.change(increment, 0.2)
+
+        assert time.monotonic() - start < 1
+        server.resume()
+        wait_for(lambda: state.get("a") == "1")
+        state.change(increment, 0.2)
+        assert state.get("a") == "2"
+        state.close()
+
     def test_many_threads_wait_no_longer_than_one(self, server: RedisServer) -> None:
         state = RedisState(server.url, "test", wait_s=0.3)
         server.pause()

@@ -11,11 +11,9 @@ from contextlib import contextmanager
 from itertools import count
 from typing import TypeVar
 
-from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, ReadOnlyError, RedisError
-from redis.retry import Retry
 
+from lsml_bento.adapters.redis_state.client import open_client
 from lsml_bento.errors import StateError
 from lsml_bento.memory_state import BufferedChange
 from lsml_bento.state import Change, Pair, State
@@ -78,10 +76,13 @@ class RedisState(State):
         self.writes = 0
         self._lock = threading.Lock()
         self._wait_s = wait_s
+        self._url = url
+        self._owner = owner
+        self._in_haste: dict[float, RedisState] = {}
         # In braces, so that a cluster keeps both on one node.
         self._values = f"lsml:{{{owner}}}:values"
         self._order = f"lsml:{{{owner}}}:order"
-        self._client = _client_of(url, wait_s)
+        self._client = open_client(url, wait_s)
         options = self._client.get_connection_kwargs()
         self._password = options.get("password") or ""
         self._where = options.get("path") or "{}:{}/{}".format(
@@ -123,12 +124,19 @@ class RedisState(State):
 
         Args:
             work: as ``State.change`` says.
-            wait_s: for how long to run ``work`` again while others come between.
+            wait_s: for how long to run ``work`` again while others come between, and
+                to wait for an answer at most.
 
         Raises:
             StateError: as ``State.change`` says. If Redis went silent while it wrote,
                 the change may have been done nevertheless.
         """
+        if wait_s < self._wait_s:
+            try:
+                return self._hurried(wait_s).change(work, wait_s)
+            finally:
+                with self._lock:
+                    self.writes += 1
         deadline = time.monotonic() + wait_s
         for attempt in count():
             change = self._begin(deadline)
@@ -153,7 +161,17 @@ class RedisState(State):
 
     def close(self) -> None:
         """Close the connections of all threads."""
-        self._client.connection_pool.disconnect()
+        for state in (self, *self._in_haste.values()):
+            state._client.connection_pool.disconnect()
+
+    def _hurried(self, wait_s: float) -> RedisState:
+        """The same state, over connections that wait no longer for an answer."""
+        with self._lock:
+            if wait_s not in self._in_haste:
+                self._in_haste[wait_s] = RedisState(
+                    self._url, self._owner, wait_s=wait_s
+                )
+            return self._in_haste[wait_s]
 
     def _begin(self, deadline: float) -> BufferedChange:
         """A change whose reads end some time, even where each of them is slow."""
@@ -259,29 +277,3 @@ def _split(entries: dict[str, str | None]) -> tuple[list[str], list[str]]:
         else:
             there += (key, value)
     return there, gone
-
-
-def _client_of(url: str, wait_s: float) -> Redis:
-    """A client that never sends a command twice: one that was cut may have been done.
-
-    Raises:
-        StateError: if the URL is none.
-    """
-    try:
-        client = Redis.from_url(
-            url,
-            decode_responses=True,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=wait_s,
-            socket_timeout=wait_s,
-        )
-        pool = client.connection_pool
-        pool.connection_class(**pool.connection_kwargs)
-    except (TypeError, ValueError):
-        # Without its cause, which repeats parts of the URL.
-        raise StateError(
-            "REDIS_URL is not the URL of a Redis: check REDIS_URL; it is written "
-            "redis://:password@host:6379/0, rediss:// with TLS, or unix:///path"
-        ) from None
-    return client
