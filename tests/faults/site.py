@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -213,9 +214,10 @@ class Site:
         room = self._store.parent / f".{self._store.name}-writing"
         return [path for path in room.glob("*-*") if path.is_dir()]
 
-    def old_scraps(self) -> list[Path]:
-        """Those that a worker should have removed."""
-        return [path for path in self.scraps() if age_s(path) > SWEPT_AFTER_S]
+    def old_scraps(self, looked_at: float) -> list[Path]:
+        """Those that a worker which looked then should have removed."""
+        since_s = time.time() - looked_at
+        return [path for path in self.scraps() if age_s(path) - since_s > SWEPT_AFTER_S]
 
     def halves(self) -> list[Path]:
         """Versions in the model store that are not whole, each told of once."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from random import Random
 
 from tests.e2e.processes import eventually
@@ -55,7 +56,8 @@ def test_all_that_was_promised_is_kept(
     site.await_no_stray()
     assert site.halves() == []
     if target.takes_worker:  # the next one has looked into the store
-        eventually(lambda: site.old_scraps() == [], lambda: str(site.old_scraps()), 5)
+        old = partial(site.old_scraps, blow.at)
+        eventually(lambda: old() == [], lambda: str(old()), 5)
     assert recovery_s <= RECOVERY_S or recovery_s <= RECOVERY_S * crowding()
 
 
