@@ -95,6 +95,7 @@ def _merge(
 def _note(change: Change, job: Job, action: str, annotations: list[Any]) -> int:
     """Keep what ``self.events`` lists; how many annotations are new to the job."""
     new = 0
+    change.fetch(key_of("job-seen", job.id, str(one)) for one in annotations)
     for place, annotation in enumerate(annotations or [None]):
         entry = key_of("job-event", job.id, f"{job.events + place:08d}")
         change.put(entry, json.dumps([action, annotation]))

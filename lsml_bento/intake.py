@@ -19,7 +19,7 @@ from lsml_bento.errors import LsmlError, StateError
 from lsml_bento.events import Event, parse_event
 from lsml_bento.gathering import fetch_gathering
 from lsml_bento.jobs import Job
-from lsml_bento.journal import keys_of, observe, record
+from lsml_bento.journal import fetch_record, observe, record
 from lsml_bento.ledger import Ledger
 from lsml_bento.spool import Spool
 from lsml_bento.state import Change, State, known_projects, resolve
@@ -30,6 +30,10 @@ log = logging.getLogger(__name__)
 
 _WAIT_S = 0.2
 """How long events wait for the database."""
+
+_PATIENT_S, _OFTEN = 0.7, 10
+"""How long events wait that were refused so often, one at a time: a far Redis needs it.
+What comes meanwhile waits too, and Label Studio hangs up after 1 s."""
 
 _REPLAY_EVERY_S = 0.3
 _MOST = 256
@@ -89,6 +93,7 @@ class Intake:
         self._waiting: SimpleQueue[_Waiting | _Observed | None] = SimpleQueue()
         self._observed = 0
         self._replay_at = 0.0
+        self._refused_alone = 0
         self._is_adopted = self._spool is None
         self._thread = threading.Thread(target=self._serve, name="events", daemon=True)
         self._thread.start()
@@ -204,9 +209,15 @@ class Intake:
                 events.append(parse_event(body))
             except LsmlError as error:
                 log.warning("an event that waited in a file is left out: %s", error)
-        self._apply(events)
+        is_slow = len(bodies) == 1 and self._refused_alone >= _OFTEN
+        try:
+            self._apply(events, _PATIENT_S if is_slow else _WAIT_S)
+        except StateError:
+            self._refused_alone += len(bodies) == 1
+            raise
+        self._refused_alone = 0
 
-    def _apply(self, events: list[Event]) -> list[Receipt]:
+    def _apply(self, events: list[Event], wait_s: float = _WAIT_S) -> list[Receipt]:
         """Store events together; one that can not be costs itself only.
 
         Raises:
@@ -215,13 +226,13 @@ class Intake:
         rules = self._rules()
         try:
             taken = self._state.change(
-                lambda change: self._take_all(change, events, rules), _WAIT_S
+                lambda change: self._take_all(change, events, rules), wait_s
             )
         except StateError:
             raise
         except Exception as error:
             if len(events) > 1:
-                return [receipt for e in events for receipt in self._apply([e])]
+                return [r for e in events for r in self._apply([e], wait_s)]
             log.exception(
                 "event %r of project=%s could not be taken",
                 events[0].action,
@@ -242,7 +253,7 @@ class Intake:
         self, change: Change, events: list[Event], rules: TrainingRules
     ) -> list[_Taken]:
         ready = [e for e in events if e.project.created_at is not None]
-        change.fetch(key for event in ready for key in keys_of(event))
+        fetch_record(change, ready)
         if not rules.each_event:
             fetch_gathering(change, ready)
         return [self._take(change, event, rules) for event in events]

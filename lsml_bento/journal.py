@@ -121,8 +121,18 @@ def record(change: Change, event: Event) -> list[Any]:
     return changed
 
 
-def keys_of(event: Event) -> Iterator[str]:
-    """What ``record`` reads for an event of a project with its ``created_at``."""
+def fetch_record(change: Change, events: Iterable[Event]) -> None:
+    """Read ahead what ``record`` reads for events of projects with ``created_at``."""
+    events = list(events)
+    change.fetch(key for event in events for key in _keys_of(event))
+    change.fetch_below(
+        below("journal", *identify(event.project), _sortable(task_id))
+        for event in events
+        for task_id in event.deleted_tasks
+    )
+
+
+def _keys_of(event: Event) -> Iterator[str]:
     identity = identify(event.project)
     yield key_of("project", *identity)
     if event.label_config is not None:
@@ -131,19 +141,31 @@ def keys_of(event: Event) -> Iterator[str]:
     for task in event.tasks:
         yield key_of("journal", *identity, _sortable(task["id"]), "")
     for annotation in event.annotations:
-        task_key = _sortable(annotation["task"])
-        yield key_of("annotation", *identity, annotation["id"])
-        yield key_of("journal", *identity, task_key, "")
-        yield key_of("journal", *identity, task_key, _sortable(annotation["id"]))
+        yield from _keys_of_annotation(event.project, annotation)
+    for annotation_id in event.deleted_annotations:
+        yield key_of("annotation", *identity, annotation_id)
+
+
+def _keys_of_annotation(project: Project, annotation: Annotation) -> Iterator[str]:
+    identity = identify(project)
+    task_key = _sortable(annotation["task"])
+    yield key_of("annotation", *identity, annotation["id"])
+    yield key_of("journal", *identity, task_key, "")
+    yield key_of("journal", *identity, task_key, _sortable(annotation["id"]))
 
 
 def observe(change: Change, project: Project, tasks: Iterable[Task]) -> None:
     """Take over the annotations inside the tasks of a ``/predict``."""
-    for task in tasks:
-        annotations = annotations_of(task)
-        if annotations:
-            _put_task(change, project, task)
-        for annotation in annotations:
+    annotated = [(task, found) for task in tasks if (found := annotations_of(task))]
+    change.fetch(
+        key
+        for _, found in annotated
+        for annotation in found
+        for key in _keys_of_annotation(project, annotation)
+    )
+    for task, found in annotated:
+        _put_task(change, project, task)
+        for annotation in found:
             _put_annotation(change, project, annotation, told=False)
 
 

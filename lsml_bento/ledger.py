@@ -287,7 +287,9 @@ class Ledger:
             LeaseLost: if the run does not hold the job any more.
         """
         return self._state.change(
-            lambda change: self._lost(change, self._held(change, lease), reason)
+            lambda change: self._lost(
+                change, self._held(change, lease), _storable(reason)
+            )
         )
 
     def put_back(self, lease: Lease) -> Job:
@@ -376,8 +378,9 @@ class Ledger:
         Raises:
             JobNotFound: if there is none of that id.
         """
+        said = None if error is None else _storable(error)
         self._state.change(
-            lambda change: put_job(change, job_of(change, job_id).with_(error=error))
+            lambda change: put_job(change, job_of(change, job_id).with_(error=said))
         )
 
     # What people ask

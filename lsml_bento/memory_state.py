@@ -20,6 +20,7 @@ class BufferedChange:
         get: reads a key of the state.
         scan: scans the state, as ``State.scan``.
         get_all: reads several keys; where it is None, reading ahead is worth nothing.
+        scan_all: scans several prefixes, None for one that holds too much.
 
     Attributes:
         seen: keys read, with the values they had; None where there was none.
@@ -31,10 +32,14 @@ class BufferedChange:
         get: Callable[[str], str | None],
         scan: Callable[[str, str, int | None], list[Pair]],
         get_all: Callable[[list[str]], list[str | None]] | None = None,
+        scan_all: Callable[[list[str]], list[list[Pair] | None]] | None = None,
     ) -> None:
         self._get = get
         self._scan = scan
         self._get_all = get_all
+        self._scan_all = scan_all
+        self._scanned: dict[str, list[Pair]] = {}
+        self._order: list[str] = []
         self.seen: dict[str, str | None] = {}
         self.writes: dict[str, str | None] = {}
 
@@ -43,6 +48,14 @@ class BufferedChange:
         new = [key for key in dict.fromkeys(keys) if key not in self.seen]
         if new and self._get_all is not None:
             self.seen.update(zip(new, self._get_all(new), strict=True))
+
+    def fetch_below(self, prefixes: Iterable[str]) -> None:
+        """Scan prefixes ahead."""
+        new = [p for p in dict.fromkeys(prefixes) if p not in self._scanned]
+        if new and self._scan_all is not None:
+            for prefix, pairs in zip(new, self._scan_all(new), strict=True):
+                if pairs is not None:
+                    self._scanned[prefix] = pairs
 
     def get(self, key: str) -> str | None:
         """The value of a key as this change left it."""
@@ -56,26 +69,33 @@ class BufferedChange:
         self, prefix: str, after: str = "", limit: int | None = None
     ) -> list[Pair]:
         """The keys as this change left them."""
-        own = {
-            key: value
-            for key, value in self.writes.items()
-            if key.startswith(prefix) and key > after
-        }
-        if not own:
-            return self._scan(prefix, after, limit)
-        more = None if limit is None else limit + len(own)
-        found: dict[str, str | None] = dict(self._scan(prefix, after, more))
-        found.update(own)
+        own: dict[str, str | None] = {}
+        for key in self._order[bisect_left(self._order, max(prefix, after)) :]:
+            if not key.startswith(prefix):
+                break
+            if key > after:
+                own[key] = self.writes[key]
+        if not after and limit is None and prefix in self._scanned:
+            stored = self._scanned[prefix]
+        else:
+            more = None if limit is None else limit + len(own)
+            stored = self._scan(prefix, after, more)
+        found: dict[str, str | None] = {**dict(stored), **own}
         pairs = [(key, value) for key, value in found.items() if value is not None]
         return sorted(pairs)[:limit]
 
     def put(self, key: str, value: str) -> None:
         """Set a key."""
-        self.writes[key] = value
+        self._write(key, value)
 
     def delete(self, key: str) -> None:
         """Remove a key."""
-        self.writes[key] = None
+        self._write(key, None)
+
+    def _write(self, key: str, value: str | None) -> None:
+        if key not in self.writes:
+            insort(self._order, key)
+        self.writes[key] = value
 
 
 class MemoryState(State):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-from lsml_bento.errors import LeaseLost, StateError, WeightsError
+from lsml_bento.errors import JobNotFound, LeaseLost, StateError, WeightsError
 from lsml_bento.jobs import Job, JobStatus
 from lsml_bento.ledger import Lease, Ledger
 from lsml_bento.promotion import Version, promote
@@ -51,6 +51,7 @@ class Publisher:
 
         Raises:
             LeaseLost: if the run does not hold the job any more.
+            JobNotFound: if its project was forgotten meanwhile.
             StateError: if the state did not take it: to be tried again.
         """
         if version is None:
@@ -62,7 +63,7 @@ class Publisher:
                 version.metrics,
                 also=partial(promote, project=lease.job.of, version=version),
             )
-        except LeaseLost:
+        except (LeaseLost, JobNotFound):
             self.drop(version, lease.job)
             raise
         if job.status is JobStatus.CANCELLED:

@@ -46,6 +46,9 @@ class Change(Protocol):
     def fetch(self, keys: Iterable[str]) -> None:
         """Read keys that will be got, in one go where each costs a round trip."""
 
+    def fetch_below(self, prefixes: Iterable[str]) -> None:
+        """Read what lies below prefixes that will be scanned whole, in one go too."""
+
     def get(self, key: str) -> str | None:
         """The value of a key, None where there is none."""
 

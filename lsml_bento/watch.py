@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from lsml_bento.errors import LeaseLost, StateError
+from lsml_bento.errors import JobNotFound, LeaseLost, StateError
 from lsml_bento.fit_process import FitProcess, Message
 from lsml_bento.jobs import Job
 from lsml_bento.ledger import Lease, Ledger
@@ -137,7 +137,7 @@ class Watch:
         self._process.await_log(timeout_s=1)
         try:
             self._renew()
-        except LeaseLost:
+        except (LeaseLost, JobNotFound):
             self._drop(message)
             raise
         if self._is_late:

@@ -80,12 +80,18 @@ class Workroom:
         with self.scrap("old") as old, self.translated("written"):
             with self._locked(self.path()):
                 target.parent.mkdir(parents=True, exist_ok=True)
+                before = old / target.name
                 if target.exists():
                     if not replace:
                         raise WeightsError(f"{target} is there already: name another")
-                    target.rename(old / target.name)
-                if made is not None:
-                    made.rename(target)
+                    target.rename(before)
+                try:
+                    if made is not None:
+                        made.rename(target)
+                except OSError:
+                    if before.exists():
+                        before.rename(target)
+                    raise
                 then()
                 with suppress(OSError):
                     target.parent.rmdir()  # if it was the last one
@@ -97,12 +103,12 @@ class Workroom:
         """Wait until no other thread or process is in a block of that name."""
         with self.translated("written"):
             lock = self.path() / f"{name}.lock"
-        try:
-            with self._locked(lock):
+        with self._locked(lock):
+            try:
                 yield
-        finally:
-            with suppress(OSError):
-                lock.unlink()
+            finally:
+                with suppress(OSError):
+                    lock.unlink()
 
     def sweep(self, older_than_s: float) -> list[str]:
         """Remove the scraps of killed processes; returns their names."""
@@ -137,11 +143,8 @@ class Workroom:
             yield
             return
         with self.translated("written"):
-            flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
-            file = os.open(path, flags)
+            file = _lock(path)
         try:
-            with suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX)
             yield
         finally:
             os.close(file)
@@ -187,6 +190,20 @@ def flush(directory: Path) -> None:
     for path in [*directory.rglob("*"), directory]:
         if path.is_file() or path.is_dir():
             _flush_one(path)
+
+
+def _lock(path: Path) -> int:
+    """A file, made if it is not there, with the lock; closing it lets go."""
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    while True:
+        file = os.open(path, flags)
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        # Whoever had it before may have removed it: a lock of nobody else's by now.
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(file), path.stat()):
+                return file
+        os.close(file)
 
 
 def age_s(path: Path) -> float:

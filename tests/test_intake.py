@@ -22,6 +22,7 @@ from lsml_bento.memory_state import MemoryState
 from lsml_bento.state import State, know
 from lsml_bento.training import TrainingRules
 from lsml_bento.types import Project
+from tests.states import KINDS, open_state, url_of
 
 PROJECT = Project("1", 1795426489)
 BODY = {"id": 1, "created_at": "2026-11-23T09:34:49Z"}
@@ -236,6 +237,38 @@ class TestALockedState:
         [receipt] = desk.take(annotated(1))
         assert receipt.job is not None
         desk.intake.close()
+
+
+MANY = range(1, 3_001)
+LISTS: dict[str, dict[str, Any]] = {
+    "TASKS_DELETED": {"tasks": [{"id": number} for number in MANY]},
+    "ANNOTATIONS_DELETED": {"annotation": [{"id": number} for number in MANY]},
+    "ANNOTATIONS_CREATED": {
+        "annotation": [{"id": number, "task": number, "result": []} for number in MANY],
+        "task": [{"id": number, "data": {"text": "a"}} for number in MANY],
+    },
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("action", LISTS)
+def test_an_event_of_thousands_holds_up_none_behind_it(
+    action: str, kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    state = open_state(kind, tmp_path, url_of(kind, request))
+    desk = Desk(state, tmp_path / "inbox")
+    desk.take(*(annotated(number) for number in MANY[:200]))
+
+    desk.take(parse_event({"action": action, "project": BODY, **LISTS[action]}))
+    desk.take(annotated(10_000))
+
+    deadline = time.monotonic() + 10
+    while 10_000 not in (found := desk.annotations()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    is_gone = action in {"TASKS_DELETED", "ANNOTATIONS_DELETED"}
+    assert sorted(found) == [*([] if is_gone else MANY), 10_000]
+    desk.intake.close()
+    state.close()
 
 
 def test_a_state_in_memory_needs_no_inbox() -> None:

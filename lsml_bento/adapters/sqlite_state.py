@@ -148,6 +148,9 @@ class _Transaction:
     def fetch(self, keys: Iterable[str]) -> None:
         """Nothing: a key costs microseconds."""
 
+    def fetch_below(self, prefixes: Iterable[str]) -> None:
+        """Nothing, as well."""
+
     def get(self, key: str) -> str | None:
         found: Any = self._connection.execute(
             "SELECT value FROM entries WHERE key = ?", (key,)

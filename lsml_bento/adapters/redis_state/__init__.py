@@ -14,46 +14,14 @@ from typing import TypeVar
 from redis.exceptions import BusyLoadingError, ReadOnlyError, RedisError
 
 from lsml_bento.adapters.redis_state.client import open_client
+from lsml_bento.adapters.redis_state.scripts import CHANGE, PAGE, SCAN, SCAN_ALL
 from lsml_bento.errors import StateError
 from lsml_bento.memory_state import BufferedChange
 from lsml_bento.state import Change, Pair, State
 
-_PAGE = 1000
-"""Entries of one call: Lua's ``unpack`` ends at 8,000."""
-
 _PAUSE_S = 0.001
 _DICE = random.SystemRandom()
 _Answer = TypeVar("_Answer")
-
-_SCAN = """
-local keys = redis.call('ZRANGEBYLEX', KEYS[2], ARGV[1], ARGV[2], 'LIMIT', 0, ARGV[3])
-if #keys == 0 then return {keys, keys} end
-return {keys, redis.call('HMGET', KEYS[1], unpack(keys))}
-"""
-
-# Sets before it removes: a Redis that is full refuses the first command or none.
-_CHANGE = """
-local values, order, at = KEYS[1], KEYS[2], 3
-local function following() at = at + 1; return ARGV[at] end
-for _ = 1, tonumber(ARGV[1]) do
-  local found = redis.call('HGET', values, following())
-  if found ~= following() then return 0 end
-end
-for _ = 1, tonumber(ARGV[2]) do
-  if redis.call('HEXISTS', values, following()) == 1 then return 0 end
-end
-for _ = 1, tonumber(ARGV[3]) do
-  local key = following()
-  redis.call('HSET', values, key, following())
-  redis.call('ZADD', order, 0, key)
-end
-while at < #ARGV do
-  local key = following()
-  redis.call('HDEL', values, key)
-  redis.call('ZREM', order, key)
-end
-return 1
-"""
 
 
 class RedisState(State):
@@ -90,8 +58,9 @@ class RedisState(State):
             options.get("port", 6379),
             options.get("db", 0),
         )
-        self._scan_script = self._client.register_script(_SCAN)
-        self._change_script = self._client.register_script(_CHANGE)
+        self._scan_script = self._client.register_script(SCAN)
+        self._scan_all_script = self._client.register_script(SCAN_ALL)
+        self._change_script = self._client.register_script(CHANGE)
 
     def get(self, key: str) -> str | None:
         """The value of a key, in one round trip."""
@@ -105,7 +74,7 @@ class RedisState(State):
         """Keys in order; one round trip for each 1,000, which see each their moment."""
         found: list[Pair] = []
         wanted = sys.maxsize if limit is None else limit
-        while (size := min(_PAGE, wanted - len(found))) > 0:
+        while (size := min(PAGE, wanted - len(found))) > 0:
             page = self._page(prefix, after, size)
             found += page
             if len(page) < size:
@@ -199,22 +168,45 @@ class RedisState(State):
             with self._translated("read"):
                 return self._client.hmget(self._values, keys)  # type: ignore[return-value]
 
-        change = BufferedChange(get, scan, get_all)
+        def scan_all(prefixes: list[str]) -> list[list[Pair] | None]:
+            in_time()
+            found = self._pages(prefixes)
+            for page in found:
+                for key, value in page or ():
+                    change.seen.setdefault(key, value)
+            return found
+
+        change = BufferedChange(get, scan, get_all, scan_all)
         return change
 
     def _page(self, prefix: str, after: str, size: int) -> list[Pair]:
         first = f"({after}" if after >= prefix else f"[{prefix}"
-        behind = b"(" + prefix.encode() + b"\xff"  # which no UTF-8 holds
         with self._translated("read"):
             keys, values = self._scan_script(
-                keys=[self._values, self._order], args=[first, behind, size]
+                keys=[self._values, self._order], args=[first, _behind(prefix), size]
             )
+        return self._paired(keys, values)
+
+    def _pages(self, prefixes: list[str]) -> list[list[Pair] | None]:
+        """What lies below each prefix; None where that is more than a page."""
+        ranges = [end for p in prefixes for end in (f"[{p}", _behind(p))]
+        with self._translated("read"):
+            found = self._scan_all_script(
+                keys=[self._values, self._order], args=[PAGE, *ranges]
+            )
+        pages = zip(found[::2], found[1::2], strict=True)
+        return [
+            None if len(keys) == PAGE else self._paired(keys, values)
+            for keys, values in pages
+        ]
+
+    def _paired(self, keys: list[str], values: list[str | None]) -> list[Pair]:
         if None in values:
             raise StateError(
                 f"Redis at {self._where} lost {self._values} and kept {self._order}: "
                 "set its maxmemory-policy to noeviction, and delete that key"
             )
-        return list(zip(keys, values, strict=True))
+        return list(zip(keys, values, strict=True))  # type: ignore[arg-type]
 
     def _holds(self, change: BufferedChange) -> bool:
         """Whether what a change read was so, all of it at one moment."""
@@ -265,6 +257,11 @@ _ADVICE: dict[type[Exception], str] = {
     BusyLoadingError: "wait until Redis has read its data, or check REDIS_URL",
     ReadOnlyError: "check REDIS_URL: it must name the primary, not a replica",
 }
+
+
+def _behind(prefix: str) -> bytes:
+    """The end of what begins with a prefix: a byte that no UTF-8 holds comes last."""
+    return b"(" + prefix.encode() + b"\xff"
 
 
 def _split(entries: dict[str, str | None]) -> tuple[list[str], list[str]]:
