@@ -67,11 +67,6 @@ def encode(text: str, offsets: Offsets, buckets: int) -> bytes:
     return b"".join([features(text[start:end], buckets) for start, end in offsets])
 
 
-def length(row: bytes) -> int:
-    """T of an encoded text."""
-    return len(row) // _ROW.size
-
-
 def collate(rows: Sequence[bytes]) -> Tensor:
     """int32 (B, T, F) of B encoded texts, padded with 0 to the longest."""
     longest = max(_ROW.size, max(map(len, rows), default=0))

@@ -9,7 +9,7 @@ V buckets.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,9 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from examples.pytorch_ner.data import tokenize
+from examples.pytorch_ner.data import Offsets, tokenize
 from examples.pytorch_ner.decoding import Tagged, decode
-from examples.pytorch_ner.features import collate, encode, length
+from examples.pytorch_ner.features import collate, encode
+from lsml_bento.torch import batches, device, to_device
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,10 @@ class Tagger(nn.Module):
         """Logits (B, T, L).
 
         Args:
-            features: int32 (B, T, F), 0 where a text has ended.
+            features: int32 (B, T, F), 0 where a text has ended; on any device.
         """
         B, T, F = features.shape
+        features = to_device(features, self.head.weight.device)
         mask = (features[:, :, :1] > 0).float()  # (B, T, 1)
         seen = self._seen(features).view(B * T, F) if self.training else None
         x = self.embed(features.view(B * T, F), per_sample_weights=seen)  # (B * T, C)
@@ -116,9 +118,10 @@ class Tagger(nn.Module):
 
     def _seen(self, features: Tensor) -> Tensor:
         """The weight of each feature: 1, but for those that training hides."""
-        seen = torch.ones(features.shape)  # (B, T, F)
+        seen = torch.ones_like(features, dtype=torch.float32)  # (B, T, F)
         seen = functional.dropout(seen, self.config.feature_dropout)  # (B, T, F)
-        hidden = torch.rand(features.shape[:2]) < self.config.word_dropout  # (B, T)
+        drawn = torch.rand(features.shape[:2], device=seen.device)  # (B, T)
+        hidden = drawn < self.config.word_dropout  # (B, T)
         seen[:, :, 1:][hidden] = 0.0  # feature 0 is the shape
         return seen
 
@@ -133,13 +136,16 @@ class Tagger(nn.Module):
         ]
         if self.training:
             self.eval()
-        tagged: list[Tagged] = []
-        for chunk in chunks(rows):
-            features = collate(rows[chunk])  # (B, T, F)
-            with torch.inference_mode():
-                probabilities = self(features).softmax(-1)  # (B, T, L)
-            tagged += decode(probabilities, offsets[chunk], self.labels)
-        return tagged
+        plan = batches([len(spans) for spans in offsets], MAX_CELLS)
+        return plan.in_order(
+            self._tag([rows[i] for i in batch], [offsets[i] for i in batch])
+            for batch in plan
+        )
+
+    @torch.inference_mode()
+    def _tag(self, rows: Sequence[bytes], offsets: Sequence[Offsets]) -> list[Tagged]:
+        probabilities = self(collate(rows)).softmax(-1).cpu()  # (B, T, L)
+        return decode(probabilities, offsets, self.labels)
 
     # Weights
 
@@ -154,7 +160,7 @@ class Tagger(nn.Module):
 
     @classmethod
     def load(cls, path: Path, labels: Sequence[str] | None = None) -> Tagger:
-        """Read a tagger.
+        """Read a tagger, onto the GPU if there is one.
 
         Args:
             path: the safetensors file.
@@ -170,7 +176,7 @@ class Tagger(nn.Module):
         for name in ("head.weight", "head.bias"):
             state[name] = relabel(state[name], known, wanted)
         tagger.load_state_dict(state)
-        return tagger.eval()
+        return tagger.to(device()).eval()
 
 
 def relabel(rows: Tensor, known: Sequence[str], wanted: Sequence[str]) -> Tensor:
@@ -187,15 +193,3 @@ def relabel(rows: Tensor, known: Sequence[str], wanted: Sequence[str]) -> Tensor
 
 MAX_CELLS = 65536
 """How many tokens, padding included, one forward call takes: about 100 MB of memory."""
-
-
-def chunks(rows: Sequence[bytes]) -> Iterator[slice]:
-    """Slices of B rows that pad to ``MAX_CELLS`` tokens at most, or hold one row."""
-    start, longest = 0, 0
-    for end, row in enumerate(rows):
-        longest = max(longest, length(row))
-        if end > start and (end + 1 - start) * longest > MAX_CELLS:
-            yield slice(start, end)
-            start, longest = end, length(row)
-    if rows:
-        yield slice(start, len(rows))

@@ -16,6 +16,7 @@ from examples.pytorch_ner.data import Example, Span, labels_of, spans_to_tags, t
 from examples.pytorch_ner.features import collate, collate_tags, encode
 from examples.pytorch_ner.model import Tagger
 from examples.pytorch_ner.scores import Score, entity_scores
+from lsml_bento.torch import to_device
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ def loss_of(tagger: Tagger, examples: Sequence[Example]) -> Tensor:
     features = collate([encode(e.text, o, tagger.config.buckets) for e, o in pairs])
     tags = collate_tags([spans_to_tags(e.spans, o, tagger.labels) for e, o in pairs])
     logits = tagger(features)  # (B, T, L)
+    tags = to_device(tags, logits.device)  # (B, T)
     return functional.cross_entropy(logits.flatten(0, 1), tags.flatten())
 
 

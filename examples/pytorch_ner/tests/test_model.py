@@ -18,7 +18,7 @@ from examples.pytorch_ner.data import (
 )
 from examples.pytorch_ner.decoding import decode
 from examples.pytorch_ner.features import collate, encode
-from examples.pytorch_ner.model import Config, Tagger, chunks, relabel
+from examples.pytorch_ner.model import Config, Tagger, relabel
 from examples.pytorch_ner.scores import MICRO
 from examples.pytorch_ner.train import Schedule, evaluate, train
 from examples.pytorch_ner.train_base import (
@@ -73,20 +73,20 @@ def test_texts_without_tokens_are_tagged_with_nothing() -> None:
     assert tagger.tag(["", "  "]) == [([], 1.0), ([], 1.0)]
 
 
-def test_very_long_texts_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [bytes(36 * n) for n in (1, 5, 2, 2, 9, 1)]
-    monkeypatch.setattr(model_module, "MAX_CELLS", 6)
-    lengths = [[len(row) // 36 for row in rows[chunk]] for chunk in chunks(rows)]
-    assert lengths == [[1], [5], [2, 2], [9], [1]]
-    assert list(chunks([])) == []
-
-
-def test_chunks_do_not_change_what_is_found(
+def test_long_texts_take_turns_and_nothing_else_is_found(
     base: Tagger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shapes: list[tuple[int, ...]] = []
+    watch = base.register_forward_pre_hook(
+        lambda _, given: shapes.append(given[0].shape)
+    )
     at_once = base.tag(TEXTS[:40])
     monkeypatch.setattr(model_module, "MAX_CELLS", 50)
     in_turns = base.tag(TEXTS[:40])
+    watch.remove()
+    assert shapes[0][0] == 40
+    assert len(shapes) > 10
+    assert all(texts * tokens <= 50 for texts, tokens, _ in shapes[1:])
     assert [[e[:3] for e in t.entities] for t in at_once] == [
         [e[:3] for e in t.entities] for t in in_turns
     ]
