@@ -6,14 +6,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LABEL_STUDIO := .venvs/label-studio/.ready
 
-.PHONY: setup redis-server serve demo test test-alone test-servers test-faults e2e fuzz check format bench bench-learning clean
+.PHONY: setup redis-server serve demo test test-alone test-servers test-faults test-images e2e fuzz check format bench bench-learning clean
 
 setup: $(READY) $(LABEL_STUDIO) redis-server ## install everything, pinned, into .venv and .venvs
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[torch,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[torch,transformers,dev]'
 	touch $@
 
 # Label Studio pins other versions of what we use, so it lives in its own environment.
@@ -57,6 +57,10 @@ test-faults: setup ## kill -9 every process there is, ROUNDS times each
 	LSML_FAULT_ROUNDS=$(ROUNDS) LSML_FAULT_RECORD=.cache/faults.jsonl $(BIN)/pytest tests/faults
 	$(BIN)/python -m tests.faults.results .cache/faults.jsonl > $(RESULTS)
 	cat $(RESULTS)
+
+# As root, with buildah and mmdebstrap; the tests say what is missing.
+test-images: $(READY) ## build the images of a bento and of a new backend, and run them
+	$(BIN)/pytest tests/images -m images --durations=15
 
 fuzz: $(READY) ## 10,000 hostile bodies
 	$(BIN)/pytest -m fuzz --timeout=1800

@@ -10,7 +10,7 @@ import orjson
 from label_studio_sdk.label_interface.region import Region
 from pydantic_core import from_json, to_json
 
-from lsml_bento.errors import PredictionError, WrongCount
+from lsml_bento.errors import LsmlError, PredictionError, WrongCount
 from lsml_bento.response import ModelResponse, PredictionValue
 from lsml_bento.source import describe
 
@@ -85,6 +85,8 @@ def _render_slot(entry: object, model_version: str) -> Slot | Exception:
     try:
         if entry is None:
             return EMPTY_SLOT
+        if isinstance(entry, LsmlError):  # of this task, which the others go on without
+            return entry
         if isinstance(entry, (list, tuple)):
             several = [_prediction(one, model_version) for one in entry if one]
             return _json([one for one in several if one])

@@ -16,12 +16,25 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lsml_bento"
 
 RANKS = (
-    {"basic_auth", "device", "embedded", "errors", "hang_up", "lanes", "response"},
+    {
+        "basic_auth",
+        "device",
+        "embedded",
+        "errors",
+        "hang_up",
+        "lanes",
+        "pipelines",
+        "response",
+    },
     {"secret", "spec", "types", "media", "directory", "waking", "wheel", "workroom"},
-    {"events", "label_config", "settings", "spool", "state", "training", "weights"},
-    {"fit_state", "jobs", "journal", "memory_state", "presence", "scaffold"},
+    {
+        *("events", "label_config", "preannotation", "settings", "spool", "state"),
+        *("training", "weights"),
+    },
+    {"checkpoint", "fit_state", "jobs", "journal", "memory_state", "presence"}
+    | {"scaffold"},
     {"batcher", "fit_process", "gathering", "model", "promotion"},
-    {"ledger", "versions"},
+    {"figures", "ledger", "versions"},
     {"forgetting", "intake", "overview", "publishing", "run", "source"},
     {"learning", "naming", "rendering", "watch"},
     {"calling", "desk"},
@@ -29,9 +42,12 @@ RANKS = (
     {"models"},
     {"serving"},
     {"answers", "predictor", "checking"},
-    {"backend", "doctor"},
+    {"backend", "doctor", "inference", "outcomes"},
+    {"bulk", "output_files", "task_files"},
+    {"bulk_files", "bulk_project", "second_try"},
+    {"torch"},
     {"adapters"},
-    {"assembly", "label_studio", "home"},
+    {"assembly", "health", "home", "label_studio"},
     {"fitting", "worker"},
     {"service"},
     {"testing", "served", "pytest_plugin"},
@@ -59,6 +75,8 @@ LIBRARIES = {
     "testing": {"httpx"},
     "pytest_plugin": {"pytest"},
     "service": {"bentoml", "starlette"},
+    # For what a user writes with torch.
+    "torch": {"torch"},
     "served": {"bentoml"},
     "cli": {"click", "rich"},
     "adapters.edge": {"starlette"},
@@ -67,14 +85,22 @@ LIBRARIES = {
     # A lock that the system lets go of when its process dies.
     "spool": {"filelock"},
     "embedded": {"filelock"},
+    "checkpoint": CORE | {"filelock"},
+    # A JSON list of any size, item by item.
+    "task_files": {"ijson"},
     "worker": {"filelock"},
+    "adapters.backend_http": {"httpx"},
     "adapters.bentoml_models": {"bentoml"},
+    "health": {"prometheus_client"},
     "adapters.huey_queue": {"huey", "redis"},
     "adapters.label_studio_tasks": LABEL_STUDIO | CORE | {"httpx"},
     "adapters.model_repository": {"fsspec"},
     "adapters.process_title": {"setproctitle"},
     "adapters.redis_state": {"redis"},
     "adapters.sqlite_state": set(),
+    "adapters.transformers_pipelines": LABEL_STUDIO
+    | CORE
+    | {"transformers", "torch", "numpy", "PIL", "soundfile"},
     "adapters.label_studio_api": LABEL_STUDIO | CORE | {"httpx", "requests", "urllib3"},
     # What ``label_studio_ml.utils`` and its tests reach for.
     "adapters.label_studio_ml": LABEL_STUDIO | {"httpx", "PIL", "pytest"},
@@ -270,7 +296,7 @@ def test_what_a_model_needs_loads_nothing_heavy_and_does_no_work() -> None:
 
 
 def test_the_core_loads_no_server_and_does_no_work() -> None:
-    core = itertools.takewhile(lambda names: "adapters" not in names, RANKS)
+    core = itertools.takewhile(lambda names: "torch" not in names, RANKS)
     below = [name for names in core for name in sorted(names)]
     below.remove("doctor")  # httpx loads click and rich where it finds them
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from label_studio_sdk.label_interface import LabelInterface
 
-from lsml_bento.errors import PredictionError, WrongCount
+from lsml_bento.errors import MediaError, PredictionError, WrongCount
 from lsml_bento.rendering import for_annotator, render
 from lsml_bento.response import ModelResponse, PredictionValue
 from tests.doubles import CONFIG, choice
@@ -303,3 +303,12 @@ def test_what_is_rendered_is_parsed_as_it_was(results: list[list[Any]]) -> None:
     parsed = [json.loads(slot) for slot in slots if isinstance(slot, bytes)]
     assert [slot["result"] for slot in parsed] == results
     assert {slot["model_version"] for slot in parsed} == {"v1"}
+
+
+def test_an_error_of_ours_stands_for_its_own_task() -> None:
+    error = MediaError("the file of task 2 can not be read: fetch it again")
+
+    slots = render([{"result": [REGION]}, error], 2, "v1")
+
+    assert isinstance(slots[0], bytes)
+    assert slots[1] is error

@@ -13,6 +13,7 @@ from lsml_bento.cli.doctor import doctor
 from lsml_bento.cli.forget import forget
 from lsml_bento.cli.jobs import jobs
 from lsml_bento.cli.options import DEBUG
+from lsml_bento.cli.preannotate import preannotate
 from lsml_bento.cli.start import start
 from lsml_bento.cli.train import train
 from lsml_bento.cli.versions import versions
@@ -65,6 +66,6 @@ def main() -> None:
 
 for _command in (
     *(create, start, worker, check, doctor),
-    *(train, jobs, versions, forget),
+    *(train, jobs, versions, forget, preannotate),
 ):
     main.add_command(_command)

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from lsml_bento.pipelines import PIPELINES
+
 DEBUG = "lsml_bento.debug"
 """The key in a context's ``meta`` that says whether errors are shown in full."""
 
@@ -36,18 +38,37 @@ def directory_argument(command: _Command) -> _Command:
     argument = click.argument(
         "directory", metavar="DIR", type=click.Path(path_type=Path)
     )
-    option = click.option(
+    return argument(root_dir_option(command))
+
+
+def root_dir_option(command: _Command) -> _Command:
+    """``--root-dir``, for what takes ``DIR`` in its own way."""
+    return click.option(
         "--root-dir",
         type=click.Path(path_type=Path),
         default=None,
         help="The directory that DIR is in; the current one by default.",
-    )
-    return argument(option(command))
+    )(command)
 
 
 def resolve(directory: Path, root_dir: Path | None) -> Path:
     """The backend's directory as an absolute path."""
     return (root_dir or Path()).expanduser().joinpath(directory.expanduser()).resolve()
+
+
+def pipeline_options(command: _Command) -> _Command:
+    """``--pipeline`` and ``--model``: a backend without code, in place of ``DIR``."""
+    pipeline = click.option(
+        "--pipeline",
+        type=click.Choice(PIPELINES),
+        help="Serve a pipeline of transformers in place of DIR (LSML_PIPELINE).",
+    )
+    model = click.option(
+        "--model",
+        help="The pipeline's model: a directory, or a name on the hub, NAME@REVISION "
+        "for a fixed one (LSML_PIPELINE_MODEL).",
+    )
+    return pipeline(model(command))
 
 
 def backend_option(command: _Command) -> _Command:

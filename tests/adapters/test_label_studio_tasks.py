@@ -115,7 +115,8 @@ class Studio:
                     self.end_headers()
                     self.wfile.write(body)
 
-            do_GET = do_POST = _answer  # noqa: N815 - the names http.server calls
+            # The names that http.server calls.
+            do_GET = do_POST = do_DELETE = _answer  # noqa: N815
 
             def log_message(self, format: str, *args: object) -> None:
                 """Say nothing."""

@@ -1,19 +1,18 @@
-"""A project's annotated tasks, read from Label Studio's API with label-studio-sdk.
-
-Source: Label Studio 1.23.2 ``data_manager/api.py`` and ``managers.py``. Only annotated
-tasks are asked for, and each page asks for ids above the last one read: pages by number
-would shift, and give tasks twice, while people add and delete them.
-"""
+"""A project's annotated tasks, read from Label Studio's API with label-studio-sdk."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from pydantic import SecretStr
 
-from lsml_bento.adapters.label_studio_tasks.session import ODD, Session
+from lsml_bento.adapters.label_studio_tasks.reading import (
+    above,
+    read_pages,
+    read_project,
+)
+from lsml_bento.adapters.label_studio_tasks.session import Session
 from lsml_bento.errors import TrainingError
 from lsml_bento.types import Project, Task, parse_project
 
@@ -67,33 +66,12 @@ class LabelStudioTasks:
             TrainingError: if Label Studio refuses, or does not answer in time.
         """
         asked = f"the annotated tasks of project {_checked(project_id)}"
-        query = {
-            "project": project_id,
-            "fields": "all",
-            "resolve_uri": "false",  # else s3:// comes as an address for browsers
-            "page_size": self._page_size,
-        }
-        last = -1
-        while True:
-            query["query"] = _annotated_above(last)
-            page = self._session.get(asked, "api/tasks/", query)
-            tasks = _tasks_in(page)
-            if tasks is None:
-                raise self._session.error(asked, "answered with no tasks", ODD)
+        query = {"project": project_id, "fields": "all", "page_size": self._page_size}
+        annotated = above("total_annotations", 0)
+        for tasks in read_pages(self._session, asked, query, [annotated], _plain):
             for task in tasks:
-                if task["id"] <= last:
-                    raise self._session.error(
-                        asked,
-                        f"sent task {task['id']} after task {last}, though asked for "
-                        "them in order of their ids",
-                        "update Label Studio to 1.23, or unset LABEL_STUDIO_API_KEY to "
-                        "learn from webhooks alone",
-                    )
-                last = task["id"]
                 if task["annotations"]:
                     yield task
-            if not tasks or page.get("total") == len(tasks):
-                return
 
     def total_annotations(self, project_id: str) -> int | None:
         """How many annotations the project has, skipped ones left out.
@@ -121,13 +99,7 @@ class LabelStudioTasks:
         self._session.close()
 
     def _project(self, project_id: str) -> dict[str, Any]:
-        asked = f"project {_checked(project_id)}"
-        # All counts of a large project take long.
-        query = {"include": "id,created_at,label_config,total_annotations_number"}
-        found = self._session.get(asked, f"api/projects/{project_id}/", query)
-        if not isinstance(found, dict) or found.get("id") != int(project_id):
-            raise self._session.error(asked, "answered with no project", ODD)
-        return found
+        return read_project(self._session, _checked(project_id))
 
 
 def _checked(project_id: str) -> str:
@@ -137,30 +109,6 @@ def _checked(project_id: str) -> str:
             "have numbers; start the training from Label Studio"
         )
     return project_id
-
-
-def _annotated_above(task_id: int) -> str:
-    """The Data Manager's filter and order."""
-    above = {"total_annotations": 0, "id": task_id}
-    filters = [
-        {
-            "filter": f"filter:tasks:{column}",
-            "operator": "greater",
-            "type": "Number",
-            "value": value,
-        }
-        for column, value in above.items()
-    ]
-    both = {"conjunction": "and", "items": filters}
-    return json.dumps({"filters": both, "ordering": ["tasks:id"]})
-
-
-def _tasks_in(page: Any) -> list[Task] | None:
-    """The tasks of an answer; None if it is no such answer."""
-    try:
-        return [_plain(task) for task in page["tasks"]]
-    except (LookupError, TypeError, ValueError, AttributeError):
-        return None
 
 
 def _plain(task: dict[str, Any]) -> Task:

@@ -1,0 +1,222 @@
+"""The tasks and predictions of one project, for pre-annotation in bulk.
+
+Source: Label Studio 1.23.2 ``data_import/api.py`` (``ImportPredictionsAPI``)
+and ``data_manager/actions/basic.py``:
+
+* The import checks all predictions, then stores them in one transaction. Those that do
+  not fit the label config it leaves out, and still answers 201 with the number of those
+  that it stored; newer ones refuse them all, with 400.
+* Its action that deletes predictions in bulk deletes those of all versions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import SecretStr
+
+from lsml_bento.adapters.label_studio_tasks.reading import read_pages, read_project
+from lsml_bento.adapters.label_studio_tasks.selecting import SelectedPages, of_versions
+from lsml_bento.adapters.label_studio_tasks.session import Session
+from lsml_bento.adapters.label_studio_tasks.trouble import Trouble
+from lsml_bento.errors import LsmlError
+from lsml_bento.label_config import parse_label_config
+from lsml_bento.preannotation import (
+    FateUnknown,
+    PreannotationError,
+    Predicted,
+    Refused,
+    Selection,
+    Unreachable,
+)
+from lsml_bento.types import Project, Task, parse_project
+
+_IDS = 200
+"""Tasks named in one address: 2 kB of it."""
+
+_FIRST_S = 60.0
+"""How long one that never answered is waited for: the address may be wrong."""
+
+_SETTLE_S = (0.5, 60.0)
+"""The pause after a POST of unknown fate, at least and at most."""
+
+
+class LabelStudioPredictions:
+    """Reads a project's tasks and writes their predictions.
+
+    A Label Studio that is away is waited for. The key goes to ``url``'s origin only, as
+    no redirect is followed. May be called from several threads.
+
+    Args:
+        url: where Label Studio answers, with its sub-path if it has one.
+        api_key: a personal access token or a legacy token.
+        project_id: the project's number.
+        page_size: tasks in one answer at most; halved where one takes over 30 s.
+        patience_s: how long one request is tried again after 429, 5xx, timeouts and
+            lost connections.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        api_key: SecretStr | str,
+        project_id: int | str,
+        *,
+        page_size: int = 500,
+        patience_s: float = 3600.0,
+    ) -> None:
+        key = SecretStr(api_key) if isinstance(api_key, str) else api_key
+        self._session = Session(
+            url, key, patience_s, refused=PreannotationError, away=Unreachable
+        )
+        self._id = str(int(project_id))
+        self._selected = SelectedPages(
+            self._session, self._id, page_size, self.predicted
+        )
+        self._patience_s = patience_s
+        self._slowest_s = _SETTLE_S[0]
+        self._label_config = ""
+
+    def project(self) -> tuple[Project, str]:
+        """The project with its ``created_at``, and its label config.
+
+        Waits a minute at most.
+        """
+        patience_s = min(self._patience_s, _FIRST_S)
+        found = read_project(self._session, self._id, patience_s=patience_s)
+        config = found.get("label_config")
+        self._label_config = config if isinstance(config, str) else ""
+        return parse_project(found), self._label_config
+
+    def count(self, selection: Selection) -> int | None:
+        """How many tasks are selected; None where more than one question would tell.
+
+        Raises:
+            PreannotationError: also if Label Studio does not understand the filters.
+        """
+        return self._selected.count(selection)
+
+    def pages(self, selection: Selection, above: int = -1) -> Iterator[list[Task]]:
+        """The selected tasks by ascending id, as they were imported; no page is empty.
+
+        Each has what Label Studio tells a backend of a task, without annotations,
+        drafts and predictions. A page for each alternative of the filters is in memory.
+        What changes meanwhile is seen or not, and nothing comes twice.
+
+        Raises:
+            PreannotationError: also if Label Studio does not understand the filters.
+        """
+        return self._selected.pages(selection, above)
+
+    def predicted(self, version: str, task_ids: Sequence[int]) -> set[int]:
+        """Which of these tasks have a prediction of exactly this model version."""
+        return {task_id for task_id, _ in self._predictions(version, task_ids)}
+
+    def write(self, predictions: Sequence[Predicted]) -> None:
+        """Store predictions, all in one POST; 500 at most are one transaction.
+
+        Waits for a Label Studio that does not take the connection, or answers 429.
+
+        Raises:
+            FateUnknown: if they may have been stored, or some were.
+            Refused: if Label Studio refuses what is in one of them; none was stored.
+            PreannotationError: if it refuses the key or the project; none was stored.
+            Unreachable: if it did not take the connection in time; none was stored.
+        """
+        asked = f"{len(predictions)} predictions for project {self._id}"
+        body = [{**one.prediction, "task": one.task_id} for one in predictions]
+        path = f"api/projects/{self._id}/import/predictions"
+        started = time.monotonic()
+        answer = self._session.ask(asked, path, {}, method="POST", body=body)
+        if isinstance(answer, Trouble):
+            raise self._not_written(asked, answer, predictions)
+        self._slowest_s = max(self._slowest_s, time.monotonic() - started)
+        stored = answer.get("created") if isinstance(answer, dict) else None
+        if stored == 0 and predictions:
+            raise self._refusal(predictions, "stored none")
+        if stored != len(predictions):
+            raise self._fate_unknown(asked, f"says that it stored {stored}")
+
+    def delete(self, version: str, task_ids: Sequence[int]) -> None:
+        """Delete the predictions that a model version made of these tasks.
+
+        One by one: Label Studio's own action in bulk takes those of all versions.
+        """
+        for task_id, prediction_id in list(self._predictions(version, task_ids)):
+            asked = f"prediction {prediction_id} of task {task_id}"
+            path = f"api/predictions/{prediction_id}/"
+            answer = self._session.ask(asked, path, {}, method="DELETE")
+            if isinstance(answer, Trouble) and answer.status != 404:
+                raise self._session.failure(asked, answer, "deleted")
+
+    def close(self) -> None:
+        """Close the connections; the next call opens new ones."""
+        self._session.close()
+
+    def _predictions(
+        self, version: str, task_ids: Sequence[int]
+    ) -> Iterator[tuple[int, int]]:
+        """Task and prediction of every prediction of exactly this version."""
+        asked = f"predictions of {len(task_ids)} tasks of project {self._id}"
+        query = {"project": self._id, "review": "true", "page_size": _IDS}
+        query |= {"fields": "all", "include": "id,predictions"}
+        holds = [of_versions("contains", version)]
+        for start in range(0, len(task_ids), _IDS):
+            some = task_ids[start : start + _IDS]
+            for page in read_pages(
+                self._session, asked, query, holds, _predictions_of, included=some
+            ):
+                for task in page:
+                    for prediction_id, found in task["predictions"]:
+                        if found == version:
+                            yield task["id"], prediction_id
+
+    def _not_written(
+        self, asked: str, trouble: Trouble, predictions: Sequence[Predicted]
+    ) -> LsmlError:
+        if not trouble.undone:
+            # It may still be at it, and what is read back too early is missed.
+            time.sleep(min(self._slowest_s, _SETTLE_S[1]))
+            return self._fate_unknown(asked, trouble.found)
+        if trouble.status in {400, 413, 422}:
+            return self._refusal(predictions, trouble.found)
+        return self._session.failure(asked, trouble, "written")
+
+    def _fate_unknown(self, asked: str, found: str) -> LsmlError:
+        remedy = "read back which are there"
+        return self._session.error(
+            asked, found, remedy, verb="known as written", kind=FateUnknown
+        )
+
+    def _refusal(self, predictions: Sequence[Predicted], found: str) -> LsmlError:
+        """Why Label Studio refuses predictions; in its own words for a single one."""
+        if len(predictions) > 1:
+            asked = f"{len(predictions)} predictions for project {self._id}"
+            remedy = "write them one by one to learn which it refuses"
+        else:
+            [one] = predictions
+            asked = f"the prediction for task {one.task_id}"
+            remedy = self._misfit(one.prediction) or (
+                "it may be too large, or its task deleted meanwhile: see its log"
+            )
+        return self._session.error(asked, found, remedy, verb="written", kind=Refused)
+
+    def _misfit(self, prediction: dict[str, Any]) -> str:
+        """How a prediction does not fit the label config; empty if it does."""
+        if not self._label_config:
+            self.project()
+        interface = parse_label_config(self._label_config)
+        try:
+            errors = interface.validate_prediction(prediction, return_errors=True)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            errors = [f"{type(error).__name__}: {error}"]
+        said = "; ".join(str(one) for one in errors)[:500]
+        return f"it does not fit the label config: {said}" if said else ""
+
+
+def _predictions_of(task: dict[str, Any]) -> Task:
+    """A task's id, and the id and model version of each of its predictions."""
+    found = [(int(one["id"]), one["model_version"]) for one in task["predictions"]]
+    return {"id": int(task["id"]), "predictions": found}

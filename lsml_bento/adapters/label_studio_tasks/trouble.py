@@ -1,0 +1,140 @@
+"""What a request to Label Studio can meet, and whether it was carried out."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import NamedTuple
+
+import httpx
+
+ODD = "check that LABEL_STUDIO_URL is a Label Studio, its sub-path included"
+USER = re.compile(r"//[^/]*@")
+_EXCHANGE = "/api/token/refresh/"
+_DONE = {"GET": {200}, "POST": {200, 201}, "DELETE": {200, 204}}
+RENEW = (
+    "it refuses the personal access token in LABEL_STUDIO_API_KEY, which was revoked "
+    "or has expired: make a new one under Account & Settings"
+)
+_REMEDIES = {
+    401: "it refuses LABEL_STUDIO_API_KEY; legacy tokens are off in new organizations: "
+    "make a personal access token under Account & Settings",
+    403: "make the user of LABEL_STUDIO_API_KEY a member of the project",
+    404: "check that LABEL_STUDIO_URL, its sub-path included, is the Label Studio of "
+    "this project, and that the user of LABEL_STUDIO_API_KEY sees it",
+    429: "ask for a higher rate limit",
+}
+
+
+class Trouble(NamedTuple):
+    """Why one request got nothing.
+
+    Attributes:
+        found: what Label Studio did.
+        remedy: what to do about it.
+        status: what it answered; None if it was not asked, or did not answer.
+        passes: whether asking again may help.
+        undone: whether it is certain that nothing was changed.
+        wait_s: how long Label Studio asks to wait.
+        slow: whether asking for less may help.
+        access: whether a new access token may help.
+    """
+
+    found: str
+    remedy: str
+    status: int | None = None
+    passes: bool = False
+    undone: bool = True
+    wait_s: float | None = None
+    slow: bool = False
+    access: bool = False
+
+
+class Refusal(Exception):
+    """Raised when a status is known, before the SDK reads and parses the body."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        self.trouble = trouble
+        super().__init__(trouble.found)
+
+
+def check(response: httpx.Response) -> None:
+    """Refuse every answer but those that say that it was done."""
+    status, request = response.status_code, response.request
+    exchange = _exchanges(request)
+    if status in ({200} if exchange else _DONE[request.method]):
+        return
+    found = f"answered {status}"
+    if 300 <= status < 400:
+        to = USER.sub("//", response.headers.get("Location", "").partition("?")[0])
+        remedy = "set LABEL_STUDIO_URL to where it answers by itself"
+        raise Refusal(Trouble(f"{found}, a redirect to {to[:200]!r}", remedy, status))
+    if exchange:
+        found += " to the exchange of a personal access token"
+        if status in {400, 401, 403}:
+            raise Refusal(Trouble(found, RENEW, status))
+    wait_s = _seconds_of(response.headers.get("Retry-After", ""))
+    if wait_s is not None:
+        found += f", asking to wait {wait_s:.0f} s"
+    raise Refusal(
+        Trouble(
+            found,
+            _REMEDIES.get(status, "see its log"),
+            status,
+            passes=status in {408, 429} or status >= 500,
+            undone=exchange or (400 <= status < 500 and status != 408),
+            wait_s=wait_s,
+            slow=status in {408, 504},
+            access=status == 401 and not exchange,
+        )
+    )
+
+
+def _exchanges(request: httpx.Request) -> bool:
+    """Whether it only asks for an access token."""
+    return request.url.path.endswith(_EXCHANGE)
+
+
+_UNSENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+)
+
+
+def transport_trouble(error: httpx.HTTPError) -> Trouble:
+    """What it means that there was no answer."""
+    if isinstance(error, httpx.UnsupportedProtocol):
+        remedy = "set LABEL_STUDIO_URL to an address with http:// or https://"
+        return Trouble("was not asked", remedy)
+    if isinstance(error, httpx.LocalProtocolError):
+        remedy = "copy LABEL_STUDIO_API_KEY anew: it holds characters that no key has"
+        return Trouble("was not asked", remedy)
+    undone = isinstance(error, _UNSENT) or _exchanges(error.request)
+    if isinstance(error, httpx.TimeoutException):
+        which = "connect" if isinstance(error, httpx.ConnectTimeout) else "read"
+        found = f"did not answer in {error.request.extensions['timeout'][which]:g} s"
+        return Trouble(found, "see its log", passes=True, undone=undone, slow=True)
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        remedy = "set SSL_CERT_FILE to the certificates that it is signed with"
+        return Trouble("has a certificate that is not trusted", remedy)
+    # Only what a connection says of itself: a proxy's error may hold its password.
+    why = str(error) if type(error) is httpx.ConnectError else type(error).__name__
+    found = f"can not be reached ({why})"
+    return Trouble(found, "check LABEL_STUDIO_URL", passes=True, undone=undone)
+
+
+def _seconds_of(retry_after: str) -> float | None:
+    """The header's seconds, or those until its date."""
+    text = retry_after.strip()
+    if text.isascii() and text.isdecimal():
+        return float(text)
+    try:
+        at = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=timezone.utc)
+    return max(0.0, (at - datetime.now(timezone.utc)).total_seconds())

@@ -1,0 +1,171 @@
+"""Another try for tasks that failed in a run over all tasks of a file.
+
+The new output is made beside the old one and takes its place whole, so that each task
+keeps its line, and a run killed at any moment has lost nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from lsml_bento.checkpoint import FileCheckpoint, save_checkpoint
+from lsml_bento.outcomes import Outcome, Page
+from lsml_bento.output_files import (
+    OutputError,
+    Paths,
+    append,
+    cut,
+    failure_of,
+    line_of,
+    on_disk,
+    row_of,
+    swap,
+    writing,
+)
+from lsml_bento.preannotation import Answer
+from lsml_bento.types import Task
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class FailedPage(Page):
+    """Tasks of an output that failed: their rows in the list of failures."""
+
+    rows: Sequence[dict[str, Any]] = ()
+
+
+class SecondTry:
+    """Makes the successor of an output, within a ``with`` block.
+
+    Args:
+        output: all of whose tasks were read.
+        checkpoint: of it; in the end, of the successor.
+
+    Raises:
+        OutputError: if the successor can not be made.
+    """
+
+    def __init__(self, output: Path, checkpoint: FileCheckpoint) -> None:
+        self._paths = Paths.of(output)
+        self.checkpoint = checkpoint
+        self._read = 0
+        self._failures = 0
+        with writing(output):
+            self._old = output.open("rb")
+            self._new, self._failed = (cut(p, 0) for p in self._paths.successors)
+
+    def pages(self, size: int) -> Iterator[FailedPage]:
+        """The tasks that failed, as the output has them."""
+        at = 0
+        with self._paths.output.open("rb") as output:
+            rows = self._rows(0)
+            while page := list(islice(rows, size)):
+                at += len(page)
+                tasks = [_task(row, output) for row in page if row["at"] is not None]
+                yield FailedPage(tasks, at, rows=page)
+
+    def write(self, page: FailedPage, answers: Sequence[Answer]) -> Outcome:
+        """Copy the output up to each task, and put its answer there.
+
+        Raises:
+            OutputError: if the successor can not be written; the output stays.
+        """
+        outcome = Outcome()
+        left = iter(answers)
+        with writing(self._paths.output):
+            for row in page.rows:
+                self._read += 1
+                answer = None if row["at"] is None else next(left)
+                if answer is None:
+                    self._keep(row)
+                else:
+                    self._put(row, answer, outcome)
+        return outcome
+
+    def __enter__(self) -> SecondTry:
+        """The second try."""
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Copy what is left, and put the successor in the output's place.
+
+        After an error the output stays as it is.
+
+        Raises:
+            OutputError: if the successor can not be written; the output stays.
+        """
+        try:
+            with self._old, self._new, self._failed, writing(self._paths.output):
+                if error is None:
+                    self._finish()
+        finally:
+            for path in self._paths.successors:
+                path.unlink(missing_ok=True)
+
+    def _finish(self) -> None:
+        for row in self._rows(self._read):
+            self._keep(row)
+        self._copy(self.checkpoint.output)
+        on_disk(self._new, self._failed)
+        update = {
+            "output": self._new.tell(),
+            "failed": self._failed.tell(),
+            "failures": self._failures,
+            "swapping": True,
+        }
+        now = self.checkpoint.model_copy(update=update)
+        save_checkpoint(self._paths.checkpoint, now)
+        self.checkpoint = swap(self._paths, now)
+
+    def _rows(self, start: int) -> Iterator[dict[str, Any]]:
+        with self._paths.failed.open("rb") as file:
+            for line in islice(file, start, None):
+                yield json.loads(line)
+
+    def _put(
+        self, row: dict[str, Any], answer: bytes | Exception, outcome: Outcome
+    ) -> None:
+        self._copy(row["at"])
+        task = json.loads(self._old.readline())
+        at = self._new.tell()
+        line, found = line_of(task, answer, self.checkpoint.model_version)
+        append(self._new, [line])
+        if isinstance(answer, Exception):
+            self._failures += 1
+            failure = outcome.failed(row["where"], task, answer)
+            append(self._failed, [row_of(failure, at)])
+        else:
+            outcome.answered(found=found)
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        at = None
+        if row["at"] is not None:
+            self._copy(row["at"])
+            at = self._new.tell()
+        self._failures += 1
+        append(self._failed, [row_of(failure_of(row), at)])
+
+    def _copy(self, end: int) -> None:
+        """Copy the old output up to a place in it."""
+        while (left := end - self._old.tell()) > 0:
+            chunk = self._old.read(min(left, _CHUNK))
+            if not chunk:
+                raise OutputError(
+                    f"{self._paths.output} is shorter than its checkpoint says, so "
+                    "that something else changed it: --overwrite it"
+                )
+            append(self._new, [chunk])
+
+
+def _task(row: dict[str, Any], output: Any) -> Task:
+    output.seek(row["at"])
+    task: Task = json.loads(output.readline())
+    if task.get("id") is None:
+        task["id"] = int(row["where"].rpartition(" ")[2])
+    return task

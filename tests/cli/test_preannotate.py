@@ -1,0 +1,264 @@
+"""``lsml-bento preannotate`` as a person runs it, with tasks out of files."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from lsml_bento.cli import main
+from lsml_bento.promotion import Version, promote
+from tests.cli.commands import LABEL_CONFIG, MODEL, Run, refused, run
+from tests.cli.place import ONE, Place
+from tests.cli.test_start import server
+
+FAILING = MODEL.replace(
+    "        region =",
+    "        if any(task['data']['text'] == 'bad' for task in tasks):\n"
+    "            raise ValueError('a bad text')\n"
+    "        region =",
+)
+SLOW = MODEL.replace(
+    "        region =", "        __import__('time').sleep(0.1)\n        region ="
+)
+
+
+def place_of(directory: Path, model: str = MODEL) -> Place:
+    place = Place(directory / "backend", model=model)
+    place.name = "chooser"
+    (place.directory / "label_config.xml").write_text(LABEL_CONFIG)
+    return place
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return place_of(tmp_path)
+
+
+def write_tasks(place: Place, *texts: str) -> None:
+    lines = [json.dumps({"data": {"text": text}}) + "\n" for text in texts]
+    (place.directory.parent / "tasks.jsonl").write_text("".join(lines))
+
+
+def preannotate(place: Place, *arguments: object, target: object = "backend") -> Run:
+    """From the directory that the backend's is in."""
+    given = ["--tasks", "tasks.jsonl", "--output", "out.jsonl", *arguments]
+    return run(
+        "preannotate",
+        *([] if target is None else [target]),
+        *given,
+        cwd=place.directory.parent,
+        env=place.environ,
+    )
+
+
+def output(place: Place) -> list[dict[str, Any]]:
+    lines = (place.directory.parent / "out.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_a_file_is_predicted_into_another_one(place: Place) -> None:
+    write_tasks(place, *(f"text {n}" for n in range(70)))
+
+    done = preannotate(place)
+
+    path = place.directory.parent / "out.jsonl"
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("70 tasks predicted by chooser-1 (")
+    assert done.stdout.endswith(f" tasks/s): {path}\n")
+    assert [row["data"]["text"] for row in output(place)] == [
+        f"text {n}" for n in range(70)
+    ]
+    [prediction] = output(place)[-1]["predictions"]
+    assert prediction["model_version"] == "chooser-1"
+    assert prediction["result"][0]["value"] == {"choices": ["Neutral"]}
+    kept = path.read_bytes()
+
+    again = preannotate(place)
+
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout == f"Nothing is left to do: {path} has every task.\n"
+    assert path.read_bytes() == kept
+    assert not place.home.joinpath("state.db").exists()
+
+
+def test_tasks_that_fail_are_listed_and_tried_again(tmp_path: Path) -> None:
+    place = place_of(tmp_path, FAILING)
+    write_tasks(place, "a", "bad", "c", "bad")
+    with (tmp_path / "tasks.jsonl").open("a") as file:
+        file.write("{broken\n")
+
+    done = preannotate(place)
+
+    failed = tmp_path / "out.jsonl.failed.jsonl"
+    assert done.returncode == 1
+    assert "2 tasks predicted by chooser-1" in done.stdout
+    assert ", 3 failed: " in done.stdout
+    reason = "predict() raised ValueError: a bad text (model.py, line 10)"
+    assert done.stderr.splitlines() == [
+        f"  line 2: {reason}",
+        f"  line 4: {reason}",
+        "  line 5: it is no JSON: Expecting property name enclosed in double quotes: "
+        "line 1 column 2 (char 1)",
+        f"All that failed: {failed}",
+    ]
+    assert [len(row["predictions"]) for row in output(place)] == [1, 0, 1, 0]
+
+    (place.directory / "model.py").write_text(MODEL)
+    again = preannotate(place, "--json")
+
+    assert again.returncode == 1
+    report = json.loads(again.stdout)
+    assert (report["predicted"], report["failed"]) == (2, 1)
+    assert report["failures"][0]["where"] == "line 5"
+    assert [len(row["predictions"]) for row in output(place)] == [1, 1, 1, 1]
+
+
+def test_sigterm_writes_what_was_predicted_and_the_next_run_goes_on(
+    tmp_path: Path,
+) -> None:
+    place = place_of(tmp_path, SLOW)
+    write_tasks(place, *(f"text {n}" for n in range(200)))
+    arguments = ["preannotate", ".", "--batch-size", "4"]
+    arguments += ["--tasks", "../tasks.jsonl", "--output", "../out.jsonl"]
+    with place.running(*arguments) as running:
+        checkpoint = tmp_path / "out.jsonl.checkpoint"
+        while not checkpoint.exists():
+            assert running.process.poll() is None, running.log
+        assert running.end(signal.SIGTERM) == 128 + signal.SIGTERM
+        assert "Interrupted: the same command goes on" in running.log
+    written = len(output(place))
+    assert 0 < written < 200
+    assert json.loads(checkpoint.read_text())["done"] == written
+    (place.directory / "model.py").write_text(MODEL)
+
+    done = preannotate(place)
+
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"{200 - written} tasks predicted")
+    assert [row["data"]["text"] for row in output(place)] == [
+        f"text {n}" for n in range(200)
+    ]
+
+
+def test_a_dry_run_writes_nothing(place: Place) -> None:
+    write_tasks(place, *"abcde")
+
+    done = preannotate(place, "--dry-run", "--limit", 3)
+
+    assert done.returncode == 0
+    assert done.stdout.startswith("3 tasks predicted by chooser-1")
+    assert done.stdout.endswith("nothing was written\n")
+    assert not (place.directory.parent / "out.jsonl").exists()
+
+
+def test_a_class_is_named_and_a_project_names_the_version(place: Place) -> None:
+    write_tasks(place, "a")
+    with place.state() as state:
+        state.write(ONE, {"label_config": LABEL_CONFIG, "model_version": "chooser-1"})
+        made = Version(version="chooser-2", created_at=1.0, label_config=LABEL_CONFIG)
+        state.change(lambda change: promote(change, ONE, made))
+
+    done = preannotate(place, "--project", "1")
+
+    assert done.stdout.startswith("1 tasks predicted by chooser-2"), done.stderr
+    unknown = refused(preannotate(place, "--project", "7", "--overwrite"))
+    assert "project '7' is not known here" in unknown
+    options = ["--label-config", "label_config.xml", "--tasks", "../tasks.jsonl"]
+    options += ["--output", "../other.jsonl"]
+    named = place.run("preannotate", "model:Chooser", *options)
+    assert named.stdout.startswith("1 tasks predicted by chooser-1"), named.stderr
+
+
+def test_another_label_config_needs_another_output(place: Place) -> None:
+    write_tasks(place, "a")
+    preannotate(place)
+    config = LABEL_CONFIG.replace("Positive", "Negative")
+    (place.directory / "label_config.xml").write_text(config)
+
+    path = place.directory.parent / "out.jsonl"
+    assert refused(preannotate(place)) == (
+        f"{path} holds predictions for another label config: name another output, or "
+        "--overwrite it"
+    )
+    assert preannotate(place, "--overwrite").returncode == 0
+
+
+def test_a_label_config_that_the_model_does_not_fill_is_told(place: Place) -> None:
+    write_tasks(place, "a")
+    config = LABEL_CONFIG.replace("Neutral", "Mixed")
+    (place.directory / "label_config.xml").write_text(config)
+
+    sentence = refused(preannotate(place))
+
+    assert sentence.startswith(
+        "the model does not fill the label config, and nothing was written: task 1, "
+        "region 0: 'Neutral' is not in the label config, where 'sentiment' has"
+    )
+    assert not (place.directory.parent / "out.jsonl").exists()
+
+
+def test_what_can_not_be_read_is_one_sentence(place: Place) -> None:
+    here = place.directory.parent
+    assert refused(preannotate(place)) == (
+        f"the tasks in {here / 'tasks.jsonl'} can not be read: No such file or "
+        "directory"
+    )
+    write_tasks(place, "a")
+    assert refused(preannotate(place, "--label-config", "none.xml")).startswith(
+        f"the label config {here / 'none.xml'} can not be read: No such file"
+    )
+    assert "neither a model.py nor" in refused(preannotate(place, target="."))
+    nowhere = here / "tasks.jsonl" / "out.jsonl"
+    assert refused(preannotate(place, "--output", nowhere)) == (
+        f"nothing can be written beside {nowhere}.checkpoint: File exists"
+    )
+    environ = {**place.environ, "LABEL_STUDIO_URL": "http://127.0.0.1:9"}
+    for env, name in ((place.environ, "URL"), (environ, "API_KEY")):
+        done = run("preannotate", place.directory, "--project", "1", env=env)
+        assert refused(done).startswith(f"LABEL_STUDIO_{name} is not set: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "name a backend's DIR, or --backend URL"),
+        (["."], "name --project N, or --tasks FILE"),
+        ([".", "--backend", "http://x", "--project", "1"], "not both"),
+        ([".", "--project", "one"], "a project's id is a number"),
+        ([".", "--tasks", "t.jsonl"], "name the --output FILE"),
+        ([".", "--project", "1", "--output", "o"], "--output goes with --tasks FILE"),
+        (
+            [".", "--tasks", "t", "--output", "o", "--watch"],
+            "--watch goes with a project of Label Studio",
+        ),
+        ([".", "--project", "1", "--filter", "{"], "--filter is no JSON"),
+        ([".", "--project", "1", "--filter", "none"], "none: No such file"),
+        ([".", "--project", "1", "--filter", "{}"], "takes the Data Manager's"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    arguments: list[str], sentence: str
+) -> None:
+    done = CliRunner().invoke(main, ["preannotate", *arguments])
+
+    assert done.exit_code == 2
+    assert sentence in done.output
+
+
+def test_a_backend_that_runs_is_asked(tmp_path: Path) -> None:
+    place = place_of(tmp_path, FAILING)
+    write_tasks(place, *(f"text {n}" for n in range(50)), "bad")
+    with server(place.directory, tmp_path / "log") as started:
+        config = ["--label-config", "backend/label_config.xml"]
+        arguments = ["--backend", started.url, *config, "--project", "1"]
+        done = preannotate(place, *arguments, target=None)
+
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith("50 tasks predicted by chooser-1 (")
+    assert "line 51: the backend answered 500: predict() raised" in done.stderr
+    assert [len(row["predictions"]) for row in output(place)] == [1] * 50 + [0]

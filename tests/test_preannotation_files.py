@@ -1,0 +1,431 @@
+"""Tasks out of a file into another, through kills, bad lines and full disks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lsml_bento.bulk import Bulk, FirstLook, NotFilled
+from lsml_bento.bulk_files import PredictionFile
+from lsml_bento.checkpoint import FileCheckpoint, alone
+from lsml_bento.inference import Inference
+from lsml_bento.outcomes import Tally
+from lsml_bento.output_files import OutputError, has_failed_tasks
+from lsml_bento.preannotation import PreannotationError
+from lsml_bento.second_try import SecondTry
+from lsml_bento.task_files import FilePage, Place, TaskFile, TaskFileError
+from lsml_bento.types import Project, Task
+from tests.doubles import CONFIG, choice
+
+BEGUN = FileCheckpoint(tasks="t", label_config="c", model_version="1")
+
+
+class Chooser:
+    """An engine that chooses, and fails for texts that it is told."""
+
+    calls = 1
+
+    def __init__(self, *bad: str, value: str = "Positive") -> None:
+        self.bad = set(bad)
+        self.value = value
+        self.seen = 0
+
+    async def prepare(self, project: Project, label_config: str) -> str:
+        return "1"
+
+    async def predict(self, tasks: list[Task]) -> Sequence[bytes | Exception]:
+        self.seen += len(tasks)
+        slot = {"result": [choice(self.value)], "score": 0.5, "model_version": "1"}
+        return [
+            ValueError("a bad text")
+            if task["data"]["text"] in self.bad
+            else json.dumps(slot).encode()
+            for task in tasks
+        ]
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def write_lines(path: Path, *entries: object) -> Path:
+    lines = [e if isinstance(e, str) else json.dumps(e) for e in entries]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def numbered(path: Path, count: int) -> Path:
+    return write_lines(path, *({"text": f"text {n}"} for n in range(count)))
+
+
+def run(
+    engine: Chooser,
+    tasks: TaskFile,
+    output: PredictionFile | SecondTry,
+    size: int = 4,
+    stop_after: int | None = None,
+) -> Tally:
+    """One run as the command does it; ``stop_after`` pages a signal comes."""
+    tally = Tally()
+
+    async def go() -> None:
+        inference = Inference(engine, size)
+        bulk: Bulk[Any] = Bulk(inference, output, tally, FirstLook(CONFIG))
+
+        def pages() -> Iterator[Any]:
+            start = output.place if isinstance(output, PredictionFile) else Place()
+            found = (
+                tasks.pages(start, size)
+                if isinstance(output, PredictionFile)
+                else output.pages(size)
+            )
+            for number, page in enumerate(found):
+                if number == stop_after:
+                    loop.call_soon_threadsafe(bulk.stop)
+                yield page
+
+        loop = asyncio.get_running_loop()
+        try:
+            with output:
+                await bulk.run(pages())
+                if isinstance(output, PredictionFile):
+                    output.ended = tasks.ended
+        finally:
+            await inference.close()
+
+    asyncio.run(go())
+    return tally
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class TestTaskFiles:
+    def read(self, path: Path, number: int = 0) -> list[FilePage]:
+        return list(TaskFile(path).pages(Place(0, number), 100))
+
+    def test_tasks_are_what_label_studio_imports(self, tmp_path: Path) -> None:
+        path = write_lines(
+            tmp_path / "tasks.jsonl",
+            {"id": 7, "data": {"text": "a"}},
+            {"text": "plain"},
+            "",
+            {"data": {"text": "c"}, "meta": {}},
+        )
+
+        [page] = self.read(path)
+
+        assert page.tasks == [
+            {"id": 7, "data": {"text": "a"}},
+            {"id": 2, "data": {"text": "plain"}},
+            {"id": 4, "data": {"text": "c"}, "meta": {}},
+        ]
+        assert [entry.place.number for entry in page.entries] == [1, 2, 4]
+
+    @pytest.mark.parametrize(
+        ("line", "fault"),
+        [
+            ("{broken", "it is no JSON: Expecting property name"),
+            ("[1, 2]", 'it is no task, {"data": {..}}, but list'),
+            ("{}", 'it is no task, {"data": {..}}, but an empty object'),
+            ('{"data": "text"}', "its data is no object, but str"),
+            ('{"id": [], "data": {"a": 1}}', "its id is neither a number nor a text"),
+            ('{"a": NaN}', "it is no JSON: NaN is no JSON number"),
+            ("[" * 100_000, "it is no JSON: "),
+        ],
+    )
+    def test_a_line_that_is_no_task_is_named(
+        self, tmp_path: Path, line: str, fault: str
+    ) -> None:
+        path = write_lines(tmp_path / "tasks.jsonl", {"text": "a"}, line, {"text": "b"})
+
+        [page] = self.read(path)
+
+        assert len(page.tasks) == 2
+        [failure] = page.unread
+        assert failure.where == "line 2"
+        assert failure.reason.startswith(fault)
+
+    def test_a_json_list_is_read_as_lines_are(self, tmp_path: Path) -> None:
+        path = tmp_path / "tasks.json"
+        tasks = [{"text": "a"}, 7, {"id": 9, "data": {"n": 0.1, "m": 3}}]
+        path.write_bytes(b"\xef\xbb\xbf" + json.dumps(tasks, indent=1).encode())
+
+        [page] = self.read(path)
+        [rest] = self.read(path, 2)
+
+        assert page.tasks == [{"id": 1, "data": {"text": "a"}}, tasks[2]]
+        assert [failure.where for failure in page.unread] == ["task 2"]
+        assert rest.tasks == [tasks[2]]
+
+    def test_a_list_that_breaks_off_is_read_up_to_there(self, tmp_path: Path) -> None:
+        path = tmp_path / "tasks.json"
+        path.write_text('[{"text": "a"}, {"text": "b"}, {"te')
+        pages = TaskFile(path).pages(Place(), 1)
+
+        assert [page.tasks[0]["id"] for page in (next(pages), next(pages))] == [1, 2]
+        with pytest.raises(TaskFileError, match="is no JSON behind its task 2"):
+            next(pages)
+
+    def test_what_can_not_be_read_is_told(self, tmp_path: Path) -> None:
+        with pytest.raises(TaskFileError, match="can not be read: No such file"):
+            TaskFile(tmp_path / "none.jsonl")
+        with pytest.raises(TaskFileError, match="can not be read: Is a directory"):
+            TaskFile(tmp_path)
+        one = write_lines(tmp_path / "one.json", {"text": "a"})
+        with pytest.raises(
+            TaskFileError, match=r"holds no JSON list .* begins with '\{'"
+        ):
+            TaskFile(one)
+
+    def test_a_limit_counts_tasks(self, tmp_path: Path) -> None:
+        path = write_lines(tmp_path / "tasks.jsonl", "{", *({"n": n} for n in range(9)))
+        tasks = TaskFile(path)
+
+        sizes = [len(page.tasks) for page in tasks.pages(Place(), 4, limit=6)]
+
+        assert sizes == [3, 3]
+        assert not tasks.ended
+
+
+class TestOutputs:
+    def test_each_line_is_a_task_with_its_predictions(self, tmp_path: Path) -> None:
+        old = [{"model_version": "0", "result": []}, {"model_version": "1"}]
+        tasks = TaskFile(
+            write_lines(
+                tmp_path / "tasks.jsonl",
+                {"text": "Zoë 🐉"},
+                {"id": 5, "data": {"text": "b"}, "predictions": old},
+                "{",
+                {"text": "\ud800"},
+            )
+        )
+        output = PredictionFile(tmp_path / "out.jsonl", BEGUN, tasks.unit)
+
+        tally = run(Chooser(), tasks, output)
+
+        found = rows(tmp_path / "out.jsonl")
+        mine = {"result": [choice("Positive")], "score": 0.5, "model_version": "1"}
+        assert found == [
+            {"data": {"text": "Zoë 🐉"}, "predictions": [mine]},
+            {"id": 5, "data": {"text": "b"}, "predictions": [old[0], mine]},
+            {"data": {"text": "\ud800"}, "predictions": [mine]},
+        ]
+        assert "Zoë 🐉" in (tmp_path / "out.jsonl").read_text("utf-8")
+        assert (tally.predicted, tally.failed) == (3, 1)
+        assert output.checkpoint.ended
+
+    def test_a_run_goes_on_where_it_stopped(self, tmp_path: Path) -> None:
+        tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 50))
+        whole = PredictionFile(tmp_path / "whole.jsonl", BEGUN, "line")
+        run(Chooser("text 3", "text 33"), tasks, whole)
+
+        engine = Chooser("text 3", "text 33")
+        for stop_after in (2, 4, 1, None):
+            output = PredictionFile(tmp_path / "out.jsonl", BEGUN, "line")
+            run(engine, tasks, output, stop_after=stop_after)
+
+        for suffix in ("", ".failed.jsonl", ".checkpoint"):
+            resumed = tmp_path / f"out.jsonl{suffix}"
+            assert resumed.read_bytes() == (
+                (tmp_path / f"whole.jsonl{suffix}").read_bytes()
+            )
+        assert engine.seen < 2 * 50
+
+    def test_what_no_checkpoint_counts_is_written_again(self, tmp_path: Path) -> None:
+        tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 10))
+        output = PredictionFile(tmp_path / "out.jsonl", BEGUN, "line")
+        run(Chooser(), tasks, output, stop_after=1)
+        kept = (tmp_path / "out.jsonl").read_bytes()
+        (tmp_path / "out.jsonl").write_bytes(kept + b'{"half a li')
+
+        run(Chooser(), tasks, PredictionFile(tmp_path / "out.jsonl", BEGUN, "line"))
+
+        assert len(rows(tmp_path / "out.jsonl")) == 10
+
+    @pytest.mark.parametrize(
+        ("other", "difference"),
+        [
+            ({"tasks": "u"}, "of other tasks"),
+            ({"label_config": "d"}, "for another label config"),
+            ({"model_version": "2"}, "by the model version '1'"),
+        ],
+    )
+    def test_an_output_of_another_run_is_left_alone(
+        self, tmp_path: Path, other: dict[str, str], difference: str
+    ) -> None:
+        path = tmp_path / "out.jsonl"
+        tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 5))
+        run(Chooser(), tasks, PredictionFile(path, BEGUN, "line"))
+        kept = path.read_bytes()
+        begun = BEGUN.model_copy(update=other)
+
+        with pytest.raises(OutputError, match=f"{difference}.*--overwrite it"):
+            PredictionFile(path, begun, "line")
+
+        assert path.read_bytes() == kept
+        run(Chooser(), tasks, PredictionFile(path, begun, "line", overwrite=True))
+        assert len(rows(path)) == 5
+
+    def test_a_file_of_somebody_else_is_left_alone(self, tmp_path: Path) -> None:
+        path = tmp_path / "out.jsonl"
+        path.write_text("mine")
+
+        with pytest.raises(OutputError, match="checkpoint beside it"):
+            PredictionFile(path, BEGUN, "line")
+        (tmp_path / "out.jsonl.checkpoint").write_text("{}")
+        with pytest.raises(PreannotationError, match="no checkpoint of this version"):
+            PredictionFile(path, BEGUN, "line")
+        assert path.read_text() == "mine"
+
+    def test_an_output_that_was_cut_is_told(self, tmp_path: Path) -> None:
+        path = tmp_path / "out.jsonl"
+        tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 5))
+        run(Chooser(), tasks, PredictionFile(path, BEGUN, "line"))
+        path.write_text("")
+
+        with pytest.raises(OutputError, match="has 0 bytes where its checkpoint count"):
+            PredictionFile(path, BEGUN, "line")
+
+    def test_two_runs_do_not_share_an_output(self, tmp_path: Path) -> None:
+        taken = pytest.raises(PreannotationError, match="another run writes")
+        with alone(tmp_path / "out"), taken, alone(tmp_path / "out"):
+            pass
+        assert list(tmp_path.iterdir()) == []
+
+    def test_predictions_that_fit_nowhere_stop_a_run(self, tmp_path: Path) -> None:
+        path = tmp_path / "out.jsonl"
+        tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 5))
+
+        with pytest.raises(NotFilled, match="task 1, region 0: 'Purple' is not in"):
+            run(Chooser(value="Purple"), tasks, PredictionFile(path, BEGUN, "line"))
+
+        assert not list(tmp_path.glob("out*"))
+
+
+class TestSecondTries:
+    def test_tasks_that_failed_get_their_answer_in_their_line(
+        self, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "out.jsonl"
+        entries = [{"text": f"text {n}"} for n in range(30)]
+        tasks = TaskFile(
+            write_lines(tmp_path / "t.jsonl", *entries[:9], "{", *entries[9:])
+        )
+        bad = Chooser("text 0", "text 7", "text 11", "text 29")
+        output = PredictionFile(path, BEGUN, "line")
+        run(bad, tasks, output)
+        assert output.checkpoint.failures == 5
+
+        bad.bad = {"text 11"}
+        second = SecondTry(path, output.checkpoint)
+        tally = run(bad, tasks, second)
+
+        assert (tally.predicted, tally.failed) == (3, 1)
+        whole = tmp_path / "whole.jsonl"
+        run(Chooser("text 11"), tasks, PredictionFile(whole, BEGUN, "line"))
+        for suffix in ("", ".failed.jsonl", ".checkpoint"):
+            mended = tmp_path / f"out.jsonl{suffix}"
+            assert (
+                mended.read_bytes() == (tmp_path / f"whole.jsonl{suffix}").read_bytes()
+            )
+        assert second.checkpoint.failures == 2
+        assert has_failed_tasks(tmp_path / "out.jsonl.failed.jsonl")
+
+    def test_one_that_is_stopped_keeps_what_it_had_and_the_rest(
+        self, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "out.jsonl"
+        tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 40))
+        bad = Chooser(*(f"text {n}" for n in range(0, 40, 2)))
+        output = PredictionFile(path, BEGUN, "line")
+        run(bad, tasks, output)
+        bad.bad = set()
+        second = SecondTry(path, output.checkpoint)
+        run(bad, tasks, second, size=2, stop_after=3)
+        left = second.checkpoint.failures
+        assert 0 < left < 20
+
+        run(bad, tasks, SecondTry(path, second.checkpoint))
+
+        assert all(len(row["predictions"]) == 1 for row in rows(path))
+        assert [row["data"]["text"] for row in rows(path)] == [
+            f"text {n}" for n in range(40)
+        ]
+
+    def test_a_swap_that_was_killed_is_ended_at_the_next_start(
+        self, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "out.jsonl"
+        tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 3))
+        output = PredictionFile(path, BEGUN, "line")
+        run(Chooser("text 1"), tasks, output)
+        whole = tmp_path / "whole.jsonl"
+        other = PredictionFile(whole, BEGUN, "line")
+        run(Chooser(), tasks, other)
+        swapping = other.checkpoint.model_copy(update={"swapping": True})
+        (tmp_path / "out.jsonl.checkpoint").write_text(swapping.model_dump_json())
+        whole.rename(tmp_path / "out.jsonl.next")
+        (tmp_path / "whole.jsonl.failed.jsonl").rename(
+            tmp_path / "out.jsonl.failed.jsonl.next"
+        )
+
+        found = PredictionFile(path, BEGUN, "line").checkpoint
+
+        assert found == other.checkpoint
+        assert all(row["predictions"] for row in rows(path))
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from tests.test_preannotation_files import BEGUN, Chooser, run
+from lsml_bento.bulk_files import PredictionFile
+from lsml_bento.task_files import TaskFile
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+tasks = TaskFile(Path(sys.argv[1]))
+run(Chooser(), tasks, PredictionFile(Path(sys.argv[2]), BEGUN, "line"))
+"""
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    tasks = numbered(tmp_path / "tasks.jsonl", 500)
+    output = tmp_path / "out.jsonl"
+    command = [sys.executable, "-c", FULL, str(tasks), str(output)]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"lsml_bento.output_files.OutputError: {output} can not be written: File too "
+        "large; free some space and run the same command again, which goes on where "
+        "this one stopped"
+    )
+    assert output.stat().st_size == 20_000
+    run(Chooser(), TaskFile(tasks), PredictionFile(output, BEGUN, "line"))
+    assert [row["data"]["text"] for row in rows(output)] == [
+        f"text {n}" for n in range(500)
+    ]
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 20_000
+
+
+def test_an_error_behind_pages_that_were_read_leaves_these_written(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "tasks.json"
+    path.write_text('[{"text": "a"}, {"text": "b"}, {"text": "c"}, {"te')
+    output = tmp_path / "out.jsonl"
+
+    with pytest.raises(TaskFileError):
+        run(Chooser(), TaskFile(path), PredictionFile(output, BEGUN, "task"), size=2)
+
+    assert [row["data"]["text"] for row in rows(output)] == ["a", "b"]

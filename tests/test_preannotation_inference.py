@@ -1,0 +1,236 @@
+"""Predictions in full batches, and the reason of each that failed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import pytest
+
+from lsml_bento.inference import Inference, LocalEngine, snapshot
+from lsml_bento.media import NoMedia
+from lsml_bento.memory_state import MemoryState
+from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.outcomes import Failure, Outcome, Tally
+from lsml_bento.preannotation import (
+    Answer,
+    PreannotationError,
+    Unreachable,
+    predictions_of,
+)
+from lsml_bento.promotion import Version, promote
+from lsml_bento.source import ModelSource
+from lsml_bento.types import Project, Task
+from lsml_bento.versions import Versions
+from tests.doubles import CONFIG, OTHER_CONFIG, Echo
+
+NOBODY = Project("0", 0)
+
+
+def tasks_of(*texts: str) -> list[Task]:
+    return [{"id": n, "data": {"text": text}} for n, text in enumerate(texts, 1)]
+
+
+def answers_of(
+    model: type[LabelStudioMLBase], tasks: list[Task], max_batch_size: int = 8
+) -> list[Answer]:
+    async def predict() -> list[Answer]:
+        engine = LocalEngine(ModelSource(model), MemoryState(), NoMedia())
+        inference = Inference(engine, max_batch_size)
+        try:
+            await engine.prepare(NOBODY, CONFIG)
+            return await inference.predict(tasks)
+        finally:
+            await inference.close()
+
+    return asyncio.run(predict())
+
+
+def said(answer: Answer) -> str:
+    """What an ``Echo`` answered, or the error that came of it."""
+    if not isinstance(answer, bytes):
+        return repr(answer)
+    [prediction] = predictions_of(answer, "")
+    return str(prediction["result"][0]["value"]["choices"][0])
+
+
+class Refuser(Echo):
+    """Fails for every batch with a text that begins with "bad"."""
+
+    calls: ClassVar[list[int]] = []
+
+    def predict(self, tasks: list[Task], context: Any = None, **kwargs: Any) -> Any:
+        self.calls.append(len(tasks))
+        if any(task["data"]["text"].startswith("bad") for task in tasks):
+            raise ValueError("a bad text")
+        return super().predict(tasks, context, **kwargs)
+
+
+class TestFailures:
+    def test_bad_tasks_cost_no_others_however_they_lie_in_a_batch(self) -> None:
+        texts = [f"bad {n}" if n in (2, 7, 9, 30) else f"good {n}" for n in range(32)]
+
+        answers = answers_of(Refuser, tasks_of(*texts), max_batch_size=32)
+
+        for text, answer in zip(texts, answers, strict=True):
+            if text.startswith("bad"):
+                assert repr(answer) == "ValueError('a bad text')"
+            else:
+                assert said(answer) == text
+
+    def test_a_model_that_always_fails_is_called_a_few_times_a_batch(self) -> None:
+        Refuser.calls.clear()
+
+        answers = answers_of(Refuser, tasks_of(*["bad"] * 64), max_batch_size=32)
+        first = len(Refuser.calls)
+        asyncio.run(self._predict_twice(64))
+
+        assert {repr(answer) for answer in answers} == {"ValueError('a bad text')"}
+        assert first < 100
+        # The second page of a run finds it broken: three calls a batch.
+        assert len(Refuser.calls) - 2 * first <= 6
+
+    async def _predict_twice(self, count: int) -> None:
+        engine = LocalEngine(ModelSource(Refuser), MemoryState(), NoMedia())
+        inference = Inference(engine, 32)
+        await engine.prepare(NOBODY, CONFIG)
+        for _ in range(2):
+            await inference.predict(tasks_of(*["bad"] * count))
+        await inference.close()
+
+    def test_an_answer_that_is_no_prediction_costs_its_own_task(self) -> None:
+        odd = {"choices": ["odd"]}
+
+        class Odd(Echo):
+            def predict(self, tasks: list[Task], *_: Any, **__: Any) -> list[Any]:
+                found = super().predict(tasks)
+                return [7 if one["result"][0]["value"] == odd else one for one in found]
+
+        first, second = answers_of(Odd, tasks_of("good", "odd"))
+
+        assert said(first) == "good"
+        assert repr(second).startswith("PredictionError('a prediction is a dict")
+
+
+class TestBatches:
+    def test_pages_fill_batches_together(self) -> None:
+        sizes: list[int] = []
+
+        class Counter(Echo):
+            def predict(self, tasks: list[Task], *_: Any, **__: Any) -> list[Any]:
+                sizes.append(len(tasks))
+                return super().predict(tasks)
+
+        async def predict() -> None:
+            engine = LocalEngine(ModelSource(Counter), MemoryState(), NoMedia())
+            inference = Inference(engine, 8)
+            await engine.prepare(NOBODY, CONFIG)
+            pages = [tasks_of("a", "b", "c", "d", "e") for _ in range(8)]
+            await asyncio.gather(*map(inference.predict, pages))
+            await inference.close()
+
+        asyncio.run(predict())
+
+        assert sizes == [8] * 5
+
+    def test_after_stop_nothing_new_is_called(self) -> None:
+        async def predict() -> list[Answer]:
+            engine = LocalEngine(ModelSource(Echo), MemoryState(), NoMedia())
+            inference = Inference(engine, 8)
+            await engine.prepare(NOBODY, CONFIG)
+            inference.stop()
+            found = await inference.predict(tasks_of("a", "b"))
+            await inference.close()
+            return found
+
+        assert asyncio.run(predict()) == [None, None]
+
+
+class Gone:
+    """An engine whose backend is away."""
+
+    calls = 1
+
+    async def prepare(self, project: Project, label_config: str) -> str:
+        return "1"
+
+    async def predict(self, tasks: list[Task]) -> Sequence[bytes | Exception]:
+        raise Unreachable("nobody answers")
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_what_stops_a_run_is_no_task_s_failure() -> None:
+    async def predict() -> None:
+        inference = Inference(Gone(), 8)
+        try:
+            await inference.predict(tasks_of("a", "b"))
+        finally:
+            await inference.close()
+
+    with pytest.raises(PreannotationError, match="nobody answers"):
+        asyncio.run(predict())
+
+
+class Learned(LabelStudioMLBase):
+    """Says which weights it has."""
+
+    def setup(self) -> None:
+        self.set("model_version", "base")
+        self.set("seen", "by setup")
+
+    def predict(self, tasks: list[Task], *_: Any, **__: Any) -> list[Any]:
+        return [{"result": [], "score": 0.5} for _ in tasks]
+
+
+def test_the_version_of_a_project_predicts_and_its_state_stays() -> None:
+    project, state = Project("3", 7), MemoryState()
+    state.write(project, {"label_config": CONFIG, "model_version": "base"})
+    made = Version(version="trained-1", created_at=1.0, label_config=OTHER_CONFIG)
+    state.change(lambda change: promote(change, project, made))
+    before = state.read(project)
+
+    async def predict() -> tuple[str, list[Answer]]:
+        copied = snapshot(state, project)
+        assert Versions(copied).pointer(project).version == "trained-1"
+        engine = LocalEngine(ModelSource(Learned), copied, NoMedia())
+        version = await engine.prepare(project, OTHER_CONFIG)
+        inference = Inference(engine, 8)
+        found = await inference.predict(tasks_of("a"))
+        await inference.close()
+        return version, found
+
+    version, [answer] = asyncio.run(predict())
+
+    assert version == "trained-1"
+    assert isinstance(answer, bytes)
+    assert json.loads(answer)["model_version"] == "trained-1"
+    assert state.read(project) == before
+
+
+class TestOutcomes:
+    def test_a_failure_says_where_it_was(self) -> None:
+        assert str(Failure("line 3", 7, "why")) == "line 3 (task 7): why"
+        assert str(Failure("line 3", None, "why")) == "line 3: why"
+        assert str(Failure("", "x", "why")) == "task 'x': why"
+
+    def test_a_tally_keeps_the_first_failures_and_counts_all(self) -> None:
+        tally = Tally()
+        for number in range(30):
+            failure = Failure("", number, "why")
+            tally.add(Outcome(predicted=2, empty=1, failures=[failure]), number)
+
+        assert (tally.predicted, tally.empty, tally.failed) == (60, 30, 30)
+        assert [failure.task_id for failure in tally.failures] == list(range(20))
+        assert tally.at == 29
+
+    def test_a_slot_may_hold_several_predictions_or_none(self) -> None:
+        two = [{"result": [], "model_version": "own"}, {"result": []}, {"score": 1}]
+
+        found = predictions_of(json.dumps(two).encode(), "given")
+
+        assert [one["model_version"] for one in found] == ["own", "given"]
+        assert predictions_of(b"[]", "given") == []

@@ -1,0 +1,208 @@
+"""Predictions into a project: none twice and none lost, whatever becomes of a POST."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from lsml_bento.bulk import Bulk, FirstLook
+from lsml_bento.bulk_project import PredictionWriter, SelectedTasks, name_of
+from lsml_bento.checkpoint import ProjectCheckpoint, load_checkpoint, save_checkpoint
+from lsml_bento.inference import Inference
+from lsml_bento.outcomes import Tally
+from lsml_bento.preannotation import Predicted, Selection, Unreachable
+from tests.doubles import CONFIG, choice
+from tests.label_studio_in_memory import ProjectInMemory
+from tests.test_preannotation_files import Chooser
+
+BEGUN = ProjectCheckpoint(model_version="1", selection="all")
+SLOT = {"result": [choice("Positive")], "score": 0.5, "model_version": "1"}
+
+
+def run(
+    project: ProjectInMemory,
+    home: Path,
+    engine: Chooser | None = None,
+    *,
+    overwrite: bool = False,
+    limit: int | None = None,
+    selection: Selection | None = None,
+    patience_s: float = 3600.0,
+) -> Tally:
+    """One pass as the command does it."""
+    tally = Tally()
+    writer = PredictionWriter(
+        project,
+        home,
+        "1.5",
+        BEGUN,
+        overwrite=overwrite,
+        patience_s=patience_s,
+        settle_s=0.2,
+    )
+    tasks = SelectedTasks(project, selection or Selection(), None if overwrite else "1")
+
+    async def go() -> None:
+        inference = Inference(engine or Chooser(), 4)
+        bulk = Bulk(inference, writer, tally, FirstLook(CONFIG))
+        try:
+            with writer:
+                await bulk.run(tasks.pages(writer.above, limit))
+                writer.ended = True
+        finally:
+            await inference.close()
+
+    asyncio.run(go())
+    return tally
+
+
+def project_of(count: int) -> ProjectInMemory:
+    return ProjectInMemory(*(f"text {n}" for n in range(1, count + 1)))
+
+
+def test_each_task_gets_one_prediction_however_often_it_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    project = project_of(10)
+
+    first, second = run(project, tmp_path), run(project, tmp_path)
+
+    assert project.counts() == [1] * 10
+    assert (first.predicted, first.skipped) == (10, 0)
+    assert (second.predicted, second.skipped) == (0, 10)
+    assert project.stored[1] == [SLOT]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_missing_reads_only_those(tmp_path: Path) -> None:
+    project = project_of(10)
+    project.write([Predicted(n, SLOT) for n in (1, 2, 3, 7)])
+
+    tally = run(project, tmp_path, selection=Selection(missing="1"))
+
+    assert project.counts() == [1] * 10
+    assert (tally.predicted, tally.skipped) == (6, 0)
+
+
+@pytest.mark.parametrize("fault", ["lost", "stored", "half"])
+def test_a_post_of_unknown_fate_is_read_back(tmp_path: Path, fault: str) -> None:
+    project = project_of(9)
+    project.faults = ["", fault]
+
+    tally = run(project, tmp_path)
+
+    assert project.counts() == [1] * 9
+    assert tally.predicted == 9
+
+
+def test_fates_that_stay_unknown_end_the_run_and_the_next_goes_on(
+    tmp_path: Path,
+) -> None:
+    project = project_of(9)
+    project.faults = ["", "stored", *["lost"] * 99]
+    with pytest.raises(Unreachable, match="the same command again finds out"):
+        run(project, tmp_path, patience_s=0.1)
+    assert project.counts() == [1] * 6 + [0] * 3
+
+    project.faults = []
+    run(project, tmp_path)
+
+    assert project.counts() == [1] * 9
+
+
+def test_what_a_killed_run_had_sent_is_waited_for(tmp_path: Path) -> None:
+    project = project_of(3)
+    pending = BEGUN.model_copy(update={"pending": [1, 2], "sent_at": time.time()})
+    save_checkpoint(tmp_path / "1.5.json", pending)
+    began = time.monotonic()
+
+    run(project, tmp_path)
+
+    assert time.monotonic() - began > 0.15
+    assert project.counts() == [1] * 3
+
+
+def test_a_prediction_that_is_refused_is_its_task_s_failure(tmp_path: Path) -> None:
+    project = project_of(9)
+    project.refuses = {2, 6}
+
+    tally = run(project, tmp_path, Chooser("text 9"))
+
+    assert project.counts() == [1, 0, 1, 1, 1, 0, 1, 1, 0]
+    assert (tally.predicted, tally.failed) == (6, 3)
+    assert [str(failure) for failure in tally.failures] == [
+        "task 2: Label Studio refuses the predictions of {2}",
+        "task 6: Label Studio refuses the predictions of {6}",
+        "task 9: predict() raised ValueError: a bad text",
+    ]
+    listed = (tmp_path / "1.5.failed.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in listed] == [2, 6, 9]
+
+
+def test_overwriting_replaces_predictions_of_the_version_only(tmp_path: Path) -> None:
+    project = project_of(4)
+    other = {**SLOT, "model_version": "0"}
+    old = {**SLOT, "score": 0.1}
+    project.write([Predicted(1, other), Predicted(1, old), Predicted(4, old)])
+
+    run(project, tmp_path, Chooser("text 4"), overwrite=True)
+
+    assert project.stored[1] == [other, SLOT]
+    assert project.stored[4] == [old]  # which is better than none
+    assert project.counts() == [2, 1, 1, 1]
+
+
+def test_overwriting_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    project = project_of(9)
+    run(project, tmp_path)
+    project.posts.clear()
+    save_checkpoint(tmp_path / "1.5.json", BEGUN.model_copy(update={"above": 6}))
+
+    tally = run(project, tmp_path, overwrite=True)
+
+    assert tally.predicted == 3
+    assert project.deleted == [7, 8, 9]
+    assert project.counts() == [1] * 9
+
+
+def test_a_label_studio_that_is_away_ends_a_pass_with_all_that_was_read(
+    tmp_path: Path,
+) -> None:
+    project = project_of(9)
+    original = project.predicted
+
+    def predicted(version: str, task_ids: object) -> set[int]:
+        project.away = 6 in list(task_ids)  # type: ignore[call-overload]
+        return original(version, task_ids)  # type: ignore[arg-type]
+
+    project.predicted = predicted  # type: ignore[method-assign]
+    with pytest.raises(Unreachable):
+        run(project, tmp_path)
+
+    assert project.counts() == [1] * 6 + [0] * 3
+    found = load_checkpoint(tmp_path / "1.5.json", ProjectCheckpoint)
+    assert found is not None
+    assert (found.above, found.pending) == (6, [])
+
+
+def test_a_limit_counts_tasks_that_are_predicted(tmp_path: Path) -> None:
+    project = project_of(10)
+    run(project, tmp_path, limit=4)
+    assert project.counts() == [1] * 4 + [0] * 6
+    run(project, tmp_path, limit=4)
+    assert project.counts() == [1] * 8 + [0] * 2
+
+
+def test_selections_have_names_of_their_own() -> None:
+    filters = {"conjunction": "and", "items": []}
+    names = {
+        name_of(Selection(), overwrite=False),
+        name_of(Selection(), overwrite=True),
+        name_of(Selection(filters), overwrite=True),
+        name_of(Selection(view=3), overwrite=True),
+    }
+    assert len(names) == 4
