@@ -1,4 +1,4 @@
-"""What ``lsml-bento start`` has BentoML serve: the backend in the current directory.
+"""What ``lsml-bento start`` has BentoML serve: the current directory, or a pipeline.
 
 BentoML imports this module in its supervisor and in every worker, both with the
 backend's directory as the current one. What fails here ends the server, so it is said
@@ -9,6 +9,7 @@ and answers ``/setup`` with the reason.
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,26 @@ import bentoml
 from lsml_bento.adapters import label_studio_ml
 from lsml_bento.directory import find_target, has_service, with_class
 from lsml_bento.errors import LsmlError
+from lsml_bento.pipelines import pipeline_name
 from lsml_bento.service import create_service
+from lsml_bento.settings import Settings
 from lsml_bento.source import locate
+from lsml_bento.spec import service_name
+
+_PIPELINE_MODEL = "lsml_bento.adapters.transformers_pipelines:PipelineModel"
 
 
 def service_of(directory: Path) -> bentoml.Service[Any]:
-    """The ``svc`` of the directory's ``service.py``, else one for its model.
+    """A pipeline's, the ``svc`` of the directory's ``service.py``, or its model's.
 
     Raises:
         SystemExit: saying what is wrong, where nothing can be served.
     """
     label_studio_ml.install()
     try:
+        settings = Settings.from_env(os.environ)
+        if settings.pipeline is not None:
+            return _pipeline_service(settings)
         if has_service(directory):
             return _own_service(directory)
         return create_service(
@@ -36,6 +45,15 @@ def service_of(directory: Path) -> bentoml.Service[Any]:
         )
     except (LsmlError, ValueError) as error:  # a name that BentoML does not take
         raise SystemExit(f"lsml-bento: {error}") from error
+
+
+def _pipeline_service(settings: Settings) -> bentoml.Service[Any]:
+    given = pipeline_name(str(settings.pipeline), str(settings.pipeline_model))
+    name = service_name(settings.pipeline_name or given)
+    home = settings.home or Path.home() / ".lsml" / name
+    # There is no directory of code that state could be kept in.
+    os.environ["LSML_HOME"] = str(home)
+    return create_service(_PIPELINE_MODEL, name=name, directory=home)
 
 
 def _own_service(directory: Path) -> bentoml.Service[Any]:

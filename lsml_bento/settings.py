@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from lsml_bento.errors import SettingsError
+from lsml_bento.pipelines import Pipeline
 
 
 def _alias(*names: str) -> Any:
@@ -209,12 +210,29 @@ class Settings(BaseModel):
         validation_alias="LSML_KEEP_JOBS",
         description="Jobs remembered that have ended (1000)",
     )
+    pipeline: Pipeline | None = Field(
+        None,
+        validation_alias="LSML_PIPELINE",
+        description="The pipeline of transformers that is served in place of code",
+    )
+    pipeline_model: str | None = Field(
+        None,
+        validation_alias="LSML_PIPELINE_MODEL",
+        description="Its model: a directory, or on the hub NAME or NAME@REVISION",
+    )
+    pipeline_device: str | None = Field(
+        None,
+        validation_alias="LSML_PIPELINE_DEVICE",
+        description="Where it computes, such as `cuda:1` (a GPU if there is one)",
+    )
+    pipeline_name: str | None = Field(
+        None, validation_alias="LSML_PIPELINE_NAME", description="Its backend's name"
+    )
     access_log: bool = Field(
         False,
         validation_alias="LSML_ACCESS_LOG",
         description="BentoML's line for each request (off)",
     )
-
     tracing: bool = Field(
         False,
         validation_alias="LSML_TRACING",
@@ -252,6 +270,14 @@ class Settings(BaseModel):
             # One alone would leave a server open that somebody meant to close.
             raise ValueError(
                 "set both BASIC_AUTH_USER and BASIC_AUTH_PASS, or neither of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_pipeline(self) -> Settings:
+        if self.pipeline is not None and self.pipeline_model is None:
+            raise ValueError(
+                "set LSML_PIPELINE_MODEL, the model that LSML_PIPELINE computes with"
             )
         return self
 

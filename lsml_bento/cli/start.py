@@ -7,6 +7,7 @@ server, so that signals and exit codes are the server's own.
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import socket
 import subprocess
@@ -18,13 +19,15 @@ import click
 
 from lsml_bento.cli.options import (
     debug_option,
-    directory_argument,
     log_level_option,
+    pipeline_options,
     resolve,
+    root_dir_option,
     with_absolute_paths,
 )
 from lsml_bento.directory import is_drop_in, serves
 from lsml_bento.errors import LsmlError
+from lsml_bento.pipelines import pipeline_name
 
 _SERVED = "lsml_bento.served:svc"
 _EVERY_NETWORK = "0.0.0.0"  # noqa: S104 - Label Studio is often on another machine
@@ -37,6 +40,10 @@ _VARIABLES = {
     "log_level": "LOG_LEVEL",
     "basic_auth_user": "BASIC_AUTH_USER",
     "basic_auth_pass": "BASIC_AUTH_PASS",
+    "pipeline": "LSML_PIPELINE",
+    "model": "LSML_PIPELINE_MODEL",
+    "device": "LSML_PIPELINE_DEVICE",
+    "name": "LSML_PIPELINE_NAME",
 }
 """The variable through which the server learns of an option; argv is public."""
 
@@ -46,7 +53,21 @@ class StartError(LsmlError):
 
 
 @click.command()
-@directory_argument
+@click.argument(
+    "directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path)
+)
+@root_dir_option
+@pipeline_options
+@click.option(
+    "--device",
+    help="Where the pipeline computes, such as cuda:1 (LSML_PIPELINE_DEVICE; a GPU if "
+    "there is one).",
+)
+@click.option(
+    "--name",
+    help="What the backend of a pipeline is called (LSML_PIPELINE_NAME; made of "
+    "pipeline and model). Its state is in ~/.lsml/NAME.",
+)
 @click.option(
     "-p",
     "--port",
@@ -94,38 +115,49 @@ class StartError(LsmlError):
 @log_level_option
 @debug_option("Log at level DEBUG, and show errors with their tracebacks.")
 def start(
-    directory: Path,
+    directory: Path | None,
     root_dir: Path | None,
     port: int,
     host: str,
     debug: bool,
     **options: Any,
 ) -> None:
-    """Serve the backend in DIR.
+    """Serve the backend in DIR, or a pipeline of transformers without any code.
 
     DIR holds a model.py with one subclass of LabelStudioMLBase, or a service.py with
     svc = create_service(..). A directory that was written for label_studio_ml runs as
     it is.
     """
-    directory = resolve(directory, root_dir)
-    _check_directory(directory)
-    address = _address(host, port)
     if debug and options["log_level"] is None:
         options["log_level"] = "DEBUG"
     environ = _environ(options)
+    if directory is None:
+        title, directory = _pipeline(environ), Path.cwd()
+    else:
+        directory = resolve(directory, root_dir)
+        _check_directory(directory, options)
+        title = directory.name
+        environ.pop("LSML_PIPELINE", None)
+    address = _address(host, port)
     if is_drop_in(directory):
         click.echo(
             "The names of label_studio_ml resolve to lsml-bento here: predictions are "
             "batched and state is shared between processes.",
             err=True,
         )
-    click.echo(f"Starting {directory.name} on {_url(host, port)}", err=True)
+    click.echo(f"Starting {title} on {_url(host, port)}", err=True)
     command = [sys.executable, "-m", "bentoml", "serve", _SERVED]
     command += ["--working-dir", str(directory), "--host", address, "-p", str(port)]
     _become(command, environ)
 
 
-def _check_directory(directory: Path) -> None:
+def _check_directory(directory: Path, options: dict[str, Any]) -> None:
+    for option in ("pipeline", "model", "device", "name"):
+        if options[option] is not None:
+            raise click.UsageError(
+                f"--{option} is for a pipeline, which takes the place of {directory}: "
+                "name one of the two"
+            )
     if not directory.is_dir():
         raise StartError(
             f"there is no directory {directory}: make a backend there with "
@@ -136,6 +168,41 @@ def _check_directory(directory: Path) -> None:
             f"{directory} has neither a model.py nor a service.py with svc: make a "
             "backend with `lsml-bento create DIR`, or name the directory that has one"
         )
+
+
+def _pipeline(environ: dict[str, str]) -> str:
+    """The name of the pipeline's backend, whose settings are made complete.
+
+    Raises:
+        click.UsageError: if the environment names no pipeline, or no model for it.
+        StartError: if what it needs is not there.
+    """
+    pipeline = environ.get("LSML_PIPELINE", "").strip()
+    model = environ.get("LSML_PIPELINE_MODEL", "").strip()
+    if not pipeline:
+        raise click.UsageError(
+            "name the directory of a backend, or a pipeline of transformers: "
+            "--pipeline PIPELINE --model MODEL"
+        )
+    if not model:
+        raise click.UsageError(f"name the model of the pipeline {pipeline}: --model")
+    missing = [n for n in ("transformers", "torch") if not importlib.util.find_spec(n)]
+    if missing:
+        raise StartError(
+            f"{' and '.join(missing)} not installed, which a pipeline needs: "
+            "pip install 'lsml-bento[transformers]'"
+        )
+    place = Path(model).expanduser()
+    if place.exists() or model.startswith(("/", ".", "~")):
+        if not (place / "config.json").is_file():
+            raise StartError(
+                f"{place} is no directory with a config.json: name one that "
+                "save_pretrained() wrote, or a model of the hub"
+            )
+        environ["LSML_PIPELINE_MODEL"] = str(place.absolute())
+    # Nothing of a pipeline is trained here.
+    environ["LSML_WORKER"] = environ.get("LSML_WORKER", "").strip() or "external"
+    return environ.get("LSML_PIPELINE_NAME") or pipeline_name(pipeline, model)
 
 
 def _address(host: str, port: int) -> str:

@@ -1,0 +1,95 @@
+"""Recordings as the samples that a speech model takes."""
+
+from __future__ import annotations
+
+import wave
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsml_bento.errors import MediaError
+from lsml_bento.source import describe
+
+Samples = NDArray[np.float32]
+"""One channel, from -1 to 1."""
+
+_BLOCK_S = 60
+_WIDTHS = {2: ("<i2", 2**15), 4: ("<i4", 2**31)}
+"""Of a sample in bytes: how it is stored, and what 1.0 is."""
+
+
+def read_audio(path: str, url: str, rate: int) -> Samples:
+    """The samples of a file, its channels mixed into one.
+
+    soundfile reads WAV, FLAC, OGG and MP3 where it is installed, Python alone reads
+    WAV.
+
+    Args:
+        path: the file.
+        url: what the task calls it, for the error.
+        rate: samples per second that are wanted.
+
+    Raises:
+        MediaError: if it can not be decoded, saying what could.
+    """
+    soundfile = _soundfile()
+    try:
+        if soundfile is None:
+            samples, found = _read_wave(path)
+        else:
+            samples, found = soundfile.read(path, dtype="float32", always_2d=True)
+    except (OSError, EOFError, RuntimeError, ValueError, wave.Error) as error:
+        more = "" if soundfile else "; pip install soundfile for FLAC, OGG and MP3"
+        raise MediaError(
+            f"{url[:200]} is no recording that can be decoded: {describe(error)}; "
+            f"convert it to WAV{more}"
+        ) from error
+    return resampled(samples.mean(axis=1), found, rate)
+
+
+def _soundfile() -> Any:
+    try:
+        import soundfile  # noqa: PLC0415 - not every machine has it
+    except (ImportError, OSError):  # OSError: the package without its library
+        return None
+    return soundfile
+
+
+def _read_wave(path: str) -> tuple[Samples, int]:
+    with wave.open(path) as file:
+        width, channels = file.getsampwidth(), file.getnchannels()
+        if width not in _WIDTHS:
+            raise ValueError(f"its samples have {8 * width} bits, not 16 or 32")
+        kind, one = _WIDTHS[width]
+        samples = np.frombuffer(file.readframes(file.getnframes()), kind)
+        return (
+            (samples / one).astype(np.float32).reshape(-1, channels),
+            file.getframerate(),
+        )
+
+
+def resampled(samples: NDArray[Any], have: int, want: int) -> Samples:
+    """The same sound at another rate, without what the new rate can not hold.
+
+    Block by block, by cutting or padding each block's spectrum; a second of its
+    neighbours goes along, so that a block's edges do not sound.
+
+    Args:
+        samples: one channel.
+        have: its samples per second.
+        want: those of the result.
+    """
+    if have == want or not len(samples):
+        return np.asarray(samples, np.float32)
+    blocks = []
+    for start in range(0, len(samples), _BLOCK_S * have):
+        first = max(0, start - have)
+        part = samples[first : start + (_BLOCK_S + 1) * have]
+        part = np.pad(part, (0, -len(part) % have))  # whole seconds keep their length
+        count = len(part) // have * want
+        whole = np.fft.irfft(np.fft.rfft(part), n=count) * (want / have)
+        skipped = (start - first) // have * want
+        blocks.append(whole[skipped : skipped + _BLOCK_S * want])
+    length = round(len(samples) * want / have)
+    return np.concatenate(blocks)[:length].astype(np.float32)

@@ -1,0 +1,197 @@
+"""text-classification and zero-shot-classification: ``<Choices>`` on ``<Text>``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from lsml_bento.adapters.transformers_pipelines.filling import (
+    WINDOWS,
+    Filling,
+    Options,
+    Prediction,
+    read_options,
+)
+from lsml_bento.adapters.transformers_pipelines.pretrained import Pretrained
+from lsml_bento.adapters.transformers_pipelines.target import (
+    Target,
+    find_target,
+    listed,
+    match_target,
+)
+from lsml_bento.errors import ModelSetupError
+from lsml_bento.model import LabelStudioMLBase
+
+_LENGTH = 512
+"""Tokens that are read of a text, for models that do not say how many they take."""
+
+
+class ChoiceOptions(Options):
+    """Extra params of pipelines that pick choices."""
+
+    threshold: float | None = Field(None, ge=0, le=1)
+
+
+class ZeroShotOptions(ChoiceOptions):
+    """Those of zero-shot-classification too."""
+
+    hypothesis_template: str = "This example is {}."
+
+    @field_validator("hypothesis_template")
+    @classmethod
+    def _has_a_place(cls, template: str) -> str:
+        if "{}" not in template:
+            raise ValueError("it has no {}, where the choice is put")
+        return template
+
+
+def match_choices(model: LabelStudioMLBase, pretrained: Pretrained, on: str) -> Target:
+    """The ``<Choices>`` that a classifier fills.
+
+    Raises:
+        ModelSetupError: if there is none, or the model puts out numbers.
+    """
+    if pretrained.config.problem_type == "regression":
+        raise ModelSetupError(
+            f"the model {pretrained.name} puts out numbers (problem_type is "
+            "regression), which fill no <Choices>: name a model that classifies"
+        )
+    return match_target(
+        model,
+        pretrained.pipeline,
+        "Choices",
+        on,
+        names=pretrained.labels,
+        owner=pretrained.name,
+    )
+
+
+def choose(
+    target: Target,
+    scores: Mapping[str, float],
+    threshold: float | None,
+    *,
+    exclusive: bool,
+) -> Prediction:
+    """Pick choices by the model's scores.
+
+    Args:
+        target: the control.
+        scores: by the model's names.
+        threshold: what a score must reach; 0.5 where labels do not exclude one
+            another, by default.
+        exclusive: whether the model's labels exclude one another.
+
+    Returns:
+        Nothing is picked if the model's best label is none of the label config's.
+    """
+    least = (0.0 if exclusive else 0.5) if threshold is None else threshold
+    ranked = sorted(scores, key=scores.__getitem__, reverse=True)
+    if exclusive or not target.is_multiple:
+        ranked = ranked[:1]
+    picked = [n for n in ranked if scores[n] >= least and n in target.labels]
+    if not picked:
+        return {"result": []}
+    names = list(dict.fromkeys(target.labels[name] for name in picked))
+    score = sum(scores[name] for name in picked) / len(picked)
+    return {"result": [target.region({"choices": names}, score=score)], "score": score}
+
+
+class TextChoices(Filling):
+    """What a text classifier says of a text's first tokens."""
+
+    def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
+        self.options = read_options(ChoiceOptions, model)
+        self.target = match_choices(model, pretrained, "Text")
+        self._exclusive = not pretrained.is_multi_label
+
+    @classmethod
+    def load(cls, pretrained: Pretrained) -> Any:
+        """The pipeline, with a tokenizer that cuts long texts and pads short ones."""
+        pipe = pretrained.pipe()
+        pretrained.bound(pipe.tokenizer, _LENGTH)
+        pad_with_end(pipe)
+        return pipe
+
+    def predict(self, pipe: Any, inputs: list[str]) -> list[Prediction]:
+        """Choices for each text."""
+        found = pipe(inputs, batch_size=len(inputs), top_k=None, truncation=True)
+        return [
+            choose(
+                self.target,
+                {one["label"]: one["score"] for one in scores},
+                self.options.threshold,
+                exclusive=self._exclusive,
+            )
+            for scores in found
+        ]
+
+
+class ZeroShotChoices(Filling):
+    """The label config's own choices, put to a model that judges whether they hold.
+
+    A choice is put in the words of its ``predicted_values``, else in its own.
+    """
+
+    def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
+        self.options = read_options(ZeroShotOptions, model)
+        if not any(n.lower().startswith("entail") for n in pretrained.labels):
+            raise ModelSetupError(
+                f"the model {pretrained.name} knows {listed(pretrained.labels)}, and "
+                "zero-shot-classification takes one trained on inference, with a label "
+                "named entailment: name such a model"
+            )
+        target = find_target(model, pretrained.pipeline, "Choices", "Text")
+        if not target.choices:
+            raise ModelSetupError(
+                f'<Choices name="{target.from_name}"> has no <Choice> in the label '
+                "config, and its choices are what the model is asked for: add them"
+            )
+        self.target = replace(target, labels=_wordings(model, target))
+
+    @classmethod
+    def load(cls, pretrained: Pretrained) -> Any:
+        """The pipeline, with a tokenizer that cuts long texts and pads short ones."""
+        return TextChoices.load(pretrained)
+
+    def predict(self, pipe: Any, inputs: list[str]) -> list[Prediction]:
+        """Choices for each text."""
+        wordings = list(self.target.labels)
+        found = pipe(
+            inputs,
+            candidate_labels=wordings,
+            hypothesis_template=self.options.hypothesis_template,
+            multi_label=self.target.is_multiple,
+            batch_size=max(len(inputs), WINDOWS),
+        )
+        return [
+            choose(
+                self.target,
+                dict(zip(one["labels"], one["scores"], strict=True)),
+                self.options.threshold,
+                exclusive=not self.target.is_multiple,
+            )
+            for one in found
+        ]
+
+
+def _wordings(model: LabelStudioMLBase, target: Target) -> dict[str, str]:
+    tags = model.label_interface.get_control(target.from_name).labels_attrs or {}
+    words = {}
+    for choice in target.choices:
+        hints = tags[choice].attr.get("predicted_values", "") if choice in tags else ""
+        given = [hint.strip() for hint in hints.split(",") if hint.strip()]
+        words.update(dict.fromkeys(given or [choice], choice))
+    return words
+
+
+def pad_with_end(pipe: Any) -> None:
+    """Let texts of one batch differ in length, for tokenizers that know no padding."""
+    if pipe.tokenizer.pad_token is None:
+        pipe.tokenizer.pad_token = pipe.tokenizer.eos_token
+    for knows in (pipe.model.config, getattr(pipe, "generation_config", None)):
+        if knows is not None and knows.pad_token_id is None:
+            knows.pad_token_id = pipe.tokenizer.pad_token_id

@@ -1,0 +1,153 @@
+"""image-classification and object-detection: ``<Choices>`` and boxes on ``<Image>``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PIL import Image, ImageOps
+from pydantic import Field
+
+from lsml_bento.adapters.transformers_pipelines.choices import (
+    ChoiceOptions,
+    choose,
+    match_choices,
+)
+from lsml_bento.adapters.transformers_pipelines.filling import (
+    Filling,
+    Options,
+    Prediction,
+    mean,
+    read_options,
+)
+from lsml_bento.adapters.transformers_pipelines.pretrained import Pretrained
+from lsml_bento.adapters.transformers_pipelines.target import match_target
+from lsml_bento.errors import MediaError
+from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.source import describe
+from lsml_bento.types import Task
+
+
+class _BoxOptions(Options):
+    threshold: float = Field(0.5, ge=0, le=1)
+
+
+def read_image(path: str, url: str) -> Image.Image:
+    """An image in RGB, turned as a browser turns it.
+
+    Args:
+        path: the file.
+        url: what the task calls it, for the error.
+
+    Raises:
+        MediaError: if it is no image that Pillow reads.
+    """
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise MediaError(
+            f"{url[:200]} is no image that can be read: {describe(error)}"
+        ) from error
+
+
+class _OfImages(Filling):
+    """Outputs about the image of a task."""
+
+    @classmethod
+    def load(cls, pretrained: Pretrained) -> Any:
+        """The pipeline."""
+        return pretrained.pipe()
+
+    def read(self, model: LabelStudioMLBase, task: Task) -> Image.Image:
+        """The task's image.
+
+        Raises:
+            MediaError: if it can not be read or must not be.
+            PredictionError: if the task names none.
+        """
+        return read_image(self.file(model, task), self.value(task))
+
+
+class ImageChoices(_OfImages):
+    """What an image classifier says of an image."""
+
+    def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
+        self.options = read_options(ChoiceOptions, model)
+        self.target = match_choices(model, pretrained, "Image")
+        self._exclusive = not pretrained.is_multi_label
+        self._count = len(pretrained.labels)
+
+    def predict(self, pipe: Any, inputs: list[Image.Image]) -> list[Prediction]:
+        """Choices for each image."""
+        found = pipe(inputs, batch_size=len(inputs), top_k=self._count)
+        return [
+            choose(
+                self.target,
+                {one["label"]: one["score"] for one in scores},
+                self.options.threshold,
+                exclusive=self._exclusive,
+            )
+            for scores in found
+        ]
+
+
+class Boxes(_OfImages):
+    """The objects of an image, as rectangles in percent of it."""
+
+    exact = True  # a box in bfloat16 is off by a 256th of the image
+
+    def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
+        self.options = read_options(_BoxOptions, model)
+        self.target = match_target(
+            model,
+            pretrained.pipeline,
+            "RectangleLabels",
+            "Image",
+            names=[name for name in pretrained.labels if name != "N/A"],
+            owner=pretrained.name,
+        )
+
+    def predict(self, pipe: Any, inputs: list[Image.Image]) -> list[Prediction]:
+        """The boxes of each image; images of one size share a batch."""
+        # Padding to the largest image would let a box depend on the images beside it.
+        sizes: dict[tuple[int, int], list[int]] = {}
+        for place, image in enumerate(inputs):
+            sizes.setdefault(image.size, []).append(place)
+        found: dict[int, Prediction] = {}
+        for (width, height), places in sizes.items():
+            objects = pipe(
+                [inputs[place] for place in places],
+                batch_size=len(places),
+                threshold=self.options.threshold,
+            )
+            for place, those in zip(places, objects, strict=True):
+                found[place] = self._prediction(those, width, height)
+        return [found[place] for place in range(len(inputs))]
+
+    def _prediction(
+        self, objects: list[dict[str, Any]], width: int, height: int
+    ) -> Prediction:
+        result, scores = [], []
+        for one in objects:
+            label = self.target.labels.get(one["label"])
+            if label is None:
+                continue
+            x, right = (_percent(one["box"][key], width) for key in ("xmin", "xmax"))
+            y, low = (_percent(one["box"][key], height) for key in ("ymin", "ymax"))
+            box = {"x": x, "y": y, "width": right - x, "height": low - y}
+            result.append(
+                self.target.region(
+                    {**box, "rotation": 0, "rectanglelabels": [label]},
+                    score=one["score"],
+                    original_width=width,
+                    original_height=height,
+                    image_rotation=0,
+                )
+            )
+            scores.append(one["score"])
+        return {"result": result, "score": mean(scores)}
+
+
+def _percent(pixels: float, of: int) -> float:
+    """Models put corners a little outside of the image."""
+    return min(100.0, max(0.0, 100.0 * pixels / of))

@@ -1,0 +1,203 @@
+"""A model of transformers: its config first, its weights when it is to predict."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from lsml_bento.errors import ModelSetupError
+from lsml_bento.source import describe
+from lsml_bento.torch import device as default_device
+from lsml_bento.torch import inference
+
+_SAMPLES = 64
+_SAMPLE_BYTES = 64 * 1024
+"""What is read of a file of weights to tell it from another one."""
+
+_WEIGHTS = (".safetensors", ".bin", ".json", ".txt", ".model")
+
+ENDLESS = 10**9
+"""Tokens; a tokenizer that knows no limit says 10**30."""
+
+_HEADS = {
+    "token-classification": "ForTokenClassification",
+    "text-classification": "ForSequenceClassification",
+    "zero-shot-classification": "ForSequenceClassification",
+    "image-classification": "ForImageClassification",
+    "object-detection": "ForObjectDetection",
+}
+"""Part of the architecture's name. transformers gives any other one a random head."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model that was found.
+
+    Attributes:
+        pipeline: what it is used for.
+        name: as a person wrote it.
+        path: its directory, or its name on the hub.
+        revision: of the hub; None for the newest.
+        device: where it computes.
+        config: a ``transformers.PretrainedConfig``.
+        version: its name, with the commit or a hash of its files.
+    """
+
+    pipeline: str
+    name: str
+    path: str
+    revision: str | None
+    device: torch.device
+    config: Any
+    version: str
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels that it was trained with, in its order."""
+        return [str(label) for _, label in sorted(self.config.id2label.items())]
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether its labels do not exclude one another."""
+        kind = self.config.problem_type
+        return bool(kind == "multi_label_classification" or len(self.labels) == 1)
+
+    def pipe(self, **options: Any) -> Any:
+        """The ``transformers.Pipeline``, with its weights on the device.
+
+        Raises:
+            ModelSetupError: if they can not be read.
+        """
+        with _reading(self.name):
+            made: Any = transformers.pipeline
+            return made(
+                self.pipeline,
+                model=self.path,
+                revision=self.revision,
+                device=self.device,
+                **options,
+            )
+
+    def read(self, kind: Any) -> Any:
+        """An object of one of transformers' ``Auto`` classes.
+
+        Raises:
+            ModelSetupError: if it can not be read.
+        """
+        with _reading(self.name):
+            return kind.from_pretrained(self.path, revision=self.revision)
+
+    def computing(self, *, exact: bool) -> AbstractContextManager[None]:
+        """Without gradients, and with autocast where a GPU gains from it.
+
+        Args:
+            exact: for outputs that eight bits of a bfloat16 do not hold.
+        """
+        return inference(self.device, dtype=torch.float32 if exact else None)
+
+    def bound(self, tokenizer: Any, default: int = ENDLESS) -> None:
+        """Have the tokenizer know how many tokens the model takes, special ones too.
+
+        Args:
+            tokenizer: changed, if it knows no number or one that is too large.
+            default: for a model whose positions have no end.
+        """
+        positions = getattr(self.config, "max_position_embeddings", None)
+        limit = tokenizer.model_max_length or ENDLESS
+        if positions and limit > positions:
+            limit = positions - 2  # which RoBERTa's kind keeps for padding
+        tokenizer.model_max_length = default if limit > ENDLESS else limit
+
+
+@lru_cache(maxsize=4)
+def open_pretrained(pipeline: str, model: str, device: str | None) -> Pretrained:
+    """Read a model's config.
+
+    Args:
+        pipeline: what it will be used for.
+        model: a directory, or a name on the hub with ``@REVISION`` if wanted.
+        device: where it computes, such as ``"cuda:1"``; the best one by default.
+
+    Raises:
+        ModelSetupError: if it can not be read, or was made for something else.
+    """
+    path, revision = model, None
+    if not Path(model).is_dir() and "@" in model:
+        path, _, revision = model.rpartition("@")
+    with _reading(model):
+        config = transformers.AutoConfig.from_pretrained(path, revision=revision)
+    head, made_for = _HEADS.get(pipeline), config.architectures or []
+    if head and made_for and not any(head in name for name in made_for):
+        raise ModelSetupError(
+            f"the model {model} is a {made_for[0]}, and {pipeline} takes one that was "
+            f"trained for it, a ..{head}: name another model, or another pipeline"
+        )
+    return Pretrained(
+        pipeline=pipeline,
+        name=model,
+        path=path,
+        revision=revision,
+        device=_device(device),
+        config=config,
+        version=_version(path, config),
+    )
+
+
+@contextmanager
+def _reading(model: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise ModelSetupError(
+            f"the model {model} can not be used: {describe(error)}; name a directory "
+            "that save_pretrained() wrote, or a model of the hub that this machine "
+            "can reach"
+        ) from error
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        return torch.device(name) if name else default_device()
+    except RuntimeError as error:
+        raise ModelSetupError(
+            f"LSML_PIPELINE_DEVICE is {name!r}, which is no device: use cpu, cuda, "
+            "cuda:1, or mps"
+        ) from error
+
+
+def _version(path: str, config: Any) -> str:
+    name = Path(path).absolute().name if Path(path).is_dir() else path
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-") or "model"
+    commit = getattr(config, "_commit_hash", None)
+    if not commit and Path(path).is_dir():
+        commit = fingerprint(Path(path))
+    return f"{name}-{commit[:8]}" if commit else name
+
+
+def fingerprint(directory: Path) -> str:
+    """A hash of a model's files that is the same wherever they are copied to.
+
+    Of a large file evenly spaced parts are read, about 4 MiB in all, and its length.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(directory.iterdir()):
+        if path.suffix not in _WEIGHTS or not path.is_file():
+            continue
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        last = max(0, size - _SAMPLE_BYTES)
+        step = max(_SAMPLE_BYTES, last // _SAMPLES)
+        with path.open("rb") as file:
+            for start in (*range(0, last, step), last):
+                file.seek(start)
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()

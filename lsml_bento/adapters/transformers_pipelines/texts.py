@@ -1,0 +1,140 @@
+"""text-generation and summarization: ``<TextArea>`` on ``<Text>``."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import transformers
+from pydantic import Field
+
+from lsml_bento.adapters.transformers_pipelines.choices import pad_with_end
+from lsml_bento.adapters.transformers_pipelines.filling import (
+    Filling,
+    Options,
+    Prediction,
+    read_options,
+)
+from lsml_bento.adapters.transformers_pipelines.pretrained import Pretrained
+from lsml_bento.adapters.transformers_pipelines.target import find_target
+from lsml_bento.model import LabelStudioMLBase
+
+_NEW_TOKENS = 256
+
+
+class _GenerationOptions(Options):
+    max_new_tokens: int = Field(_NEW_TOKENS, ge=1)
+    do_sample: bool = False
+    temperature: float | None = Field(None, gt=0)
+    top_p: float | None = Field(None, gt=0, le=1)
+    num_beams: int | None = Field(None, ge=1)
+
+
+class _Generated(Filling):
+    """Text that a model writes about a text, always the same without ``do_sample``."""
+
+    def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
+        self.options = read_options(_GenerationOptions, model)
+        self.target = find_target(model, pretrained.pipeline, "TextArea", "Text")
+
+    def _generation(self, default: Any, **more: Any) -> Any:
+        """The model's own way to generate, with this project's options."""
+        config = copy.deepcopy(default)
+        config.update(**{**self.options.model_dump(exclude_none=True), **more})
+        config.max_length = None  # the number of new tokens is always given
+        return config
+
+    def _written(self, texts: list[str]) -> list[Prediction]:
+        return [
+            {"result": [self.target.region({"text": [text.strip()]})]}
+            if text.strip()
+            else {"result": []}
+            for text in texts
+        ]
+
+
+class Continuations(_Generated):
+    """What a language model writes behind a text, without the text.
+
+    A model with a chat template gets the text as what a user said. Of a text that is
+    too long, the end is read.
+    """
+
+    @classmethod
+    def load(cls, pretrained: Pretrained) -> Any:
+        """The pipeline, with a tokenizer that pads on the left."""
+        pipe = pretrained.pipe()
+        pretrained.bound(pipe.tokenizer)
+        pad_with_end(pipe)
+        pipe.tokenizer.padding_side = pipe.tokenizer.truncation_side = "left"
+        return pipe
+
+    def predict(self, pipe: Any, inputs: list[str]) -> list[Prediction]:
+        """A text for each text."""
+        prompts: list[Any] = list(inputs)
+        if pipe.tokenizer.chat_template:
+            prompts = [[{"role": "user", "content": text}] for text in inputs]
+        # At least half of what the model holds is for the text.
+        limit = pipe.tokenizer.model_max_length
+        new_tokens = min(self.options.max_new_tokens, max(1, limit // 2))
+        found = pipe(
+            prompts,
+            batch_size=len(prompts),
+            return_full_text=False,
+            tokenizer_encode_kwargs={
+                "truncation": True,
+                "max_length": limit - new_tokens,
+            },
+            generation_config=self._generation(
+                pipe.generation_config, max_new_tokens=new_tokens
+            ),
+        )
+        return self._written([one[0]["generated_text"] for one in found])
+
+
+@dataclass(frozen=True)
+class _Summarizer:
+    """transformers 5 has no pipeline for summaries; its models are still there.
+
+    Attributes:
+        tokenizer: cuts texts at what the model takes.
+        model: an encoder and a decoder.
+        prefix: what the model was trained to see in front of a text.
+    """
+
+    tokenizer: Any
+    model: Any
+    prefix: str
+
+
+class Summaries(_Generated):
+    """A summary of the first tokens of a text."""
+
+    @classmethod
+    def load(cls, pretrained: Pretrained) -> Any:
+        """The tokenizer and the model."""
+        tokenizer = pretrained.read(transformers.AutoTokenizer)
+        pretrained.bound(tokenizer, 1024)
+        model = pretrained.read(transformers.AutoModelForSeq2SeqLM)
+        trained = getattr(pretrained.config, "task_specific_params", None) or {}
+        options = dict(trained.get("summarization", {}))
+        prefix = options.pop("prefix", "")
+        model.generation_config.update(**options)
+        return _Summarizer(tokenizer, model.to(pretrained.device).eval(), prefix)
+
+    def predict(self, pipe: _Summarizer, inputs: list[str]) -> list[Prediction]:
+        """A summary for each text."""
+        rows = pipe.tokenizer(
+            [pipe.prefix + text for text in inputs],
+            return_tensors="pt",
+            padding=True,
+            truncation=True,
+        )
+        tokens = pipe.model.generate(
+            input_ids=rows["input_ids"].to(pipe.model.device),
+            attention_mask=rows["attention_mask"].to(pipe.model.device),
+            generation_config=self._generation(pipe.model.generation_config),
+        )
+        decoded = pipe.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return self._written(decoded)

@@ -1,0 +1,83 @@
+"""automatic-speech-recognition: ``<TextArea>`` on ``<Audio>``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import transformers
+from numpy.typing import NDArray
+
+from lsml_bento.adapters.transformers_pipelines.audio import read_audio
+from lsml_bento.adapters.transformers_pipelines.choices import pad_with_end
+from lsml_bento.adapters.transformers_pipelines.filling import (
+    WINDOWS,
+    Filling,
+    Options,
+    Prediction,
+    read_options,
+)
+from lsml_bento.adapters.transformers_pipelines.pretrained import Pretrained
+from lsml_bento.adapters.transformers_pipelines.target import find_target
+from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.types import Task
+
+_WINDOW_S = 30
+_IN_WINDOWS = {"ctc", "ctc_with_lm", "seq2seq_whisper"}
+"""Kinds of models whose windows the pipeline puts together again."""
+
+
+class _SpeechOptions(Options):
+    language: str | None = None
+    task: Literal["transcribe", "translate"] | None = None
+
+
+class Transcripts(Filling):
+    """What is said in a recording, of any length for Whisper and CTC models."""
+
+    def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
+        options = read_options(_SpeechOptions, model)
+        self._generation = options.model_dump(exclude_none=True)
+        self.target = find_target(model, pretrained.pipeline, "TextArea", "Audio")
+        self._rate = pretrained.read(transformers.AutoFeatureExtractor).sampling_rate
+
+    @classmethod
+    def load(cls, pretrained: Pretrained) -> Any:
+        """The pipeline, with a tokenizer that knows padding."""
+        pipe = pretrained.pipe()
+        pad_with_end(pipe)
+        return pipe
+
+    def read(self, model: LabelStudioMLBase, task: Task) -> NDArray[np.float32] | None:
+        """The task's recording, None for one without a sample.
+
+        Raises:
+            MediaError: if it can not be read or must not be.
+            PredictionError: if the task names none.
+        """
+        samples = read_audio(self.file(model, task), self.value(task), self._rate)
+        return samples if len(samples) else None
+
+    def predict(self, pipe: Any, inputs: list[NDArray[np.float32]]) -> list[Prediction]:
+        """A transcript for each recording."""
+        found = pipe(
+            inputs,
+            batch_size=max(len(inputs), WINDOWS),
+            chunk_length_s=_window_s(pipe),
+            ignore_warning=True,
+            generate_kwargs=self._generation,
+        )
+        texts = [str(one["text"]).strip() for one in found]
+        return [
+            {"result": [self.target.region({"text": [text]})]}
+            if text
+            else {"result": []}
+            for text in texts
+        ]
+
+
+def _window_s(pipe: Any) -> float:
+    """Whisper's own window where it has one; 0 reads a recording whole."""
+    if pipe.type not in _IN_WINDOWS:
+        return 0
+    return float(getattr(pipe.feature_extractor, "chunk_length", None) or _WINDOW_S)

@@ -1,0 +1,100 @@
+"""``lsml-bento start --pipeline``: what it hands on, and what it refuses."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from lsml_bento.pipelines import PIPELINES, pipeline_name
+from tests.cli.commands import MODEL, call, environ, refused, run, write
+
+NER = ("--pipeline", "token-classification")
+
+
+def usage_error(*arguments: object, **env: str) -> str:
+    """The last line of a command that was not understood."""
+    done = run("start", *arguments, env=environ(**env))
+    assert done.returncode == 2, done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+def test_a_start_of_nothing_says_what_can_be_started() -> None:
+    assert usage_error() == (
+        "Error: name the directory of a backend, or a pipeline of transformers: "
+        "--pipeline PIPELINE --model MODEL"
+    )
+
+
+def test_a_pipeline_needs_a_model() -> None:
+    assert usage_error(*NER) == (
+        "Error: name the model of the pipeline token-classification: --model"
+    )
+
+
+def test_the_variables_of_a_container_are_enough() -> None:
+    said = usage_error(LSML_PIPELINE="text-classification")
+    assert said == "Error: name the model of the pipeline text-classification: --model"
+
+
+def test_a_pipeline_that_is_none_is_answered_with_those_that_are() -> None:
+    said = usage_error("--pipeline", "translation", "--model", "m")
+    assert all(name in said for name in PIPELINES)
+
+
+@pytest.mark.parametrize("option", ["pipeline", "model", "device", "name"])
+def test_a_directory_and_a_pipeline_are_two_backends(
+    tmp_path: Path, option: str
+) -> None:
+    write(tmp_path, model=MODEL)
+    said = usage_error(tmp_path, f"--{option}", "text-generation")
+    assert said == (
+        f"Error: --{option} is for a pipeline, which takes the place of {tmp_path}: "
+        "name one of the two"
+    )
+
+
+@pytest.mark.parametrize("model", ["./gone", "/gone", "~/gone"])
+def test_a_model_that_is_no_directory_is_refused(tmp_path: Path, model: str) -> None:
+    env = environ(HOME=str(tmp_path))
+    said = refused(run("start", *NER, "--model", model, cwd=tmp_path, env=env))
+    assert said.endswith(
+        "gone is no directory with a config.json: name one that save_pretrained() "
+        "wrote, or a model of the hub"
+    )
+
+
+def test_a_directory_that_holds_no_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    said = refused(run("start", *NER, "--model", "empty", cwd=tmp_path))
+    assert said.startswith("empty is no directory with a config.json: ")
+
+
+def test_what_a_pipeline_needs_is_told_with_the_command_that_installs_it(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import sys\n"
+        "from lsml_bento.cli import main\n"
+        "sys.path[:] = [p for p in sys.path if 'site-packages' not in p]\n"
+        f"main(['start', *{NER!r}, '--model', 'a/b'])\n"
+    )
+    done = call([sys.executable, "-c", code], cwd=tmp_path)
+    assert refused(done) == (
+        "transformers and torch not installed, which a pipeline needs: pip install "
+        "'lsml-bento[transformers]'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("dslim/bert-base-NER", "token-classification-bert-base-ner"),
+        ("org/model@v1.2", "token-classification-model"),
+        ("/models/My Model/", "token-classification-my-model"),
+        ("a" * 80, "token-classification-" + "a" * 42),
+    ],
+)
+def test_a_backend_is_named_after_its_pipeline_and_model(model: str, name: str) -> None:
+    assert pipeline_name("token-classification", model) == name
