@@ -60,6 +60,7 @@ class Desk:
         self._calls: SimpleQueue[None] = SimpleQueue()
         self._stopping = False
         self._is_away = False
+        self._moved_at = time.monotonic()
 
     def wake(self) -> None:
         """Look for jobs that are due, now."""
@@ -75,8 +76,14 @@ class Desk:
         """Whether it was told to end."""
         return self._stopping
 
+    @property
+    def still_s(self) -> float:
+        """For how many seconds nothing has moved here, in a run neither."""
+        return time.monotonic() - self._moved_at
+
     def pause(self, seconds: float) -> None:
         """Wait, but no longer than to the next call."""
+        self._moved_at = time.monotonic()
         with suppress(Empty):
             self._calls.get(timeout=seconds)
             while True:
@@ -120,7 +127,7 @@ class Desk:
                 self._ledger,
                 self._publisher,
                 self._settings.fit_timeout_s,
-                lambda: self._stopping,
+                self._is_told_to_stop,
             )
             is_well = watch.see_through()
         except (LeaseLost, JobNotFound) as error:
@@ -131,6 +138,11 @@ class Desk:
             if not (is_well and self._keeps_process):
                 self._let_go()
             self._idle_since = time.monotonic()
+
+    def _is_told_to_stop(self) -> bool:
+        """Asked by a run, several times a second."""
+        self._moved_at = time.monotonic()
+        return self._stopping
 
     def _give_back(self, lease: Lease, reason: str) -> None:
         try:

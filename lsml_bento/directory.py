@@ -14,6 +14,7 @@ BASE = "LabelStudioMLBase"
 """What a user's class derives from, here and in ``label_studio_ml``."""
 
 _ARGUMENTS = frozenset({"name", "max_batch_size", "threads", "workers", "gpus"})
+_BENTO_SERVICE = re.compile(r"^service: *['\"]?([\w.]+)", re.MULTILINE)
 _DROP_IN = re.compile(r"^\s*(?:from|import)\s+label_studio_ml\b", re.MULTILINE)
 
 
@@ -33,6 +34,19 @@ def has_service(directory: Path) -> bool:
     except ModelImportError:
         return True
     return "svc" in _names_set(tree)
+
+
+def bento_of(directory: Path) -> Path | None:
+    """The built bento that a directory is, or is in; None if there is none."""
+    places = (directory, *directory.parents)
+    return next((place for place in places if (place / "bento.yaml").is_file()), None)
+
+
+def bento_service_directory(bento: Path) -> Path:
+    """Where the service of a built bento is: below ``src``, which is imported from."""
+    found = _BENTO_SERVICE.search((bento / "bento.yaml").read_text(encoding="utf-8"))
+    modules = found[1].split(".") if found else ["service"]
+    return bento.joinpath("src", *modules[:-1])
 
 
 def is_drop_in(directory: Path) -> bool:

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from lsml_bento.adapters.sqlite_state import SqliteState
+from lsml_bento.directory import bento_of
 from lsml_bento.settings import Settings
 from lsml_bento.spec import BackendSpec, service_name
 from lsml_bento.state import State
@@ -19,8 +20,7 @@ def default_home(directory: Path, name: str) -> Path:
 
     A directory inside a bento is no place for state: it is read-only in an image.
     """
-    in_bento = (directory.parent / "bento.yaml").exists()
-    if not in_bento and os.access(directory, os.W_OK):
+    if bento_of(directory) is None and os.access(directory, os.W_OK):
         return directory / ".lsml"
     return Path.home() / ".lsml" / name
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -25,10 +26,15 @@ from lsml_bento.directory import is_drop_in
 from lsml_bento.errors import LsmlError, SettingsError
 from lsml_bento.fit_process import FitProcess
 from lsml_bento.home import open_state
+from lsml_bento.ledger import Ledger
 from lsml_bento.presence import Presence
 from lsml_bento.publishing import Publisher
 from lsml_bento.settings import Settings
 from lsml_bento.spec import BackendSpec, class_name
+from lsml_bento.state import State
+
+if TYPE_CHECKING:
+    from lsml_bento.health import Health
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +44,11 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def run_worker(
-    spec: BackendSpec, settings: Settings, *, is_embedded: bool = False
+    spec: BackendSpec,
+    settings: Settings,
+    *,
+    is_embedded: bool = False,
+    health_port: int | None = None,
 ) -> None:
     """Train until the process is told to end.
 
@@ -47,15 +57,14 @@ def run_worker(
         settings: what the environment decides.
         is_embedded: whether the end of the standard input means that the server is
             gone.
+        health_port: where probes and Prometheus are answered, if anywhere.
 
     Raises:
-        LsmlError: if the worker can not be put together.
+        LsmlError: if the worker can not be put together, or the port can not be had.
     """
     process_title.show(f"lsml-bento worker {spec.name}")
     log_to_stderr(settings.log_level)
     state = open_state(settings, spec.home_path, spec.name)
-    presence = Presence(state, class_name(spec.target))
-    presence.announce()
     queue = open_queue(settings, spec)
     directory = spec.directory_path
     desk = Desk(
@@ -66,6 +75,9 @@ def run_worker(
         lambda: FitProcess(fit_command(spec), fit_environ(settings)),
         keeps_process=directory is not None and is_drop_in(directory),
     )
+    health = _open_health(health_port, desk, state)
+    presence = Presence(state, class_name(spec.target))
+    presence.announce()
 
     def stop(*_: object) -> None:
         desk.stop()
@@ -79,6 +91,8 @@ def run_worker(
         return
     consumer = queue.consume(lambda _: desk.wake())
     consumer.start()
+    if health is not None:
+        health.show_training()
     log.info("worker %s of %s trains", os.getpid(), spec.name)
     try:
         desk.work()
@@ -88,6 +102,17 @@ def run_worker(
         presence.leave()
         state.close()
         lock.release()
+        if health is not None:
+            health.close()
+
+
+def _open_health(port: int | None, desk: Desk, state: State) -> Health | None:
+    if port is None:
+        return None
+    # With prometheus_client, which most workers do not need.
+    from lsml_bento.health import Health  # noqa: PLC0415
+
+    return Health(port, desk, Ledger(state))
 
 
 def _elected(lock: FileLock, desk: Desk) -> bool:

@@ -16,6 +16,8 @@ import click
 
 from lsml_bento.cli.options import DEBUG, quiet, with_absolute_paths
 from lsml_bento.directory import (
+    bento_of,
+    bento_service_directory,
     find_target,
     has_service,
     plain_service,
@@ -107,12 +109,16 @@ def find_spec(directory: Path) -> BackendSpec:
     environment means the same.
 
     Args:
-        directory: absolute.
+        directory: absolute. That of a built bento stands for where its service is.
 
     Raises:
         LsmlError: if there is no backend in it.
         SystemExit: if its ``service.py`` can not be used.
     """
+    if (bento := bento_of(directory)) is not None:
+        sys.path.insert(0, str(bento / "src"))  # as it is for the bento's servers
+        if bento == directory:
+            directory = bento_service_directory(bento)
     if not directory.is_dir() or not serves(directory):
         raise OpeningError(
             f"{directory} has neither a model.py nor a service.py with svc: name the "

@@ -12,20 +12,36 @@ import click
 from lsml_bento.cli.opening import find_spec
 from lsml_bento.cli.options import (
     debug_option,
-    directory_argument,
     log_level_option,
     resolve,
+    root_dir_option,
 )
 
 
 @click.command()
-@directory_argument
+@click.argument(
+    "directory", metavar="[DIR]", default=".", type=click.Path(path_type=Path)
+)
+@root_dir_option
+@click.option(
+    "--health-port",
+    type=click.IntRange(1, 65535),
+    default=None,
+    metavar="PORT",
+    help="Answer /livez, /readyz and /metrics on it.",
+)
 @log_level_option
 @debug_option("Log at level DEBUG, and show errors with their tracebacks.")
 def worker(
-    directory: Path, root_dir: Path | None, log_level: str | None, debug: bool
+    directory: Path,
+    root_dir: Path | None,
+    health_port: int | None,
+    log_level: str | None,
+    debug: bool,
 ) -> None:
     """Train the backend in DIR until told to end.
+
+    DIR is the current directory by default; that of a built bento will do.
 
     Start its servers with LSML_WORKER=external, so that they train nothing. One worker
     trains for a LSML_HOME, a second one stands by; with REDIS_URL, workers on several
@@ -43,7 +59,7 @@ def worker(
     from lsml_bento.settings import Settings
     from lsml_bento.worker import run_worker
 
-    run_worker(spec, Settings.from_env(os.environ))
+    run_worker(spec, Settings.from_env(os.environ), health_port=health_port)
 
 
 def _end(*_: object) -> None:

@@ -66,13 +66,10 @@ class Place:
         self.directory = write(directory, **(files or {"model": LEARNER}))
         self.environ = environ(BENTOML_HOME=str(directory.parent / "bentoml"))
         self.name = "learner"
+        self.home = self.directory / ".lsml"
         self.redis_url = redis_url
         if redis_url is not None:
             self.environ["REDIS_URL"] = redis_url
-
-    @property
-    def home(self) -> Path:
-        return self.directory / ".lsml"
 
     @contextmanager
     def state(self) -> Iterator[State]:

@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import psutil
 import pytest
 
 from lsml_bento.jobs import JobStatus
 from lsml_bento.ledger import Ledger
-from tests.cli.commands import refused, run
+from tests.cli.commands import refused, run, write
 from tests.cli.place import LEARNER, ONE, Place, Running
+from tests.e2e.processes import free_port
 
 
 @pytest.fixture
@@ -142,6 +144,54 @@ def test_a_worker_trains_on_redis(tmp_path: Path, redis_server: str) -> None:
         worker.await_line("trains")
         assert place.run("train", "--wait", timeout_s=90).returncode == 0
         assert worker.end() == 0
+
+
+def test_probes_tell_a_worker_that_trains_from_one_that_stands_by(place: Place) -> None:
+    def answers(port: int, path: str) -> httpx.Response:
+        return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=5)
+
+    ports = free_port(), free_port()
+    with place.running("worker", ".", "--health-port", ports[0]) as first:
+        first.await_line("of learner trains")
+        with place.running("worker", ".", "--health-port", ports[1]) as second:
+            second.await_line("stands by")
+            said = [answers(port, "/readyz").json()["status"] for port in ports]
+            assert said == ["trains", "stands by"]
+            assert place.run("train", "1", "--wait", timeout_s=90).returncode == 0
+            metrics = answers(ports[1], "/metrics").text
+            assert 'lsml_jobs{status="succeeded"} 1.0' in metrics
+            taken = place.refused("worker", ".", "--health-port", ports[0])
+            assert second.end() == 0
+        assert first.end() == 0
+
+    assert taken == (
+        f"--health-port {ports[0]} can not be listened on (Address already in use): "
+        "name a port that no other process has"
+    )
+
+
+def test_a_worker_trains_what_the_bento_around_it_serves(tmp_path: Path) -> None:
+    bento = tmp_path / "bento"
+    service = bento / "src" / "bentos" / "learner"
+    place = Place(
+        service,
+        service="from lsml_bento import create_service\n\n"
+        "svc = create_service('backends.learner:Learner', name='learner')\n",
+    )
+    write(bento / "src" / "backends", learner=LEARNER)
+    (bento / "bento.yaml").write_text("service: bentos.learner.service:svc\n")
+    place.environ["HOME"] = str(tmp_path)
+    place.home = tmp_path / ".lsml" / "learner"
+    place.connect()
+    place.directory = bento
+    job = place.run("train", "--json").stdout
+    with place.running("worker") as worker:
+        worker.await_line("of learner trains")
+        eventually(lambda: len(place.json("versions", "list")["versions"]) == 2)
+        assert worker.end() == 0
+
+    [version, _] = place.json("versions", "list")["versions"]
+    assert version["job"] in job
 
 
 def test_what_is_no_backend_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import label_studio as label_studio_package
+from tests.e2e.bentos import Built, build
 from tests.e2e.client import LabelStudioApi
 from tests.e2e.processes import STARTED, Server
 from tests.e2e.serving import EXAMPLE, start_command
@@ -66,6 +67,19 @@ def keyword_backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
     """The keyword example, served by ``lsml-bento start``."""
     with start_command(EXAMPLE, tmp_path_factory.mktemp("keyword")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def ner_bento(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The repository's default bento."""
+    return build(tmp_path_factory.mktemp("ner-bento"))
+
+
+@pytest.fixture(scope="session")
+def gpt2_bento(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The other one."""
+    home = tmp_path_factory.mktemp("gpt2-bento")
+    return build(home, "-f", "bentos/gpt2/bentofile.yaml", ".")
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from examples.pytorch_ner.scores import Score, entity_scores
 from examples.pytorch_ner.train import entities_by_label
 from examples.pytorch_ner.train_base import dictionary_scores, new_label_examples
 from tests.e2e import label_studio as label_studio_package
+from tests.e2e.bentos import Built
 from tests.e2e.client import Connection, Json, LabelStudioApi, Project
 from tests.e2e.processes import ROOT, Server, eventually
 from tests.e2e.serving import BACKENDS, start_command
@@ -88,17 +89,24 @@ class Api:
 # The example learns a label that it has never seen
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["source", "tag"])
 def ner(
-    label_studio: LabelStudioApi, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    label_studio: LabelStudioApi,
+    ner_bento: Built,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Server]:
-    """The example, with a key to Label Studio."""
+    """The example, with a key to Label Studio: its directory, and its bento's tag."""
     environ = {
         "LABEL_STUDIO_URL": label_studio.url,
         "LABEL_STUDIO_API_KEY": label_studio_package.TOKEN,
     }
     home = tmp_path_factory.mktemp("ner")
-    with start_command(NER, home, environ=environ) as server:
+    if request.param == "tag":
+        made = ner_bento.served(home, environ)
+    else:
+        made = start_command(NER, home, environ=environ)
+    with made as server:
         yield server
 
 

@@ -162,11 +162,17 @@ def spec_of(service: bentoml.Service[Any]) -> BackendSpec | None:
 
 
 def _configuration(shape: Shape) -> dict[str, Any]:
+    # It loads all of BentoML, which a module that is imported only need not.
+    from lsml_bento.adapters.bentoml_service.image import (  # noqa: PLC0415
+        backend_image,
+    )
+
     configuration: dict[str, Any] = {
         "name": shape.name,
         "workers": shape.workers,
         "traffic": {"timeout": _REQUEST_TIMEOUT_S},
         "logging": {"access": {"enabled": shape.access_log}},
+        "image": backend_image(),
     }
     if shape.gpus:
         configuration["resources"] = {"gpu": shape.gpus}

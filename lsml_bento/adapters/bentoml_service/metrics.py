@@ -12,6 +12,7 @@ import bentoml
 from lsml_bento.adapters.bentoml_service.shape import Shape
 from lsml_bento.backend import Backend
 from lsml_bento.errors import LsmlError
+from lsml_bento.figures import FIT_SECONDS, FITS, JOBS, OLDEST_QUEUED
 from lsml_bento.lanes import Lane
 
 log = logging.getLogger(__name__)
@@ -121,12 +122,10 @@ class _LearningMetrics:
                 name, documentation, labels, multiprocess_mode="livemostrecent"
             )
 
-        self._jobs = gauge("lsml_jobs", "Jobs in the ledger", ["status"])
-        self._oldest = gauge(
-            "lsml_oldest_queued_seconds", "How long the oldest job that is due waits"
-        )
-        self._seconds = gauge("lsml_fit_seconds_sum", "Seconds that all fits took")
-        self._fits = gauge("lsml_fit_seconds_count", "Fits that ended")
+        self._jobs = gauge(*JOBS, ["status"])
+        self._oldest = gauge(*OLDEST_QUEUED)
+        self._seconds = gauge(*FIT_SECONDS)
+        self._fits = gauge(*FITS)
         self._active = gauge(
             "lsml_active_version_info",
             "1 for the version that serves a project, 0 for one that did",
