@@ -1,0 +1,177 @@
+# ruff: noqa: S101
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from examples.gpt2.data import Pair, read_pairs
+from examples.gpt2.generation import Generated, generate
+from examples.gpt2.grammar import CATALOGUE, HELD_OUT, PAIRS
+from examples.gpt2.language_model import IGNORED, PROMPT, CausalLM
+from examples.gpt2.model import BASE
+from examples.gpt2.train_base import speed
+
+PROMPTS = [
+    pair.prompt for pair in (*read_pairs(HELD_OUT)[:12], *read_pairs(CATALOGUE)[:12])
+]
+TEXTS = [PROMPT.format(prompt) for prompt in PROMPTS]
+
+
+def rounded(found: list[Generated]) -> list[tuple[str, object]]:
+    """Without the last digits, which depend on the size of a batch."""
+    return [(made.text, pytest.approx(made.score, abs=1e-4)) for made in found]
+
+
+# Batches
+
+
+def test_a_batch_generates_what_one_by_one_does(base: CausalLM) -> None:
+    lengths = {len(base.tokenizer(text).input_ids) for text in TEXTS}
+    assert len(lengths) > 5
+    alone = [made for text in TEXTS for made in generate(base, [text])]
+    assert rounded(generate(base, TEXTS)) == rounded(alone)
+    assert len({made.text for made in alone}) > 10
+
+
+def test_batches_of_16_are_at_least_four_times_as_fast(base: CausalLM) -> None:
+    assert speed(base, read_pairs(PAIRS)[:16]) >= 4
+
+
+def test_more_texts_than_a_batch_may_hold_keep_their_order(
+    base: CausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = generate(base, TEXTS[:12])
+    monkeypatch.setattr("examples.gpt2.generation.TOKENS", 300)
+    assert rounded(generate(base, TEXTS[:12])) == rounded(together)
+
+
+def test_no_texts_are_no_answers(base: CausalLM) -> None:
+    assert generate(base, []) == []
+
+
+# What is generated
+
+
+def test_the_score_is_the_mean_probability_of_the_tokens(base: CausalLM) -> None:
+    for text, made in zip(TEXTS[:4], generate(base, TEXTS[:4]), strict=True):
+        prompt = base.tokenizer(text).input_ids
+        answer = [*base.tokenizer(made.text).input_ids, base.tokenizer.eos_token_id]
+        with torch.inference_mode():
+            logits = base.network(torch.tensor([prompt + answer])).logits[0]
+        chances = logits.softmax(-1)[len(prompt) - 1 : -1]
+        taken = chances[torch.arange(len(answer)), torch.tensor(answer)]
+        assert made.score == pytest.approx(taken.mean().item(), abs=1e-4)
+
+
+def test_an_answer_ends_where_the_model_ends_it(base: CausalLM) -> None:
+    short, long = (generate(base, TEXTS, max_new_tokens=n) for n in (60, 90))
+    assert rounded(short) == rounded(long)
+    assert all(made.text.endswith(".") for made in short)
+
+
+def test_an_answer_has_max_new_tokens_at_most(base: CausalLM) -> None:
+    whole, cut = generate(base, TEXTS[:4]), generate(base, TEXTS[:4], 3)
+    for made, start in zip(whole, cut, strict=True):
+        assert made.text.startswith(start.text)
+        assert len(base.tokenizer(start.text).input_ids) == 3
+
+
+def test_a_temperature_draws_other_answers_and_none_does_not(base: CausalLM) -> None:
+    torch.manual_seed(0)
+    assert generate(base, TEXTS[:4]) == generate(base, TEXTS[:4])
+    drawn = {tuple(generate(base, TEXTS[:1], 12, temperature=2.0)) for _ in range(4)}
+    assert len({made.text for (made,) in drawn}) > 1
+    assert all(0 < made.score < 1 for (made,) in drawn)
+
+
+def test_a_prompt_that_is_too_long_is_cut_at_its_beginning(base: CausalLM) -> None:
+    long = "tell me all of it. " * 500 + TEXTS[0]
+    made = generate(base, [long, TEXTS[1]], max_new_tokens=10_000)
+    assert made[0].text
+    assert made[1].text == generate(base, [TEXTS[1]])[0].text
+
+
+# Text and ids
+
+
+def test_answers_are_learnt_and_prompts_are_not(base: CausalLM) -> None:
+    pairs = [Pair("1", "Why?", "Because."), Pair("2", "Why not, then?", "So.")]
+    made = base.collate(pairs)
+    assert made["input_ids"].shape == made["labels"].shape
+    for pair, ids, mask, labels in zip(pairs, *made.values(), strict=True):
+        assert base.tokenizer.decode(ids[mask == 1]) == (
+            f"Question: {pair.prompt}\nAnswer: {pair.answer}<|endoftext|>"
+        )
+        learnt = labels[labels != IGNORED]
+        assert base.tokenizer.decode(learnt) == f" {pair.answer}<|endoftext|>"
+
+
+def test_padding_and_the_company_in_a_batch_change_no_loss(base: CausalLM) -> None:
+    pairs = read_pairs(HELD_OUT)[:4]
+    made = base.collate(pairs)
+    with torch.inference_mode():
+        together = base.network(**made).logits
+        for row, pair in enumerate(pairs):
+            alone = base.network(**base.collate([pair])).logits[0]
+            torch.testing.assert_close(
+                together[row, : len(alone)], alone, atol=1e-4, rtol=1e-4
+            )
+
+
+def test_what_is_learnt_is_what_is_continued(base: CausalLM) -> None:
+    """An answer has the same ids behind its prompt as when it is generated."""
+    for pair in read_pairs(PAIRS)[:20]:
+        text = f"{PROMPT.format(pair.prompt)} {pair.answer}"
+        assert base.encode(pair)[0][:-1] == base.tokenizer(text).input_ids
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer"), [("long " * 400, "short"), ("short", "long " * 400)]
+)
+def test_a_pair_that_is_too_long_is_cut(
+    base: CausalLM, prompt: str, answer: str
+) -> None:
+    ids, start = base.encode(Pair("1", prompt, answer))
+    assert len(ids) == base.positions
+    assert 1 <= start < len(ids)
+    ends = ids[-1] == base.tokenizer.eos_token_id
+    assert ends is (answer == "short")
+
+
+# Models
+
+
+def test_any_causal_model_can_be_loaded_and_saved(tmp_path: Path) -> None:
+    tokenizer = CausalLM.load(BASE).tokenizer
+    small = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=32,
+        n_embd=8,
+        n_layer=1,
+        n_head=2,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    tokenizer.pad_token = None
+    made = CausalLM.of(GPT2LMHeadModel(small), tokenizer)
+    made.save(tmp_path)
+    assert (tmp_path / "model.safetensors").exists()
+    read = CausalLM.load(tmp_path)
+    assert read.positions == 32
+    assert rounded(generate(read, TEXTS[:2], 4)) == rounded(
+        generate(made, TEXTS[:2], 4)
+    )
+
+
+def test_a_model_that_is_not_there_is_named_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"can not load '.*nothing'.*GPT2_MODEL"):
+        CausalLM.load(tmp_path / "nothing")
+
+
+def test_a_tokenizer_without_an_end_of_text_is_refused() -> None:
+    made = CausalLM.load(BASE)
+    made.tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="no eos_token"):
+        CausalLM.of(made.network, made.tokenizer)
