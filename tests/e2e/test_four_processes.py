@@ -1,0 +1,178 @@
+"""Two servers and two workers, each with a home and a store of its own, as pods have.
+
+They share a Redis and a place for weights, and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.deploy.manifests import probes
+from tests.e2e.learning import Annotator
+from tests.e2e.processes import Server, eventually, free_port
+from tests.e2e.serving import BACKENDS, BIN, backend_environ, serve_command
+from tests.redis_server import RedisServer
+
+LEARNER = BACKENDS / "learner"
+NAMES = ("one", "two")
+
+
+@dataclass
+class Machine:
+    """A server and a worker, and the one who annotates at the server."""
+
+    server: Server
+    worker: Server
+    annotator: Annotator
+
+    def kill(self) -> None:
+        """End both at once, as a machine that loses its power does."""
+        for process in (self.worker, self.server):
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        self.worker.kill()
+        self.server.kill()
+
+    def trains(self, worker: str) -> bool:
+        """Whether a job names this machine's worker as its holder."""
+        return worker.rpartition("/")[2] == str(self.worker.pid)
+
+
+Machines = tuple[Machine, Machine]
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    place = tmp_path_factory.mktemp("machines")
+    with ExitStack() as stack:
+        redis = stack.enter_context(RedisServer(place / "redis"))
+        servers = [server_of(place / name, redis, place) for name in NAMES]
+        workers = [worker_of(place / f"{name}-w", redis, place) for name in NAMES]
+        for process in (*servers, *workers):
+            stack.callback(process.kill)
+            process.launch()
+        for server in servers:
+            server.wait_until_healthy()
+        for worker in workers:
+            eventually(partial(answers, worker, "/readyz"), worker.tail, 30)
+        one, two = (
+            Machine(*processes, stack.enter_context(closing(Annotator(processes[0]))))
+            for processes in zip(servers, workers, strict=True)
+        )
+        yield one, two
+
+
+def environ(home: Path, redis: RedisServer, place: Path) -> dict[str, str]:
+    return {
+        "REDIS_URL": redis.url,
+        "LSML_MODEL_REPO": (place / "repository").as_uri(),
+        "LSML_MODEL_STORE": str(home / "models"),
+        "LSML_SECRET_KEY": "a secret of all four",
+        "LSML_WORKER": "external",
+    }
+
+
+def server_of(home: Path, redis: RedisServer, place: Path) -> Server:
+    return serve_command(LEARNER, home, environ=environ(home, redis, place))
+
+
+def worker_of(home: Path, redis: RedisServer, place: Path) -> Server:
+    port = free_port()
+    command = [str(BIN / "lsml-bento"), "worker", str(LEARNER)]
+    return Server(
+        name=f"lsml-bento worker {home.name}",
+        command=[*command, "--health-port", str(port)],
+        port=port,
+        log_file=home / "worker.log",
+        environ=backend_environ(home, **environ(home, redis, place)),
+    )
+
+
+def answers(process: Server, path: str) -> bool:
+    with suppress(httpx.HTTPError):
+        return httpx.get(f"{process.url}{path}", timeout=5).status_code == 200
+    return False
+
+
+@contextmanager
+def asleep(machine: Machine) -> Iterator[None]:
+    """Nothing is trained on a machine for the block."""
+    os.kill(machine.worker.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(machine.worker.pid, signal.SIGCONT)
+
+
+def test_every_probe_of_the_manifests_is_answered(machines: Machines) -> None:
+    for machine in machines:
+        for component, process in (
+            ("server", machine.server),
+            ("worker", machine.worker),
+        ):
+            paths = probes(component)
+            assert paths == {"/livez", "/readyz"}
+            for path in (*paths, "/metrics"):
+                assert answers(process, path), f"{component}: {path}"
+
+
+def test_either_worker_trains_and_both_servers_serve_it(machines: Machines) -> None:
+    one, two = machines
+    for machine in machines:
+        assert machine.annotator.setup() == "learner-base"
+        assert machine.annotator.predict() == ("nothing", "learner-base")
+
+    for number, (trainer, other) in enumerate([(one, two), (two, one)], start=1):
+        with asleep(other):
+            annotator = other.annotator
+            ended = annotator.ended(annotator.annotate(number))
+        assert ended["status"] == "succeeded", ended
+        assert trainer.trains(ended["worker"])
+        for machine in machines:
+            machine.annotator.serves(f"{number} tasks", ended["version"])
+
+    assert one.annotator.versions() == two.annotator.versions()
+
+
+def test_a_version_rolled_back_on_one_is_on_both(machines: Machines) -> None:
+    one, two = machines
+    newest, oldest = (version["version"] for version in one.annotator.versions()[:2])
+
+    for machine, version, said in ((one, oldest, "1"), (two, newest, "2")):
+        assert machine.annotator.activate(version).status_code == 200
+        for each in machines:
+            each.annotator.serves(f"{said} tasks", version)
+
+
+def test_a_machine_killed_in_a_fit_costs_no_job(machines: Machines) -> None:
+    for machine in machines:
+        machine.annotator.setup(extra_params={"steps": 15})
+    one = machines[0].annotator
+    job = one.annotate(3)
+    eventually(
+        lambda: one.job(job)["status"] == "running", lambda: str(one.job(job)), 20
+    )
+    holder = one.job(job)["worker"]
+
+    dead, alive = machines if machines[0].trains(holder) else machines[::-1]
+    assert dead.trains(holder)
+    dead.kill()
+
+    ended = alive.annotator.ended(job, timeout_s=60)
+    assert (ended["status"], ended["attempts"]) == ("succeeded", 2)
+    assert alive.trains(ended["worker"])
+    alive.annotator.serves("3 tasks", ended["version"])
+
+    # It comes back and takes what was learned meanwhile out of the repository.
+    dead.server.start()
+    dead.annotator.setup(extra_params={"steps": 15})
+    dead.annotator.serves("3 tasks", ended["version"])
