@@ -17,6 +17,7 @@ DOCUMENTS = [
     ROOT / "lsml_bento" / "template" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "examples").glob("*/README.md")),
+    *sorted((ROOT / "deploy").glob("*/README.md")),
 ]
 NO_COMMAND = ("fit job=", "that made", "comes with")
 """The title of a process, and sentences."""
