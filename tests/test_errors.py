@@ -35,11 +35,20 @@ def subclasses(root: type[LsmlError]) -> list[type[LsmlError]]:
     return [root, *(leaf for c in root.__subclasses__() for leaf in subclasses(c))]
 
 
-COMMANDS = ("lsml_bento.cli", "lsml_bento.scaffold", "lsml_bento.wheel")
+COMMANDS = (
+    *("lsml_bento.cli", "lsml_bento.scaffold", "lsml_bento.wheel"),
+    *("lsml_bento.preannotation", "lsml_bento.bulk"),
+    *("lsml_bento.output_files", "lsml_bento.task_files"),
+)
 """Errors of these end a command; no client of a server ever gets one."""
 
-NOT_IMPORTED = ("lsml_bento.template", "lsml_bento.served")
-"""Files to copy, and a module that serves the current directory."""
+NOT_IMPORTED = (
+    "lsml_bento.template",
+    "lsml_bento.served",
+    "lsml_bento.adapters.bentoml_service.image",
+)
+"""Files to copy, a module that serves the current directory, and one that has BentoML
+load all that it builds with, which warns."""
 
 
 def served_errors() -> list[type[LsmlError]]:

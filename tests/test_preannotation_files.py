@@ -7,6 +7,7 @@ import json
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,10 @@ def run(
             )
             for number, page in enumerate(found):
                 if number == stop_after:
+                    deadline = time.monotonic() + 5
+                    while not tally.predicted + tally.failed:  # the first page is out
+                        assert time.monotonic() < deadline
+                        time.sleep(0.001)
                     loop.call_soon_threadsafe(bulk.stop)
                 yield page
 

@@ -56,7 +56,7 @@ def _number(name: str, given: Mapping[str, Any], at_least: int) -> float:
     if not at_least <= number < math.inf:
         raise ValueError(
             f"{name} is {given[name]!r}: give a number of {at_least} or more, in the "
-            "model's extra params"
+            "model's extra params or the environment"
         )
     return number
 

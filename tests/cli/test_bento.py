@@ -41,6 +41,8 @@ def test_its_image_installs_the_wheel_that_came_along(bento: Path) -> None:
     assert any(line.startswith("label-studio-sdk==") for line in locked)
     image = (bento / "env" / "docker" / "Dockerfile").read_text()
     assert image.index("./src/wheels ./src/wheels") < image.index("uv --directory")
+    assert image.count("./src/wheels ./src/wheels") == 1
+    assert "install -d -o 1034 -g 1034 -m 0775 /data" in image
 
 
 def test_it_holds_what_is_served_and_no_state(bento: Path) -> None:

@@ -24,7 +24,7 @@ LEARNT = read_pairs(PAIRS)[:30]
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     # No request of the shipped checkpoint goes to a hub.
-    environ = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environ = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "GPT2_MODEL": ""}
     with start_command(GPT2, tmp_path_factory.mktemp("gpt2"), environ=environ) as made:
         yield made
 

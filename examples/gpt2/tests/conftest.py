@@ -20,6 +20,13 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the shell's decides which model is tested, and none is downloaded."""
+    for name in ("GPT2_MODEL", "GPT2_MAX_NEW_TOKENS"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(scope="module")
 def base() -> CausalLM:
     """The shipped checkpoint; what trains it takes one of its own."""

@@ -4,12 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedConfig,
+)
 
 from examples.gpt2.data import Pair, read_pairs
 from examples.gpt2.generation import Generated, generate
 from examples.gpt2.grammar import CATALOGUE, HELD_OUT, PAIRS
 from examples.gpt2.language_model import IGNORED, PROMPT, CausalLM
+from examples.gpt2.learning import Schedule, learn
 from examples.gpt2.model import BASE
 from examples.gpt2.train_base import speed
 
@@ -143,26 +149,31 @@ def test_a_pair_that_is_too_long_is_cut(
 # Models
 
 
-def test_any_causal_model_can_be_loaded_and_saved(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [GPT2Config, LlamaConfig])
+def test_any_causal_model_can_be_loaded_and_saved(
+    tmp_path: Path, kind: type[PreTrainedConfig]
+) -> None:
     tokenizer = CausalLM.load(BASE).tokenizer
-    small = GPT2Config(
+    tokenizer.pad_token = None  # as GPT-2's own has none
+    small = kind(
         vocab_size=len(tokenizer),
-        n_positions=32,
-        n_embd=8,
-        n_layer=1,
-        n_head=2,
+        max_position_embeddings=32,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
         bos_token_id=tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    tokenizer.pad_token = None
-    made = CausalLM.of(GPT2LMHeadModel(small), tokenizer)
+    made = CausalLM.of(AutoModelForCausalLM.from_config(small), tokenizer)
     made.save(tmp_path)
     assert (tmp_path / "model.safetensors").exists()
     read = CausalLM.load(tmp_path)
     assert read.positions == 32
-    assert rounded(generate(read, TEXTS[:2], 4)) == rounded(
-        generate(made, TEXTS[:2], 4)
-    )
+    alone = [found for text in TEXTS[:3] for found in generate(read, [text], 4)]
+    assert rounded(generate(made, TEXTS[:3], 4)) == rounded(alone)
+    pair = read_pairs(PAIRS)[0]
+    train = Schedule(epochs=1, peak=1e-3)
+    assert [step.loss > 0 for step in learn(read, [pair], [pair], train)] == [True]
 
 
 def test_a_model_that_is_not_there_is_named_with_what_to_do(tmp_path: Path) -> None:
