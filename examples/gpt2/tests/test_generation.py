@@ -1,6 +1,7 @@
 # ruff: noqa: S101
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -155,15 +156,16 @@ def test_any_causal_model_can_be_loaded_and_saved(
 ) -> None:
     tokenizer = CausalLM.load(BASE).tokenizer
     tokenizer.pad_token = None  # as GPT-2's own has none
-    small = kind(
-        vocab_size=len(tokenizer),
-        max_position_embeddings=32,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        bos_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    sizes: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 32,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "bos_token_id": tokenizer.eos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    small = kind(**sizes)
     made = CausalLM.of(AutoModelForCausalLM.from_config(small), tokenizer)
     made.save(tmp_path)
     assert (tmp_path / "model.safetensors").exists()
