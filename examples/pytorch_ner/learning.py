@@ -91,8 +91,9 @@ class Progress:
 def learn(tagger: Tagger, lessons: Lessons, schedule: Schedule) -> Iterator[Progress]:
     """Train in place, one epoch for each ``next``; at the end the best weights are in.
 
-    The best are those with the highest F1 on the held-out side, the later of equals.
-    After a quarter of the epochs without such an F1 it ends.
+    The best are those with the highest F1 on the held-out side, the later of equals,
+    once a quarter of the epochs are over: a held-out side of a few texts may be lucky
+    long before the tagger has learnt. After another quarter without such an F1 it ends.
     """
     patience = max(2, schedule.epochs // 4)
     best, since, weights = -1.0, 0, None
@@ -101,7 +102,7 @@ def learn(tagger: Tagger, lessons: Lessons, schedule: Schedule) -> Iterator[Prog
         if lessons.held_out:
             f1 = _f1(evaluate(tagger, lessons.held_out))
             since += 1
-            if f1 >= best:
+            if f1 >= best and epoch.number >= patience:
                 best, since = f1, 0
                 weights = copy.deepcopy(tagger.state_dict())
         yield Progress(epoch.number / schedule.epochs, epoch.loss, f1)

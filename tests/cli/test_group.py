@@ -12,7 +12,7 @@ def test_help_names_every_command() -> None:
     commands = {line.split()[0] for line in listed if line.strip()}
     assert commands == {
         *("check", "create", "doctor", "start", "worker"),
-        *("train", "jobs", "versions", "forget"),
+        *("train", "jobs", "versions", "forget", "preannotate"),
     }
     for name in [*commands, "init"]:
         assert run(name, "-h").returncode == 0

@@ -64,14 +64,14 @@ class Buildah:
         for tool in ("buildah", "mmdebstrap"):
             if shutil.which(tool) is None or os.getuid() != 0:
                 raise ToolMissingError(tool)
+        self._store = store
         self._root = ["--root", str(store / "root"), "--runroot", str(store / "run")]
         self._make_base()
 
     @property
     def environ(self) -> dict[str, str]:
         """What every call of ``buildah`` gets."""
-        own = {"STORAGE_DRIVER": "vfs", "BUILDAH_ISOLATION": "chroot"}
-        return {**os.environ, **own}
+        return {**os.environ, "BUILDAH_ISOLATION": "chroot"}
 
     def command(self, *words: object) -> list[str]:
         """``buildah WORDS`` on this store."""
@@ -99,6 +99,16 @@ class Buildah:
         reach = ["--pull-never", "--network", "host", *mounts]
         self.call("bud", *reach, *options, "-f", dockerfile, "-t", name, context)
         return Image(self, name)
+
+    def close(self) -> None:
+        """Remove all that was built; gigabytes, which pytest would keep."""
+        self.call("rm", "--all")
+        self.call("rmi", "--all", "--force")
+        # Its overlay file system leaves the directory mounted on itself.
+        for partition in psutil.disk_partitions(all=True):
+            if Path(partition.mountpoint).is_relative_to(self._store):
+                subprocess.run(["umount", partition.mountpoint], check=True)
+        shutil.rmtree(self._store, ignore_errors=True)
 
     def _make_base(self) -> None:
         """The stand-in for the official images of Python."""

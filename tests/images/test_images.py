@@ -6,7 +6,6 @@ Dockerfiles and the commands are those of production.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import threading
 import time
@@ -38,9 +37,9 @@ EXTERNAL = {**STATE, "LSML_WORKER": "external"}
 
 @pytest.fixture(scope="module")
 def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
-    store = tmp_path_factory.mktemp("store")
-    yield Buildah(store)
-    shutil.rmtree(store, ignore_errors=True)  # gigabytes, which pytest would keep
+    made = Buildah(tmp_path_factory.mktemp("store"))
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")
