@@ -4,6 +4,7 @@ import errno
 import shutil
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,7 +108,10 @@ def test_a_light_model_answers_after_little_work(
     tuned: tuple[Server, float],
 ) -> None:
     _, used_s = tuned
-    assert used_s < 5  # 2.4 where nothing else runs; the goal is 4 s on the clock
+    # 2.4 s where nothing else runs; what a machine makes of it differs by the hour.
+    program = "import time, lsml_bento.service; print(time.process_time())"
+    done = call([sys.executable, "-c", program])
+    assert used_s < 5 * float(done.stdout)
 
 
 def test_a_directorys_own_service_is_served_with_settings_of_the_environment(
