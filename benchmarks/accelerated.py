@@ -12,10 +12,10 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchmarks import limit, payloads, workloads
-from lsml_bento import LabelStudioMLBase
+from benchmarks.models import Served
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,21 +53,16 @@ FILES = "file to file, tasks/s"
 WORKLOADS = {"transformer": Transformer, "larger": Larger}
 
 
-class _Served(LabelStudioMLBase):
-    """The workload of that name as lsml_bento serves it, made once in a process."""
+class _Served(Served):
+    """A workload of a GPU as lsml_bento serves it, made once in a process."""
 
     workload_name = "transformer"
 
+    def setup(self) -> None:
+        """Nothing: what `load` makes is shared by all projects."""
+
     def load(self, weights: Path | None) -> None:
         self.workload = WORKLOADS[self.workload_name]()
-
-    def predict(
-        self,
-        tasks: list[dict[str, Any]],
-        context: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> list[dict[str, Any]]:
-        return self.workload.predict(tasks)
 
 
 class ServedTransformer(_Served):

@@ -8,7 +8,9 @@ from benchmarks import workloads
 from lsml_bento import LabelStudioMLBase
 
 
-class _Served(LabelStudioMLBase):
+class Served(LabelStudioMLBase):
+    """The workload of that name."""
+
     workload_name = "trivial"
 
     def setup(self) -> None:
@@ -23,17 +25,17 @@ class _Served(LabelStudioMLBase):
         return self.workload.predict(tasks)
 
 
-class Trivial(_Served):
+class Trivial(Served):
     """No work."""
 
 
-class Device(_Served):
+class Device(Served):
     """10 ms a call and 0.3 ms a task."""
 
     workload_name = "device"
 
 
-class Transformer(_Served):
+class Transformer(Served):
     """4 layers x 256 on the CPU."""
 
     workload_name = "transformer"
