@@ -2,7 +2,7 @@
 
 A request's tasks stand in one of three lanes. Whenever a slot of the device is free,
 the first lane that has tasks gives up to ``max_batch_size`` of them, all of one group,
-to one call. The halves of a batch that failed stand in their lane again, so that who
+to one call. The parts of a batch that failed stand in their lane again, so that who
 may go first does. Nothing here knows what a task or an answer is: pure asyncio, on the
 loop's clock.
 """
@@ -22,12 +22,21 @@ from lsml_bento.errors import (
     ShuttingDown,
     WrongCount,
 )
-from lsml_bento.lanes import Batch, Item, Lane, NoObserver, Observer, Queue, Ticket
+from lsml_bento.lanes import (
+    Batch,
+    Failed,
+    Item,
+    Lane,
+    NoObserver,
+    Observer,
+    Queue,
+    Ticket,
+)
 
 log = logging.getLogger(__name__)
 
 _FAILED_CHUNKS = 3
-"""Chunks of a request that may fail whole in a row before the rest is given up."""
+"""Chunks of a request that may fail whole in a row before it is given up."""
 
 _PATIENCE_S = 2.0
 """How long other lanes may be served before one that waits gets a batch."""
@@ -217,9 +226,10 @@ class Batcher:
         """Give out what a failed call's error means, or have halves of it tried."""
         whole = batch.whole
         if whole is not None:
-            whole.halves.append((batch.items, error))
-            if len(whole.halves) == 2:
-                self._conclude_halves(whole)
+            whole.ended.append((batch.items, error))
+            batch.chunk.has_answers |= error is None
+            if len(whole.ended) == whole.parts:
+                self._conclude_parts(whole)
         elif error is None:
             self._count(batch, None)
         elif len(batch.items) == 1:
@@ -228,16 +238,53 @@ class Batcher:
         else:
             self._queues[batch.lane].add_halves(batch)
 
-    def _conclude_halves(self, whole: Batch) -> None:
-        failed = [(items, error) for items, error in whole.halves if error is not None]
+    def _conclude_parts(self, whole: Batch) -> None:
+        if whole.suspects:
+            self._conclude_tries(whole)
+            return
+        failed = whole.failed
         alike = len(failed) == 2 and _same_fault(failed[0][1], failed[1][1])
+        if alike and not whole.chunk.has_answers:
+            self._suspect(whole, failed)
+        else:
+            self._halve(whole, failed)
+
+    def _suspect(self, whole: Batch, halves: list[Failed]) -> None:
+        """Is everything down, or has each half a bad task? Try both ends alone."""
+        alone = [items for items, _ in halves]
+        ends = [whole.items[:1], whole.items[-1:]]
+        if tries := [end for end in ends if end not in alone]:
+            whole.suspects = halves
+            self._queues[whole.lane].add_parts(whole, tries)
+        else:
+            self._give_up(whole, halves)
+
+    def _conclude_tries(self, whole: Batch) -> None:
+        halves, whole.suspects = whole.suspects, []
+        known = halves[0][1]
+        if all(e is not None and _same_fault(e, known) for _, e in whole.ended):
+            self._give_up(whole, halves)
+            return
+        whole.chunk.has_answers = True
+        for items, error in [*halves, *whole.failed]:
+            if len(items) == 1:
+                _fail(items, error)
+        self._queues[whole.lane].add_parts(whole, [whole.items[1:-1]])
+
+    def _give_up(self, whole: Batch, halves: list[Failed]) -> None:
+        for items, error in halves:
+            _fail(items, error)
+        if whole.whole is None:
+            self._count(whole, halves[0][1])
+
+    def _halve(self, whole: Batch, failed: list[Failed]) -> None:
         for items, error in failed:
-            if alike or len(items) == 1:
+            if len(items) == 1:
                 _fail(items, error)
             else:
                 self._queues[whole.lane].add_halves(Batch(whole.lane, items, whole))
         if whole.whole is None:
-            self._count(whole, failed[0][1] if alike else None)
+            self._count(whole, None)
 
     def _count(self, chunk: Batch, error: Exception | None) -> None:
         """Fail what is left of a request whose chunks keep failing whole."""

@@ -123,26 +123,46 @@ class Item:
     place: int
 
 
+Failed = tuple[list[Item], Exception]
+"""Items, and why their call failed."""
+
+
 @dataclass
 class Batch:
-    """Items for one call: a chunk as it was taken, or half of a batch that failed.
+    """Items for one call: a chunk as it was taken, or a part of a batch that failed.
 
     Attributes:
-        whole: the batch that this is a half of.
-        halves: what became of each half: its items, and its error if it had one.
+        whole: the batch that this is a part of.
+        parts: how many parts of it are tried.
+        ended: what became of them: their items, and the error if there was one.
+        suspects: both halves, while tasks of them are tried alone.
+        has_answers: of a chunk: whether any call for a part of it was answered.
     """
 
     lane: Lane
     items: list[Item]
     whole: Batch | None = None
-    halves: list[tuple[list[Item], Exception | None]] = field(default_factory=list)
+    parts: int = 0
+    ended: list[tuple[list[Item], Exception | None]] = field(default_factory=list)
+    suspects: list[Failed] = field(default_factory=list)
+    has_answers: bool = False
+
+    @property
+    def chunk(self) -> Batch:
+        """The batch as it was taken."""
+        return self if self.whole is None else self.whole.chunk
+
+    @property
+    def failed(self) -> list[Failed]:
+        """The parts that failed."""
+        return [(items, error) for items, error in self.ended if error is not None]
 
 
 @dataclass
 class _Line:
-    """What waits of one group; halves of failed batches go first."""
+    """What waits of one group; parts of failed batches go first."""
 
-    halves: deque[Batch] = field(default_factory=deque)
+    parts: deque[Batch] = field(default_factory=deque)
     items: deque[Item] = field(default_factory=deque)
 
 
@@ -170,20 +190,24 @@ class Queue:
     def add_halves(self, whole: Batch) -> None:
         """Let both halves of a batch that failed be tried, before other items."""
         middle = len(whole.items) // 2
+        self.add_parts(whole, [whole.items[:middle], whole.items[middle:]])
+
+    def add_parts(self, whole: Batch, parts: list[list[Item]]) -> None:
+        """Let parts of a batch that failed be tried, before other items."""
+        whole.parts, whole.ended = len(parts), []
         line = self._line(whole.items[0].ticket.group)
-        for items in (whole.items[:middle], whole.items[middle:]):
-            line.halves.append(Batch(self._lane, items, whole))
+        line.parts.extend(Batch(self._lane, items, whole) for items in parts)
 
     def take(self, limit: int) -> Batch:
-        """A half, or up to ``limit`` items, of the group whose turn it is."""
+        """A part, or up to ``limit`` items, of the group whose turn it is."""
         group, line = self.lines.popitem(last=False)
-        if line.halves:
-            batch = line.halves.popleft()
+        if line.parts:
+            batch = line.parts.popleft()
         else:
             count = min(limit, len(line.items))
             batch = Batch(self._lane, [line.items.popleft() for _ in range(count)])
             self._count(batch.items, -1)
-        if line.halves or line.items:
+        if line.parts or line.items:
             self.lines[group] = line
         return batch
 
@@ -194,7 +218,7 @@ class Queue:
         line = self.lines[ticket.group]
         removed = [item for item in line.items if item.ticket is ticket]
         line.items = deque(item for item in line.items if item.ticket is not ticket)
-        if not line.items and not line.halves:
+        if not line.items and not line.parts:
             del self.lines[ticket.group]
         self._count(removed, -1)
         return removed

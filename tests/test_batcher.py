@@ -448,7 +448,7 @@ def test_a_task_that_fails_alone_is_not_called_again() -> None:
     run(main())
 
 
-def test_halves_that_fail_alike_fail_the_chunk_without_more_calls() -> None:
+def test_halves_and_tasks_of_them_that_fail_alike_fail_the_chunk() -> None:
     async def main() -> None:
         def model(items: list[Any]) -> list[Any]:
             raise ConnectionError(f"from {items[0]}")
@@ -457,7 +457,31 @@ def test_halves_that_fail_alike_fail_the_chunk_without_more_calls() -> None:
         answers = await Batcher(device.call).submit("g", range(32), BULK).done()
         reasons = ["from 0"] * 16 + ["from 16"] * 16
         assert [str(answer) for answer in answers] == reasons
-        assert len(device.calls) == 3
+        assert device.batches[3:] == [[0], [31]]
+
+    run(main())
+
+
+@pytest.mark.parametrize("bad", [(3, 30), (0, 16), (1, 17, 31), tuple(range(31))])
+def test_several_bad_tasks_that_fail_alike_cost_their_own_slots(
+    bad: tuple[int, ...],
+) -> None:
+    async def main() -> None:
+        errors = {i: KeyError(str(i)) for i in bad}
+        device = Device(failing_on(dict(errors)))
+        answers = await Batcher(device.call).submit("g", range(32), BULK).done()
+        assert answers == [errors.get(i, f"{i}!") for i in range(32)]
+        assert len(device.calls) <= 2 * 32
+
+    run(main())
+
+
+def test_a_part_that_fails_alike_where_another_was_answered_is_halved_on() -> None:
+    async def main() -> None:
+        bad = {i: KeyError(str(i)) for i in (0, 2)}
+        device = Device(failing_on(dict(bad)))
+        answers = await Batcher(device.call).submit("g", range(8), BULK).done()
+        assert answers == [bad.get(i, f"{i}!") for i in range(8)]
 
     run(main())
 
@@ -492,7 +516,7 @@ def test_three_chunks_that_fail_whole_in_a_row_fail_the_rest_without_calls() -> 
         batcher = Batcher(device.call)
         ticket = batcher.submit("g", range(2000), BULK)
         assert await ticket.done() == [error] * 2000
-        assert len(device.calls) == 3 * 3
+        assert len(device.calls) == 3 * 5
         assert batcher.waiting()[BULK] == 0
 
     run(main())
@@ -531,7 +555,7 @@ def test_parts_of_a_chunk_that_fail_alike_do_not_count_as_chunks() -> None:
         device = Device(failing_on({0: value, 1: value, 2: key, 3: key, 4: os, 6: os}))
         batcher = Batcher(device.call, max_batch_size=8)
         answers = await batcher.submit("g", range(16), BULK).done()
-        assert answers[:8] == [value, value, key, key, os, os, os, os]
+        assert answers[:8] == [value, value, key, key, os, "5!", os, "7!"]
         assert answers[8:] == shout(list(range(8, 16)))
 
     run(main())
