@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from lsml_bento.errors import BadRequest
@@ -24,6 +25,7 @@ Annotation = dict[str, Any]
 """A person's answer as Label Studio sends it: ``id``, ``result``, ``task``, .."""
 
 _SECRET = re.compile("token|password|login|secret|api_key", re.IGNORECASE)
+_SHORT = 100
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,17 @@ def without_secrets(fields: dict[str, Any]) -> dict[str, Any]:
         if key in {"project", "params"} and isinstance(value, dict)
         else value
         for key, value in fields.items()
-        if _SECRET.search(key) is None
+        if not _is_secret(key)
     }
+
+
+def _is_secret(key: str) -> bool:
+    return _is_short_secret(key) if len(key) < _SHORT else bool(_SECRET.search(key))
+
+
+@lru_cache(maxsize=1024)  # the same 50 names in every event
+def _is_short_secret(key: str) -> bool:
+    return bool(_SECRET.search(key))
 
 
 def _with_task(

@@ -5,9 +5,10 @@ Functions of a change: what they write is seen with all else that belongs to it.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+import orjson
 
 from lsml_bento.errors import JobNotFound
 from lsml_bento.events import Event
@@ -49,16 +50,18 @@ def gather(
     return job
 
 
+def slots_of(events: Iterable[Event]) -> Iterator[str]:
+    """The keys that say which jobs the events' projects have waiting."""
+    for event in events:
+        yield key_of("slot", *identify(event.project), "")
+
+
 def fetch_gathering(change: Change, events: Sequence[Event]) -> None:
     """Read ahead what merging events into their projects' waiting jobs takes."""
-    slots = {
-        event.project: key_of("slot", *identify(event.project), "") for event in events
-    }
-    change.fetch(slots.values())
-    jobs = {project: change.get(slot) for project, slot in slots.items()}
-    keys = [key_of("job", job) for job in jobs.values() if job is not None]
-    for event in events:
-        if (job := jobs[event.project]) is not None:
+    keys = []
+    for slot, event in zip(slots_of(events), events, strict=True):
+        if (job := change.get(slot)) is not None:
+            keys.append(key_of("job", job))
             keys += [key_of("job-seen", job, str(one)) for one in _ids(event)]
     change.fetch(keys)
 
@@ -71,9 +74,8 @@ def _merge(
     now: float,
 ) -> Job:
     """Let the project's waiting job gather the event; make it if there is none."""
-    job = waiting(change, event.project, "")
-    if job is None:
-        job = _new(change, event, "", now)
+    found = waiting(change, event.project, "")
+    job = found or _new(change, event, "", now)
     asked = event.action == START_TRAINING
     if job.event != START_TRAINING or asked:
         _put_data(change, job.id, event)
@@ -88,7 +90,10 @@ def _merge(
         ready_at=(job.ready_at or now) if ready else None,
     )
     job = job.with_(due_at=due_at(job, rules.policy, now))
-    queue(change, job)
+    if found is None:
+        queue(change, job)
+    else:
+        put_job(change, job)
     return job
 
 
@@ -98,7 +103,7 @@ def _note(change: Change, job: Job, action: str, annotations: list[Any]) -> int:
     change.fetch(key_of("job-seen", job.id, str(one)) for one in annotations)
     for place, annotation in enumerate(annotations or [None]):
         entry = key_of("job-event", job.id, f"{job.events + place:08d}")
-        change.put(entry, json.dumps([action, annotation]))
+        change.put(entry, orjson.dumps([action, annotation]).decode())
         seen = key_of("job-seen", job.id, str(annotation))
         if annotation is None:
             new += 1
@@ -119,7 +124,7 @@ def _append(change: Change, event: Event, now: float) -> Job:
         job = job.with_(due_at=job.created_at, events=1, new_annotations=1)
     _put_data(change, job.id, event)
     first = key_of("job-event", job.id, f"{0:08d}")
-    change.put(first, json.dumps([event.action, annotation]))
+    change.put(first, orjson.dumps([event.action, annotation]).decode())
     queue(change, job)
     return job
 
@@ -173,7 +178,7 @@ def put_job(change: Change, job: Job) -> None:
 
 
 def _put_data(change: Change, job_id: str, event: Event) -> None:
-    change.put(key_of("job-data", job_id), json.dumps(event.data))
+    change.put(key_of("job-data", job_id), orjson.dumps(event.data).decode())
 
 
 def job_of(change: Change, job_id: str) -> Job:

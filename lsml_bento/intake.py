@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from lsml_bento.errors import LsmlError, StateError
 from lsml_bento.events import Event, parse_event
-from lsml_bento.gathering import fetch_gathering
+from lsml_bento.gathering import fetch_gathering, slots_of
 from lsml_bento.jobs import Job
 from lsml_bento.journal import fetch_record, observe, record
 from lsml_bento.ledger import Ledger
@@ -253,7 +253,7 @@ class Intake:
         self, change: Change, events: list[Event], rules: TrainingRules
     ) -> list[_Taken]:
         ready = [e for e in events if e.project.created_at is not None]
-        fetch_record(change, ready)
+        fetch_record(change, ready, slots_of(ready))
         if not rules.each_event:
             fetch_gathering(change, ready)
         return [self._take(change, event, rules) for event in events]

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Any
+
+import orjson
 
 from lsml_bento.errors import LabelConfigError
 from lsml_bento.events import Annotation, Event, annotations_of
@@ -121,10 +123,17 @@ def record(change: Change, event: Event) -> list[Any]:
     return changed
 
 
-def fetch_record(change: Change, events: Iterable[Event]) -> None:
-    """Read ahead what ``record`` reads for events of projects with ``created_at``."""
-    events = list(events)
-    change.fetch(key for event in events for key in _keys_of(event))
+def fetch_record(
+    change: Change, events: Sequence[Event], others: Iterable[str] = ()
+) -> None:
+    """Read ahead what ``record`` reads for events of projects with ``created_at``.
+
+    Args:
+        change: the change.
+        events: those that will be recorded.
+        others: keys to read in the same go.
+    """
+    change.fetch([*others, *(key for event in events for key in _keys_of(event))])
     change.fetch_below(
         below("journal", *identify(event.project), _sortable(task_id))
         for event in events
@@ -256,7 +265,7 @@ def _put_newer(
         known_stamp, _, body = known.partition(SEPARATOR)
         if body == _DELETED or (stamp and stamp <= known_stamp):
             return False
-    change.put(key, stamp + SEPARATOR + json.dumps(entry))
+    change.put(key, stamp + SEPARATOR + orjson.dumps(entry).decode())
     return True
 
 

@@ -122,16 +122,16 @@ def not_too_deep(value: Any) -> Any:
     Raises:
         ValueError: if it is nested so deep that what reads or writes JSON may fail.
     """
-    level = [value]
+    level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(_DEPTH):
+        if not level:
+            return value
         level = [
             child
             for parent in level
-            if isinstance(parent, (dict, list))
             for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, (dict, list))
         ]
-        if not level:
-            return value
     raise ValueError(f"nested deeper than {_DEPTH} levels")
 
 

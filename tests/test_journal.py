@@ -435,7 +435,7 @@ def test_any_order_and_repetition_of_events_ends_with_the_newest(
 JSON = st.recursive(
     st.none()
     | st.booleans()
-    | st.integers()
+    | st.integers(-(2**63), 2**63 - 1)  # more is a float when orjson has read it
     | st.floats()
     | st.text(max_size=8)
     | st.sampled_from([CREATED_AT, "0001-01-01T00:00:00+23:59", "9999-12-31T23:59-01"]),

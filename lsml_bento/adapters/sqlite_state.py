@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lsml_bento.errors import StateError
+from lsml_bento.memory_state import BufferedChange
 from lsml_bento.state import Change, Pair, State
 
+log = logging.getLogger(__name__)
+
 _READ_WAIT_S = 0.5
+_MOST_KEYS = 500
+"""Read by one statement."""
+
+_CHECKPOINT_EVERY_S = 1.0
+_LONG_LOG, _LONGEST_LOG = 20_000, 60_000
+"""Pages of 4 KiB: with so many, writers are made to wait for a checkpoint; with the
+second number, one of them makes it itself."""
+
 _Answer = TypeVar("_Answer")
 
 _SCHEMA = (
@@ -42,6 +55,7 @@ class SqliteState(State):
         self._local = threading.local()
         self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._lock = threading.Lock()
+        self._checkpoints = _Checkpoints(path)
         with self._translated("opened", "; set LSML_HOME to a local directory"):
             path.parent.mkdir(parents=True, exist_ok=True)
             connection = self._connection(10.0)
@@ -57,15 +71,14 @@ class SqliteState(State):
     def get(self, key: str) -> str | None:
         """The value of a key; waits 500 ms at most."""
         with self._translated("read"):
-            return _Transaction(self._connection(_READ_WAIT_S)).get(key)
+            return _get(self._connection(_READ_WAIT_S), key)
 
     def scan(
         self, prefix: str, after: str = "", limit: int | None = None
     ) -> list[Pair]:
         """Keys in order; waits 500 ms at most."""
         with self._translated("read"):
-            connection = self._connection(_READ_WAIT_S)
-            return _Transaction(connection).scan(prefix, after, limit)
+            return _scan(self._connection(_READ_WAIT_S), prefix, after, limit)
 
     def change(self, work: Callable[[Change], _Answer], wait_s: float = 2.0) -> _Answer:
         """Do ``work`` in one transaction, once no other process writes."""
@@ -73,13 +86,21 @@ class SqliteState(State):
             self._translated("written"),
             self._transaction(self._connection(wait_s)) as connection,
         ):
-            answer = work(_Transaction(connection))
+            change = BufferedChange(
+                partial(_get, connection),
+                partial(_scan, connection),
+                partial(_get_all, connection),
+            )
+            answer = work(change)
+            _apply(connection, change)
+        self._checkpoints.ask()
         with self._lock:
             self.writes += 1
         return answer
 
     def close(self) -> None:
         """Close the connections of all threads."""
+        self._checkpoints.close()
         with self._lock:
             for connection in list(self._connections):
                 connection.close()
@@ -124,6 +145,7 @@ class SqliteState(State):
                 factory=_Connection,
             )
             found.execute("PRAGMA synchronous=NORMAL")
+            found.execute(f"PRAGMA wal_autocheckpoint={_LONGEST_LOG}")
             self._local.connection = found
             with self._lock:
                 self._connections.add(found)
@@ -139,45 +161,97 @@ class _Connection(sqlite3.Connection):
     wait_s: float | None = None
 
 
-class _Transaction:
-    """A ``Change`` that SQLite keeps, or a read outside of one."""
+class _Checkpoints:
+    """Copies what was written from SQLite's log into its file, beside the writers.
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+    SQLite itself does it in a commit: 10 to 50 ms, once in some 90 events.
+    """
 
-    def fetch(self, keys: Iterable[str]) -> None:
-        """Nothing: a key costs microseconds."""
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._asked = threading.Event()
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
 
-    def fetch_below(self, prefixes: Iterable[str]) -> None:
-        """Nothing, as well."""
+    def ask(self) -> None:
+        """Have it done some time; returns at once."""
+        self._asked.set()
+        with self._lock:
+            if self._thread is None:
+                self._closing.clear()
+                self._thread = threading.Thread(
+                    target=self._serve, name="checkpoints", daemon=True
+                )
+                self._thread.start()
 
-    def get(self, key: str) -> str | None:
-        found: Any = self._connection.execute(
-            "SELECT value FROM entries WHERE key = ?", (key,)
-        ).fetchone()
-        return None if found is None else str(found[0])
+    def close(self) -> None:
+        """Wait for the one that is being made, and end."""
+        with self._lock:
+            self._closing.set()
+            self._asked.set()
+            if self._thread is not None:
+                self._thread.join()
+                self._thread = None
 
-    def scan(
-        self, prefix: str, after: str = "", limit: int | None = None
-    ) -> list[Pair]:
-        return self._connection.execute(
-            "SELECT key, value FROM entries "
-            "WHERE key >= ? AND key < CAST(? AS TEXT) AND key > ? "
-            "ORDER BY key LIMIT ?",
-            # SQLite seeks the first bound and steps from there. The byte is behind all
-            # that UTF-8 holds.
-            (
-                *(max(prefix, after), prefix.encode() + b"\xff"),
-                *(after, -1 if limit is None else limit),
-            ),
-        ).fetchall()
+    def _serve(self) -> None:
+        while not self._closing.wait(_CHECKPOINT_EVERY_S):
+            self._asked.wait()
+            self._asked.clear()
+            if not self._closing.is_set():
+                self._make()
 
-    def put(self, key: str, value: str) -> None:
-        self._connection.execute(
-            "INSERT INTO entries VALUES (?, ?) "
-            "ON CONFLICT DO UPDATE SET value = excluded.value",
-            (key, value),
-        )
+    def _make(self) -> None:
+        try:
+            with closing(sqlite3.connect(self._path)) as connection:
+                found = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                if found[1] > _LONG_LOG:
+                    # Writers went on all the time; they wait for what they added.
+                    connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+        except sqlite3.Error as error:
+            log.debug("no checkpoint of %s this time: %s", self._path, error)
 
-    def delete(self, key: str) -> None:
-        self._connection.execute("DELETE FROM entries WHERE key = ?", (key,))
+
+def _get(connection: sqlite3.Connection, key: str) -> str | None:
+    found: Any = connection.execute(
+        "SELECT value FROM entries WHERE key = ?", (key,)
+    ).fetchone()
+    return None if found is None else str(found[0])
+
+
+def _get_all(connection: sqlite3.Connection, keys: list[str]) -> list[str | None]:
+    """Several values in one statement: each one lets other threads come between."""
+    found: dict[str, str] = {}
+    for start in range(0, len(keys), _MOST_KEYS):
+        page = keys[start : start + _MOST_KEYS]
+        marks = ",".join("?" * len(page))
+        query = f"SELECT key, value FROM entries WHERE key IN ({marks})"  # noqa: S608
+        found.update(connection.execute(query, page))
+    return [found.get(key) for key in keys]
+
+
+def _scan(
+    connection: sqlite3.Connection, prefix: str, after: str, limit: int | None
+) -> list[Pair]:
+    return connection.execute(
+        "SELECT key, value FROM entries "
+        "WHERE key >= ? AND key < CAST(? AS TEXT) AND key > ? "
+        "ORDER BY key LIMIT ?",
+        # SQLite seeks the first bound and steps from there. The byte is behind all
+        # that UTF-8 holds.
+        (
+            *(max(prefix, after), prefix.encode() + b"\xff"),
+            *(after, -1 if limit is None else limit),
+        ),
+    ).fetchall()
+
+
+def _apply(connection: sqlite3.Connection, change: BufferedChange) -> None:
+    puts = [(key, value) for key, value in change.writes.items() if value is not None]
+    gone = [(key,) for key, value in change.writes.items() if value is None]
+    connection.executemany(
+        "INSERT INTO entries VALUES (?, ?) "
+        "ON CONFLICT DO UPDATE SET value = excluded.value",
+        puts,
+    )
+    connection.executemany("DELETE FROM entries WHERE key = ?", gone)

@@ -57,7 +57,7 @@ def uses(state: RedisState) -> list[Callable[[], object]]:
     ]
 
 
-def wait_for(holds: Callable[[], bool], timeout_s: float = 20) -> None:
+def wait_for(holds: Callable[[], bool], timeout_s: float = 60) -> None:
     deadline = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < deadline, f"not so in {timeout_s} s"
