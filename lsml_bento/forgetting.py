@@ -27,7 +27,7 @@ STOP_S = LEASE_S + 9.0
 """How long a run may take to stop, or its silence to be noticed."""
 
 _LOOK_S = 0.2
-_ALL_OF = ("journal", "annotation", "value", "base-value", "version", "queue", "slot")
+_ALL_OF = ("journal", "annotation", "value", "base-value", "version")
 _ONE_OF = (
     "total-annotations",
     "project-updated",

@@ -266,6 +266,22 @@ def test_weights_that_can_not_be_deleted_keep_the_project(tmp_path: Path) -> Non
     state.close()
 
 
+def test_a_job_that_is_queued_meanwhile_is_run(tmp_path: Path) -> None:
+    class Meanwhile(BentoModels):
+        def delete(self, tag: str) -> None:
+            queued.append(annotate(state, ONE, 7))
+            super().delete(tag)
+
+    queued: list[str] = []
+    state = open_state("sqlite", tmp_path)
+    fill(state, BentoModels(tmp_path / "models"), ONE)
+
+    forget_project(state, Meanwhile(tmp_path / "models"), "me", ONE)
+
+    assert ran(state) == queued[0]
+    state.close()
+
+
 @pytest.mark.parametrize("pointer_is_seen", [True, False])
 def test_a_server_goes_back_to_the_base(tmp_path: Path, pointer_is_seen: bool) -> None:
     store = Store(open_state("memory", tmp_path), tmp_path / "models")

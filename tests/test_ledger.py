@@ -526,12 +526,15 @@ class TestWhatPeopleAsk:
     ) -> None:
         enqueued(ledger, "START_TRAINING")
         clock.now += 2
-        failed = ledger.fail(leased(ledger), "it raised", "Traceback ..")
+        lease = leased(ledger)
+        ledger.renew(lease, progress=0.5, metrics={"f1": 0.1})
+        failed = ledger.fail(lease, "it raised", "Traceback ..")
 
         job = ledger.retry(failed.id)
 
         assert (job.id, job.status, job.attempts) == (failed.id, JobStatus.QUEUED, 0)
         assert (job.error, job.traceback, job.finished_at) == (None, None, None)
+        assert (job.progress, job.metrics, job.started_at) == (None, {}, None)
         again = leased(ledger)
         assert (again.job.id, again.job.event) == (failed.id, "START_TRAINING")
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from lsml_bento.adapters import sqlite_state
 from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.errors import StateError
 from lsml_bento.state import Change
 from lsml_bento.types import Project
+from tests.fits import eventually
 
 ONE = Project("1", 100)
+
+
+PAGE = "x" * 4096
 
 
 def put_a(change: Change) -> None:
@@ -138,3 +145,59 @@ class TestTrouble:
         barrier.wait(10)
         for thread in threads:
             thread.join()
+
+
+class TestCheckpoints:
+    """What is in the database file alone has been copied from SQLite's log."""
+
+    def copied(self, path: Path) -> int:
+        alone = path.parent / "alone.db"
+        shutil.copy(path, alone)
+        with closing(sqlite3.connect(alone)) as connection:
+            if not connection.execute("SELECT * FROM sqlite_master").fetchall():
+                return 0
+            [[count]] = connection.execute("SELECT count(*) FROM entries")
+        return int(count)
+
+    def test_what_is_written_is_in_the_file_some_time(self, tmp_path: Path) -> None:
+        path = tmp_path / "state.db"
+        state = SqliteState(path, "test")
+        state.change(put_a)
+        assert self.copied(path) == 0
+
+        eventually(lambda: self.copied(path) == 1)
+        state.close()
+
+    def test_no_change_copies_the_log_itself(self, tmp_path: Path) -> None:
+        path = tmp_path / "state.db"
+        state = SqliteState(path, "test")
+
+        def put_pages(change: Change) -> None:
+            for number in range(1_500):
+                change.put(str(number), PAGE)
+
+        before = threading.active_count()
+        state.change(put_pages)
+
+        assert self.copied(path) == 0
+        assert threading.active_count() == before + 1
+        state.close()
+        assert self.copied(path) == 1_500
+        assert threading.active_count() == before
+
+    def test_the_log_does_not_grow_for_ever_under_writers_that_never_rest(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sqlite_state, "_CHECKPOINT_EVERY_S", 0.05)
+        monkeypatch.setattr(sqlite_state, "_LONG_LOG", 100)
+        path = tmp_path / "state.db"
+        state = SqliteState(path, "test")
+        written = 0
+
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            state.change(lambda change: change.put("a", PAGE))
+            written += len(PAGE)
+
+        assert (tmp_path / "state.db-wal").stat().st_size < written / 2
+        state.close()
