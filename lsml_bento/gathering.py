@@ -5,7 +5,7 @@ Functions of a change: what they write is seen with all else that belongs to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -50,20 +50,26 @@ def gather(
     return job
 
 
-def slots_of(events: Iterable[Event]) -> Iterator[str]:
-    """The keys that say which jobs the events' projects have waiting."""
+def keys_of_gathering(
+    events: Iterable[Event], jobs: Mapping[Project, str]
+) -> Iterator[str]:
+    """What merging events reads, if these are the jobs that their projects gather."""
     for event in events:
-        yield key_of("slot", *identify(event.project), "")
+        yield _slot(event.project)
+        if (job := jobs.get(event.project)) is not None:
+            yield key_of("job", job)
+            yield from (key_of("job-seen", job, str(one)) for one in _ids(event))
 
 
 def fetch_gathering(change: Change, events: Sequence[Event]) -> None:
     """Read ahead what merging events into their projects' waiting jobs takes."""
-    keys = []
-    for slot, event in zip(slots_of(events), events, strict=True):
-        if (job := change.get(slot)) is not None:
-            keys.append(key_of("job", job))
-            keys += [key_of("job-seen", job, str(one)) for one in _ids(event)]
-    change.fetch(keys)
+    projects = {event.project for event in events}
+    jobs = {p: job for p in projects if (job := change.get(_slot(p))) is not None}
+    change.fetch(keys_of_gathering(events, jobs))
+
+
+def _slot(project: Project) -> str:
+    return key_of("slot", *identify(project), "")
 
 
 def _merge(

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from lsml_bento.errors import LsmlError, StateError
 from lsml_bento.events import Event, parse_event
-from lsml_bento.gathering import fetch_gathering, slots_of
+from lsml_bento.gathering import fetch_gathering, keys_of_gathering
 from lsml_bento.jobs import Job
 from lsml_bento.journal import fetch_record, observe, record
 from lsml_bento.ledger import Ledger
@@ -92,6 +92,7 @@ class Intake:
         self._spool = None if inbox is None else Spool(inbox)
         self._waiting: SimpleQueue[_Waiting | _Observed | None] = SimpleQueue()
         self._observed = 0
+        self._gathering: dict[Project, str] = {}
         self._replay_at = 0.0
         self._refused_alone = 0
         self._is_adopted = self._spool is None
@@ -244,6 +245,7 @@ class Intake:
             if job.events == 1:
                 log.info("job=%s project=%s %s waits", job.id, job.project, job.event)
         for job in {job.id: job for job in jobs}.values():
+            self._gathering[job.of] = job.id
             self._wake(job)
         return [
             receipt if job is None else Receipt(job.id, "ok") for job, receipt in taken
@@ -253,8 +255,11 @@ class Intake:
         self, change: Change, events: list[Event], rules: TrainingRules
     ) -> list[_Taken]:
         ready = [e for e in events if e.project.created_at is not None]
-        fetch_record(change, ready, slots_of(ready))
-        if not rules.each_event:
+        if rules.each_event:
+            fetch_record(change, ready)
+        else:
+            # One round trip where the last event's job still gathers.
+            fetch_record(change, ready, keys_of_gathering(ready, self._gathering))
             fetch_gathering(change, ready)
         return [self._take(change, event, rules) for event in events]
 

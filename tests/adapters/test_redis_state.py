@@ -14,7 +14,10 @@ import redis
 
 from lsml_bento.adapters.redis_state import RedisState
 from lsml_bento.errors import StateError
+from lsml_bento.events import Event, parse_event
+from lsml_bento.intake import Intake
 from lsml_bento.state import Change
+from lsml_bento.training import TrainingRules
 from lsml_bento.types import Project
 from tests.redis_server import RedisServer, free_port
 
@@ -162,7 +165,18 @@ class TestOthersComeBetween:
         assert state.get("b") is None
 
 
-class TestOneRoundTrip:
+def annotated(number: int) -> Event:
+    return parse_event(
+        {
+            "action": "ANNOTATION_CREATED",
+            "project": {"id": 1, "created_at": "2026-11-23T09:34:49Z"},
+            "annotation": {"id": number, "task": number, "result": []},
+            "task": {"id": number, "data": {"text": "x"}},
+        }
+    )
+
+
+class TestRoundTrips:
     def test_the_values_of_a_project_are_read_in_one_call(
         self, state: RedisState, redis_server: str
     ) -> None:
@@ -177,6 +191,22 @@ class TestOneRoundTrip:
         inside = {"cmdstat_zrangebylex", "cmdstat_hmget"}
         assert sent == {"cmdstat_evalsha"} | inside
         assert all(calls[name]["calls"] == 1 for name in sent)
+
+    def test_an_event_that_a_waiting_job_gathers_is_two_calls(
+        self, state: RedisState, redis_server: str
+    ) -> None:
+        intake = Intake(state, TrainingRules, lambda job: None)
+        for number in (1, 2):
+            intake.take(annotated(number)).result(10)
+        with redis.Redis.from_url(redis_server) as admin:
+            admin.config_resetstat()
+            receipt = intake.take(annotated(3)).result(10)
+            calls = admin.info("commandstats")
+        intake.close()
+
+        assert receipt.job is not None
+        assert calls["cmdstat_hmget"]["calls"] == 1
+        assert calls["cmdstat_evalsha"]["calls"] == 1
 
 
 class TestRestart:
