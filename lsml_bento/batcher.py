@@ -3,8 +3,7 @@
 A request's tasks stand in one of three lanes. Whenever a slot of the device is free,
 the first lane that has tasks gives up to ``max_batch_size`` of them, all of one group,
 to one call. The parts of a batch that failed stand in their lane again, so that who
-may go first does. Nothing here knows what a task or an answer is: pure asyncio, on the
-loop's clock.
+may go first does. Nothing here knows what a task or an answer is.
 """
 
 from __future__ import annotations
@@ -251,9 +250,8 @@ class Batcher:
 
     def _suspect(self, whole: Batch, halves: list[Failed]) -> None:
         """Is everything down, or has each half a bad task? Try both ends alone."""
-        alone = [items for items, _ in halves]
         ends = [whole.items[:1], whole.items[-1:]]
-        if tries := [end for end in ends if end not in alone]:
+        if tries := [end for end in ends if end not in [items for items, _ in halves]]:
             whole.suspects = halves
             self._queues[whole.lane].add_parts(whole, tries)
         else:
@@ -261,8 +259,7 @@ class Batcher:
 
     def _conclude_tries(self, whole: Batch) -> None:
         halves, whole.suspects = whole.suspects, []
-        known = halves[0][1]
-        if all(e is not None and _same_fault(e, known) for _, e in whole.ended):
+        if all(_same_fault(error, halves[0][1]) for _, error in whole.ended):
             self._give_up(whole, halves)
             return
         whole.chunk.has_answers = True
@@ -299,5 +296,5 @@ def _fail(items: list[Item], error: Exception) -> None:
         item.ticket.answer(item.place, error)
 
 
-def _same_fault(first: Exception, second: Exception) -> bool:
+def _same_fault(first: Exception | None, second: Exception) -> bool:
     return type(first) is type(second) and not isinstance(first, _ONE_TASK_ERRORS)

@@ -234,10 +234,9 @@ class Intake:
         except Exception as error:
             if len(events) > 1:
                 return [r for e in events for r in self._apply([e], wait_s)]
+            [e] = events
             log.exception(
-                "event %r of project=%s could not be taken",
-                events[0].action,
-                events[0].project,
+                "event %r of project=%s could not be taken", e.action, e.project
             )
             return [Receipt(None, f"not taken: {type(error).__name__}")]
         jobs = [job for job, _ in taken if job is not None]
@@ -255,11 +254,9 @@ class Intake:
         self, change: Change, events: list[Event], rules: TrainingRules
     ) -> list[_Taken]:
         ready = [e for e in events if e.project.created_at is not None]
-        if rules.each_event:
-            fetch_record(change, ready)
-        else:
-            # One round trip where the last event's job still gathers.
-            fetch_record(change, ready, keys_of_gathering(ready, self._gathering))
+        ahead = () if rules.each_event else keys_of_gathering(ready, self._gathering)
+        fetch_record(change, ready, ahead)
+        if not rules.each_event:  # no round trip where the last event's job gathers
             fetch_gathering(change, ready)
         return [self._take(change, event, rules) for event in events]
 
@@ -277,8 +274,6 @@ class Intake:
         changed = record(change, event)
         if event.is_about_annotations and not changed:
             return None, Receipt(None, "nothing new")
-        if not rules.wants(event.action):
-            return None, Receipt(None, "not trained on")
         job = self._ledger.gather(change, event, changed, rules)
         return job, Receipt(None, "not trained on")
 

@@ -70,6 +70,8 @@ LIBRARIES = {
     "response": CORE | LABEL_STUDIO,
     # A third of the time that pydantic takes for plain JSON.
     "rendering": CORE | LABEL_STUDIO | {"orjson"},
+    "journal": {"orjson"},
+    "gathering": {"orjson"},
     "checking": LABEL_STUDIO,
     "doctor": CORE | {"httpx"},
     "testing": {"httpx"},
