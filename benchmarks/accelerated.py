@@ -1,8 +1,8 @@
 """The benchmark's transformer on an accelerator, and that model alone.
 
-`python -m benchmarks.accelerated NAME COUNT SECONDS` prints, as JSON, how many tasks a
-second the model predicts without anything around it; without arguments, what the device
-is.
+`python -m benchmarks.accelerated` prints, as JSON, what BENCH_DEVICE is; with
+`alone NAME SECONDS` how many tasks a second the model predicts without anything around
+it, and with `scores NAME COUNT` the scores of the first tasks.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +33,7 @@ class Transformer(workloads.Transformer):
             part.to(self._device)
 
     def predict(self, tasks: list[workloads.Task]) -> list[workloads.Prediction]:
-        with self._accelerator.inference(self._device):  # in bfloat16 on a GPU
+        with self._accelerator.inference(self._device):
             return super().predict(tasks)
 
     def _tokens(self, tasks: list[workloads.Task]) -> Tensor:
@@ -42,15 +41,30 @@ class Transformer(workloads.Transformer):
 
 
 class Larger(Transformer):
-    """Of BERT base's depth and width, so that a GPU has work for some milliseconds."""
+    """Of BERT large's depth and width, with texts of 400 words.
 
-    WIDTH = 768
-    LAYERS = 12
+    24 layers x 12 x 1024^2 weights x 2 x 400 tokens = 242 GFLOP a task: a batch takes a
+    large GPU some 20 ms, beside which reading and writing tasks is little.
+    """
+
+    WIDTH = 1024
+    LAYERS = 24
+    HEADS = 16
+    MAX_TOKENS = 512
+
+
+class Small(Transformer):
+    """What stands for `Larger` on a CPU, to see that everything runs through."""
+
+    WIDTH = 64
+    LAYERS = 2
+    HEADS = 2
+    MAX_TOKENS = 128
 
 
 SERVED = "64 clients, tasks/s"
 FILES = "file to file, tasks/s"
-WORKLOADS = {"transformer": Transformer, "larger": Larger}
+WORKLOADS = {"transformer": Transformer, "larger": Larger, "small": Small}
 
 
 class _Served(Served):
@@ -62,7 +76,10 @@ class _Served(Served):
         """Nothing: what `load` makes is shared by all projects."""
 
     def load(self, weights: Path | None) -> None:
-        self.workload = WORKLOADS[self.workload_name]()
+        name = self.workload_name
+        self.workload = WORKLOADS[name]()
+        # A GPU's first call loads its kernels, which is no part of a rate.
+        self.workload.predict([payloads.task(i, name) for i in range(workloads.BATCH)])
 
 
 class ServedTransformer(_Served):
@@ -75,44 +92,65 @@ class ServedLarger(_Served):
     workload_name = "larger"
 
 
-CLASSES = {"transformer": ServedTransformer, "larger": ServedLarger}
+class ServedSmall(_Served):
+    """`benchmarks.accelerated:ServedSmall`."""
+
+    workload_name = "small"
+
+
+CLASSES = {
+    "transformer": ServedTransformer,
+    "larger": ServedLarger,
+    "small": ServedSmall,
+}
 
 
 def device_name() -> str:
     """What BENCH_DEVICE is, in words; empty if there is no GPU to be `cuda`."""
     import torch  # noqa: PLC0415 - not in the process that only starts others
 
-    wanted = os.environ.get("BENCH_DEVICE") or "cuda"
-    if not wanted.startswith("cuda"):
+    from lsml_bento.torch import inference  # noqa: PLC0415 - it imports torch
+
+    wanted = torch.device(os.environ.get("BENCH_DEVICE") or "cuda")
+    if wanted.type != "cuda":
         return f"{wanted}, in float32"
     if not torch.cuda.is_available():
         return ""
-    index = torch.device(wanted).index or 0
-    memory = torch.cuda.get_device_properties(index).total_memory / 2**30
+    with inference(wanted):
+        is_cast = torch.is_autocast_enabled("cuda")
+    memory = torch.cuda.get_device_properties(wanted).total_memory / 2**30
     return (
-        f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB, CUDA "
-        f"{torch.version.cuda}"
+        f"{torch.cuda.get_device_name(wanted)}, {memory:.0f} GiB, CUDA "
+        f"{torch.version.cuda}, in {'bfloat16 autocast' if is_cast else 'float32'}"
     )
 
 
-def measure(name: str, count: int, seconds: float) -> dict[str, float]:
-    """Tasks a second of the model alone: in a loop, and `count` of them at once."""
+def alone(name: str, seconds: float) -> dict[str, float]:
+    """Tasks a second of the model alone, for about that long."""
     workload = WORKLOADS[name]()
-    limit.batch_seconds(workload, workloads.BATCH, min(2.0, seconds))
-    took = limit.batch_seconds(workload, workloads.BATCH, seconds)
-    tasks = [payloads.task(i + 1) for i in range(count)]
-    started = time.perf_counter()
-    workloads.predict_in_batches(workload, tasks)
+    limit.batch_seconds(workload, workloads.BATCH, min(2.0, seconds), name)
+    took = limit.batch_seconds(workload, workloads.BATCH, seconds, name)
+    rate = workloads.BATCH * len(took) / sum(took)
     return {
-        SERVED: workloads.BATCH * len(took) / sum(took),
+        SERVED: rate,
+        FILES: rate,
         f"batch of {workloads.BATCH} ms": 1000 * sum(took) / len(took),
-        FILES: count / (time.perf_counter() - started),
     }
 
 
+def scores(name: str, count: int) -> list[float]:
+    """What the model alone says of tasks 1 to `count`."""
+    tasks = [payloads.task(i + 1, name) for i in range(count)]
+    answers = workloads.predict_in_batches(WORKLOADS[name](), tasks)
+    return [answer["score"] for answer in answers]
+
+
+def _asked(arguments: list[str]) -> object:
+    if not arguments:
+        return device_name()
+    what, name, number = arguments
+    return alone(name, float(number)) if what == "alone" else scores(name, int(number))
+
+
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        name, count, seconds = sys.argv[1:]
-        print(json.dumps(measure(name, int(count), float(seconds))))
-    else:
-        print(json.dumps(device_name()))
+    print(json.dumps(_asked(sys.argv[1:])))

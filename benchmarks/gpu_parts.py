@@ -8,26 +8,35 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks import accelerated, load, payloads, verify
+from benchmarks import accelerated, arms, load, payloads, prometheus, verify
 from benchmarks.accelerated import FILES, SERVED
 from benchmarks.servers import Server, serve
 from benchmarks.workloads import BATCH
 
 CLIENTS = 64
+FAILED = f"{CLIENTS} clients, failed"
+MEAN_BATCH = f"{CLIENTS} clients, mean batch"
+COMPARED = 64
+CLOSE = 0.02
+
 _BIN = Path(sys.executable).parent
+_BATCH_SIZE = "bentoml_service_adaptive_batch_size"
+_LIMIT_S = 300
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How often and how much; seconds."""
+    """How often and how much; seconds. Ten minutes on an H100."""
 
-    rounds: int = 3
+    rounds: int = 2
     seconds: float = 10.0
-    tasks: int = 100_000
+    tasks: int = 40_000
 
 
 def json_of(arguments: list[str], env: dict[str, str]) -> Any:
@@ -43,6 +52,7 @@ def json_of(arguments: list[str], env: dict[str, str]) -> Any:
         capture_output=True,
         text=True,
         check=False,
+        timeout=_LIMIT_S,
     )
     if done.returncode:
         tail = "\n".join(done.stderr.splitlines()[-3:])
@@ -50,47 +60,66 @@ def json_of(arguments: list[str], env: dict[str, str]) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@cache
+def _expected(name: str) -> list[float]:
+    """The scores of the first tasks, in float32 on the CPU."""
+    env = arms.environment(os.cpu_count() or 1) | {"BENCH_DEVICE": "cpu"}
+    found: list[float] = json_of(["scores", name, str(COMPARED)], env)
+    return found
+
+
+def _compare(name: str, scores: Sequence[float]) -> None:
+    """See that the first tasks got the scores that float32 gives them.
+
+    Raises:
+        RuntimeError: naming the first one that did not.
+    """
+    wrong = verify.far_score(scores, _expected(name)[: len(scores)], CLOSE)
+    if wrong:
+        raise RuntimeError(wrong)
+
+
 def alone(name: str, plan: Plan, env: dict[str, str]) -> dict[str, float]:
-    found: dict[str, float] = json_of([name, str(plan.tasks), str(plan.seconds)], env)
+    found: dict[str, float] = json_of(["alone", name, str(plan.seconds)], env)
     return found
 
 
 def served(name: str, plan: Plan, env: dict[str, str]) -> dict[str, float]:
+    load.require_tools()
     command = [str(_BIN / "bentoml"), "serve", "--host", "127.0.0.1"]
     command += ["--port", "{port}", "benchmarks.gpu_service:svc"]
-    with serve(command, env=env | {"BENCH_WORKLOAD": name}, health="/health") as server:
-        return _asked(server, plan)
+    with serve(
+        command, env=env | {"BENCH_WORKLOAD": name}, health="/health", limit_s=120
+    ) as server:
+        return _asked(server, name, plan)
 
 
-def _asked(server: Server, plan: Plan) -> dict[str, float]:
-    wrong = verify.concurrent(server.port, "transformer")
+def _asked(server: Server, name: str, plan: Plan) -> dict[str, float]:
+    url, metrics = f"{server.url}/predict", f"{server.url}/metrics"
+    first = range(1, COMPARED + 1)
+    _, answer = load.post_once(url, payloads.body(name, first))
+    wrong = verify.concurrent(server.port, name)
+    if problem := verify.problem(answer, first):
+        wrong.append(problem)
     if wrong:
         raise RuntimeError(f"{len(wrong)} wrong answers, first: {wrong[0]}")
-    url, bodies = f"{server.url}/predict", payloads.singles("transformer", 256)
+    _compare(name, [slot["score"] for slot in verify.slots(answer)])
+    bodies = payloads.singles(name, 256)
     load.closed_loop(url, bodies, clients=CLIENTS, seconds=1)
+    sizes, batches = prometheus.sum_and_count(metrics, _BATCH_SIZE)
     seen = load.closed_loop(url, bodies, clients=CLIENTS, seconds=plan.seconds)
+    all_sizes, all_batches = prometheus.sum_and_count(metrics, _BATCH_SIZE)
     return {
         SERVED: seen.per_second,
         f"{CLIENTS} clients, p50 ms": seen.p50,
         f"{CLIENTS} clients, p99 ms": seen.p99,
-        f"{CLIENTS} clients, failed": seen.failed,
+        FAILED: seen.failed,
+        MEAN_BATCH: (all_sizes - sizes) / max(1.0, all_batches - batches),
     }
 
 
 def files(name: str, plan: Plan, env: dict[str, str]) -> dict[str, float]:
-    start_up = _preannotate(name, BATCH, env)
-    whole = _preannotate(name, plan.tasks + BATCH, env)
-    if whole <= start_up:
-        raise RuntimeError(f"{plan.tasks} tasks are too few: start-up is all there is")
-    return {
-        FILES: plan.tasks / (whole - start_up),
-        "file to file, start-up and one batch s": start_up,
-        "file to file, all s": whole,
-    }
-
-
-def _preannotate(name: str, count: int, env: dict[str, str]) -> float:
-    """Seconds of the whole command, its output checked.
+    """The rate that the command itself tells, once its model was made.
 
     Raises:
         RuntimeError: if it failed, or an answer is not its own task's.
@@ -99,12 +128,12 @@ def _preannotate(name: str, count: int, env: dict[str, str]) -> float:
         config, tasks, output = (
             Path(home, part) for part in ("config.xml", "tasks.jsonl", "output.jsonl")
         )
-        config.write_text(payloads.label_config("transformer"))
+        config.write_text(payloads.label_config(name))
         with tasks.open("w") as file:
-            for i in range(count):
-                file.write(json.dumps(payloads.task(i + 1)) + "\n")
+            for i in range(plan.tasks):
+                file.write(json.dumps(payloads.task(i + 1, name)) + "\n")
         target = f"benchmarks.accelerated:{accelerated.CLASSES[name].__name__}"
-        command = [str(_BIN / "lsml-bento"), "preannotate", target]
+        command = [str(_BIN / "lsml-bento"), "preannotate", target, "--json"]
         command += ["--label-config", str(config), "--tasks", str(tasks)]
         command += ["--output", str(output)]
         filled = {key: value.format(port=0, home=home) for key, value in env.items()}
@@ -116,24 +145,34 @@ def _preannotate(name: str, count: int, env: dict[str, str]) -> float:
             capture_output=True,
             text=True,
             check=False,
+            timeout=_LIMIT_S,
         )
-        seconds = time.perf_counter() - started
+        wall = time.perf_counter() - started
         if done.returncode:
             tail = "\n".join((done.stdout + done.stderr).splitlines()[-5:])
             raise RuntimeError(f"preannotate ended with {done.returncode}: {tail}")
-        _check(output, count)
-        return seconds
+        _compare(name, _scores(output, plan.tasks))
+    report = json.loads(done.stdout)
+    return {
+        FILES: report["predicted"] / report["seconds"],
+        "file to file, all s": wall,
+    }
 
 
-def _check(output: Path, count: int) -> None:
+def _scores(output: Path, count: int) -> list[float]:
+    """The first scores of an output in which each answer is its own task's."""
+    found: list[float] = []
     written = 0
     with output.open("rb") as lines:
-        for line in lines:
-            written += 1
+        for written, line in enumerate(lines, start=1):
             task = json.loads(line)
-            slots = json.dumps([task["predictions"][0]]).encode()
-            wrong = verify.problem(slots, range(task["id"], task["id"] + 1))
+            [prediction] = task["predictions"]
+            slots = json.dumps([prediction]).encode()
+            wrong = verify.problem(slots, range(written, written + 1))
             if wrong or task["id"] != written:
                 raise RuntimeError(wrong or f"line {written} is task {task['id']}")
+            if written <= COMPARED:
+                found.append(prediction["score"])
     if written != count:
         raise RuntimeError(f"{written} of {count} tasks are in the output")
+    return found

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from subprocess import SubprocessError
-from types import FrameType
 
-from rich.console import Console
-
-from benchmarks import events, listings, machine, noise, swaps
-from benchmarks.goals import Goal, Measure
-from benchmarks.report import Grid, number
-from benchmarks.samples import OURS, Samples
-from benchmarks.servers import ServerFailedError
+from benchmarks import events, listings, machine, swaps
+from benchmarks.goals import Goal, highest, median, total
+from benchmarks.page import Page, exit_on_sigterm, wide_console
+from benchmarks.samples import OURS
 
 _RESULTS = Path(__file__).with_name("learning.md")
 _NOTES = Path(__file__).with_name("learning_notes.md")
@@ -66,8 +59,6 @@ _SWAP = "swap, 8 clients, 2 processes, 1 MiB of weights"
 _LARGE = "swap, 8 clients, 2 processes, 500 MB of weights"
 _LISTS = f"listing {listings.JOBS:,} jobs and {listings.VERSIONS:,} versions"
 
-_TROUBLE = ServerFailedError, RuntimeError, AssertionError, OSError, SubprocessError
-
 _Work = Callable[[], dict[str, float]]
 
 PARTS = ("events", "locked", "swap", "large", "lists")
@@ -105,42 +96,22 @@ def _works(plan: _Plan, part: str) -> dict[str, _Work]:
 # Goals
 
 
-def _median(part: str, measure: str) -> Measure:
-    return lambda samples: samples.median(part, measure, OURS)
-
-
-def _highest(part: str, measure: str) -> Measure:
-    def highest(samples: Samples) -> float | None:
-        return max(samples.by_round(part, measure, OURS).values(), default=None)
-
-    return highest
-
-
-def _sum(part: str, *measures: str) -> Measure:
-    def total(samples: Samples) -> float | None:
-        found = [samples.by_round(part, measure, OURS) for measure in measures]
-        values = [value for each in found for value in each.values()]
-        return sum(values) if values else None
-
-    return total
-
-
 def _of_events(part: str) -> list[Goal]:
     return [
-        Goal(f"{part}: not answered 2xx", 0, "", _sum(part, "failed")),
-        Goal(f"{part}: p99", 20, "ms", _median(part, "p99 ms")),
-        Goal(f"{part}: lost", 0, "", _sum(part, "lost")),
-        Goal(f"{part}: fits at a time", 1, "", _highest(part, "running at a time")),
-        Goal(f"{part}: jobs that wait", 1, "", _highest(part, "waiting at a time")),
+        Goal(f"{part}: not answered 2xx", 0, "", total(part, "failed")),
+        Goal(f"{part}: p99", 20, "ms", median(part, "p99 ms")),
+        Goal(f"{part}: lost", 0, "", total(part, "lost")),
+        Goal(f"{part}: fits at a time", 1, "", highest(part, "running at a time")),
+        Goal(f"{part}: jobs that wait", 1, "", highest(part, "waiting at a time")),
     ]
 
 
 def _of_locks(part: str) -> list[Goal]:
     return [
-        Goal(f"{part}: not answered 2xx", 0, "", _sum(part, "failed")),
-        Goal(f"{part}: slowest", 1000, "ms", _highest(part, "max ms")),
+        Goal(f"{part}: not answered 2xx", 0, "", total(part, "failed")),
+        Goal(f"{part}: slowest", 1000, "ms", highest(part, "max ms")),
         Goal(
-            f"{part}: lost or out of order", 0, "", _sum(part, "lost", "out of order")
+            f"{part}: lost or out of order", 0, "", total(part, "lost", "out of order")
         ),
     ]
 
@@ -150,7 +121,7 @@ def _of_lists() -> list[Goal]:
     commands = [f"{n} list, {kind}, s" for kind in kinds for n in ("jobs", "versions")]
     names = ["GET jobs s", "GET versions s", *commands]
     return [
-        Goal(f"{_LISTS}: {name.removesuffix(' s')}", 1, "s", _median(_LISTS, name))
+        Goal(f"{_LISTS}: {name.removesuffix(' s')}", 1, "s", median(_LISTS, name))
         for name in names
     ]
 
@@ -158,20 +129,20 @@ def _of_lists() -> list[Goal]:
 GOALS = [
     *(goal for part in _BURSTS for goal in _of_events(part)),
     *(goal for part in _LOCKS for goal in _of_locks(part)),
-    Goal(f"{_SWAP}: failed requests", 0, "", _sum(_SWAP, "failed")),
+    Goal(f"{_SWAP}: failed requests", 0, "", total(_SWAP, "failed")),
     Goal(
         f"{_SWAP}: each process serves it after",
         swaps.WITHIN_S,
         "s",
-        _highest(_SWAP, "served s, at most"),
+        highest(_SWAP, "served s, at most"),
     ),
     Goal(
         f"{_SWAP}: p99 during a swap, of the usual",
         2,
         "",
-        _median(_SWAP, "p99 during a swap, of the usual"),
+        median(_SWAP, "p99 during a swap, of the usual"),
     ),
-    Goal(f"{_LARGE}: failed requests", 0, "", _sum(_LARGE, "failed")),
+    Goal(f"{_LARGE}: failed requests", 0, "", total(_LARGE, "failed")),
     *_of_lists(),
 ]
 
@@ -199,100 +170,35 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _Run:
-    """Takes the parts in turn, and keeps what they found."""
-
-    def __init__(self, console: Console) -> None:
-        self.samples = Samples()
-        self.busy: list[float] = []
-        self.failures: list[str] = []
-        self._console = console
-
-    def turn(self, title: str, round_: int, work: _Work) -> None:
-        with self._turn(f"round {round_ + 1}, {title}"):
-            found = {k: v for k, v in work().items() if not math.isnan(v)}
-            self.samples.add(title, OURS, round_, found)
-
-    @contextmanager
-    def _turn(self, what: str) -> Iterator[None]:
-        self._console.print(what, style="dim")
-        self.busy.append(noise.busy_share())
-        try:
-            yield
-        except _TROUBLE as error:
-            self.failures.append(f"{what}: {error}")
-            self._console.print(f"{what} failed: {error}", markup=False)
-
-    def grids(self) -> list[Grid]:
-        goals = []
-        for goal in GOALS:
-            value = goal.measure(self.samples)
-            shown = f"{number(value)} {goal.unit}".strip()
-            goals.append([goal.text, shown, goal.wanted, goal.verdict(value)])
-        head = ("goal", "measured", "wanted", "verdict")
-        tables = [
-            Grid(
-                part,
-                ("measure", "measured"),
-                [
-                    [name, self._cell(part, name)]
-                    for name in self.samples.measures(part)
-                ],
-            )
-            for part in self.samples.workloads()
-        ]
-        return [Grid("Goals", head, goals), *tables]
-
-    def _cell(self, part: str, measure: str) -> str:
-        found = self.samples.by_round(part, measure, OURS).values()
-        middle = number(self.samples.median(part, measure, OURS))
-        if min(found) == max(found):
-            return middle
-        return f"{middle} ({number(min(found))}-{number(max(found))})"
-
-    def write(self, described: dict[str, str], path: Path) -> None:
-        """Write the page, with the hand-written notes at its end."""
-        rows = described | {"other load": noise.describe(self.busy)}
-        parts = ["# What learning reaches\n"]
-        parts += [f"- {key}: {value}" for key, value in rows.items()]
-        parts += ["", _HOW, "", *(grid.markdown() for grid in self.grids())]
-        if self.failures:
-            parts += ["## What failed in this run\n"]
-            parts += [f"- {line}" for line in self.failures] + [""]
-        if _NOTES.exists():
-            parts.append(_NOTES.read_text())
-        path.write_text("\n".join(parts).rstrip() + "\n")
-
-
-def _exit_on_signal(signum: int, frame: FrameType | None) -> None:
-    # As an exception, so that every server is ended on the way out.
-    raise SystemExit(128 + signum)
-
-
 def main() -> int:
     """Run what was asked for; 1 if a part failed."""
     options = _parser().parse_args()
-    signal.signal(signal.SIGTERM, _exit_on_signal)
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    exit_on_sigterm()
     command = " ".join(["python -m benchmarks.learning", *sys.argv[1:]])
     described = machine.describe(command, torch_threads=0)
     del described["litserve"]
     described["torch threads"] = "the fit's, as the worker sets them: cores less one"
+    is_whole = not options.quick and set(options.only) == set(PARTS)
+    page = Page(
+        "What learning reaches",
+        described,
+        _HOW,
+        GOALS,
+        {OURS: "measured"},
+        wide_console(),
+        options.out or (_RESULTS if is_whole else None),
+        _NOTES,
+    )
     plan = _QUICK if options.quick else _Plan()
-    run = _Run(console)
     for round_ in range(options.rounds or plan.rounds):
         for part in options.only:
             for title, work in _works(plan, part).items():
-                run.turn(title, round_, work)
-    for grid in run.grids():
-        grid.draw(console)
-    console.print(f"Other load: {noise.describe(run.busy)}", markup=False)
-    is_whole = not options.quick and set(options.only) == set(PARTS)
-    out: Path | None = options.out or (_RESULTS if is_whole else None)
-    if out:
-        run.write(described, out)
-        console.print(f"Written: {out}")
-    return 1 if run.failures else 0
+                with page.turn(f"round {round_ + 1}, {title}"):
+                    found = {k: v for k, v in work().items() if not math.isnan(v)}
+                    page.samples.add(title, OURS, round_, found)
+        page.write()
+    page.end()
+    return 1 if page.failures else 0
 
 
 if __name__ == "__main__":

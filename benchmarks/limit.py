@@ -19,10 +19,10 @@ WITH_BULK = ("device", "transformer")
 
 
 def batch_seconds(
-    workload: workloads.Workload, size: int, seconds: float
+    workload: workloads.Workload, size: int, seconds: float, name: str = ""
 ) -> list[float]:
-    """Durations of calls with `size` tasks, for about that long."""
-    tasks = [payloads.task(i + 1) for i in range(size * 16)]
+    """Durations of calls with `size` of that workload's tasks, for about that long."""
+    tasks = [payloads.task(i + 1, name) for i in range(size * 16)]
     took: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:

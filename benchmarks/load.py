@@ -38,15 +38,19 @@ class Load:
         return max(0, self.requests - self.failed) / self.seconds
 
 
+class MissingToolError(RuntimeError):
+    """A program that is not on PATH; says the command that installs it."""
+
+
 def require_tools() -> None:
-    """Stop with the command that installs a missing tool.
+    """See that wrk and curl are there.
 
     Raises:
-        SystemExit: if wrk or curl is not on PATH.
+        MissingToolError: if one is not on PATH.
     """
     for tool, command in _TOOLS.items():
         if shutil.which(tool) is None:
-            raise SystemExit(f"{tool} is missing. Install it with: {command}")
+            raise MissingToolError(f"{tool} is missing. Install it with: {command}")
 
 
 class Stream:

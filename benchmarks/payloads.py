@@ -20,6 +20,8 @@ _STORY = (
     "the bridge near Porto and the ferry to Oslo"
 )
 _WORDS = _STORY.split()
+_LONG = {"larger": 400, "small": 100}
+"""Words in a text, of the workloads whose texts are all of one length."""
 
 
 @cache
@@ -35,16 +37,18 @@ def label_config(workload: str) -> str:
     return str(_recorded()["label_config"])
 
 
-def text(task_id: int) -> str:
-    """A short text of 6 to 17 words, the same for the same id every time."""
-    start, length = task_id * 7 % len(_WORDS), 6 + task_id * 5 % 12
-    return " ".join((_WORDS + _WORDS)[start : start + length]) + "."
+def text(task_id: int, workload: str = "") -> str:
+    """A text of 6 to 17 words, or the workload's; the same for the same id."""
+    start, length = task_id * 7, _LONG.get(workload) or 6 + task_id * 5 % 12
+    words = (_WORDS[i % len(_WORDS)] for i in range(start, start + length))
+    return " ".join(words) + "."
 
 
-def task(task_id: int) -> dict[str, Any]:
+def task(task_id: int, workload: str = "") -> dict[str, Any]:
     """One task in the recorded shape with its own id and text."""
     made: dict[str, Any] = copy.deepcopy(_recorded()["tasks"][0])
-    made.update(id=task_id, inner_id=task_id, data={"text": text(task_id)})
+    data = {"text": text(task_id, workload)}
+    made.update(id=task_id, inner_id=task_id, data=data)
     return made
 
 
@@ -61,7 +65,7 @@ def body(
         "value": {"start": 0, "end": 5, "text": "Maria", "labels": ["PER"]},
     }
     made = {
-        "tasks": [task(task_id) for task_id in task_ids],
+        "tasks": [task(task_id, workload) for task_id in task_ids],
         "project": f"{project}.{_CREATED_AT}",
         "label_config": label_config(workload),
         "params": {

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
-from rich.console import Console
-
-from benchmarks import machine, noise, payloads, workloads
-from benchmarks.report import Grid, number
+from benchmarks import machine, payloads, workloads
+from benchmarks.goals import Goal, Measure
+from benchmarks.page import Page, exit_on_sigterm, wide_console
+from benchmarks.samples import OURS
 
 _RESULTS = Path(__file__).with_name("preannotation.md")
 _TOOL = Path(sys.executable).with_name("lsml-bento")
@@ -35,6 +33,10 @@ which leaves reading and writing the least time to wait for it."""
 _ROUNDS = 3
 _TASKS = 20_000
 _FEW, _MANY = 1_000, 100_000
+
+_TABLE = "Measured"
+_ALONE = "model alone, tasks/s"
+_OURS = "preannotate, tasks/s"
 
 
 def _write_tasks(path: Path, count: int) -> None:
@@ -70,7 +72,7 @@ def _preannotate(model: str, count: int) -> dict[str, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
-        _check(place / "output.jsonl", count)
+        check(place / "output.jsonl", count)
     report = json.loads(answer)
     return {
         "tasks/s": report["predicted"] / report["seconds"],
@@ -79,8 +81,9 @@ def _preannotate(model: str, count: int) -> dict[str, float]:
     }
 
 
-def _check(output: Path, count: int) -> None:
+def check(output: Path, count: int) -> None:
     """See that each task has its own answer, which holds the task's id."""
+    task_id = 0
     with output.open() as lines:
         for task_id, line in enumerate(lines, 1):
             [prediction] = json.loads(line)["predictions"]
@@ -107,84 +110,73 @@ def _alone_here(count: int) -> float:
     return count / (time.perf_counter() - began)
 
 
-def _measure(console: Console, scale: int) -> tuple[list[Grid], list[float]]:
-    ratios: list[float] = []
-    alone: list[float] = []
-    ours: list[dict[str, float]] = []
-    few: list[float] = []
-    many: list[float] = []
-    busy: list[float] = []
-    for round_ in range(_ROUNDS if scale == 1 else 1):
-        console.print(f"round {round_ + 1}", style="dim")
-        busy.append(noise.busy_share())
-        alone.append(_alone(_TASKS // scale))
-        ours.append(_preannotate("Device", _TASKS // scale))
-        ratios.append(ours[-1]["tasks/s"] / alone[-1])
-        few.append(_preannotate("Trivial", _FEW // scale)["MiB"])
-        many.append(_preannotate("Trivial", _MANY // scale)["MiB"])
-    growth = statistics.median(b / a for a, b in zip(few, many, strict=True))
-    ratio = statistics.median(ratios)
-    goals = [
-        [
-            f"{_TASKS // scale:,} tasks, file to file: of the model alone",
-            number(ratio),
-            ">= 0.9",
-            "pass" if ratio >= 0.9 else "MISS",
-        ],
-        [
-            f"memory of {_MANY // scale:,} tasks, of {_FEW // scale:,}",
-            number(growth),
-            "<= 1.2",
-            "pass" if growth <= 1.2 else "MISS",
-        ],
-    ]
-    measured = {
-        "model alone, tasks/s": alone,
-        "preannotate, tasks/s": [one["tasks/s"] for one in ours],
-        "preannotate, wall s": [one["wall s"] for one in ours],
-        f"memory of {_FEW // scale:,} tasks, MiB": few,
-        f"memory of {_MANY // scale:,} tasks, MiB": many,
+def _round(page: Page, index: int, scale: int) -> None:
+    tasks = _TASKS // scale
+    ours = _preannotate("Device", tasks)
+    found = {
+        _ALONE: _alone(tasks),
+        _OURS: ours["tasks/s"],
+        "preannotate, wall s": ours["wall s"],
+        _memory(_FEW // scale): _preannotate("Trivial", _FEW // scale)["MiB"],
+        _memory(_MANY // scale): _preannotate("Trivial", _MANY // scale)["MiB"],
     }
-    rows = [[name, _cell(values)] for name, values in measured.items()]
-    head = ("goal", "measured", "wanted", "verdict")
+    page.samples.add(_TABLE, OURS, index, found)
+
+
+def _memory(tasks: int) -> str:
+    return f"memory of {tasks:,} tasks, MiB"
+
+
+def _ratio(measure: str, over: str) -> Measure:
+    return lambda samples: samples.median_ratio(_TABLE, measure, OURS, OURS, over)
+
+
+def _goals(scale: int) -> list[Goal]:
+    few, many = _FEW // scale, _MANY // scale
     return [
-        Grid("Goals", head, goals),
-        Grid("Measured", ("measure", "median (lowest-highest)"), rows),
-    ], busy
-
-
-def _cell(values: list[float]) -> str:
-    middle = number(statistics.median(values))
-    return f"{middle} ({number(min(values))}-{number(max(values))})"
-
-
-def _write(described: Mapping[str, str], grids: list[Grid]) -> None:
-    parts = ["# What preannotate reaches\n"]
-    parts += [f"- {key}: {value}" for key, value in described.items()]
-    parts += ["", _HOW, "", *(grid.markdown() for grid in grids)]
-    _RESULTS.write_text("\n".join(parts).rstrip() + "\n")
+        Goal(
+            f"{_TASKS // scale:,} tasks, file to file: of the model alone",
+            0.9,
+            "",
+            _ratio(_OURS, _ALONE),
+            at_least=True,
+        ),
+        Goal(
+            f"memory of {many:,} tasks, of {few:,}",
+            1.2,
+            "",
+            _ratio(_memory(many), _memory(few)),
+        ),
+    ]
 
 
 def main(arguments: list[str]) -> int:
-    """Measure; 1 if a goal was missed."""
+    """Measure; 1 if a part failed or a goal was missed."""
     if arguments[:1] == ["alone"]:
         print(_alone_here(int(arguments[1])))
         return 0
+    exit_on_sigterm()
     quick = "--quick" in arguments
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    grids, busy = _measure(console, 10 if quick else 1)
-    for grid in grids:
-        grid.draw(console)
+    scale = 10 if quick else 1
     command = " ".join(["python -m benchmarks.preannotating", *arguments])
     described = machine.describe(command, torch_threads=0)
     for unused in ("litserve", "torch threads"):
         del described[unused]
-    described["other load"] = noise.describe(busy)
-    console.print(f"Other load: {described['other load']}", markup=False)
-    if not quick:
-        _write(described, grids)
-        console.print(f"Written: {_RESULTS}")
-    return int(any(row[-1] == "MISS" for row in grids[0].rows))
+    page = Page(
+        "What preannotate reaches",
+        described,
+        _HOW,
+        _goals(scale),
+        {OURS: "median (lowest-highest)"},
+        wide_console(120),
+        None if quick else _RESULTS,
+    )
+    for index in range(1 if quick else _ROUNDS):
+        with page.turn(f"round {index + 1}"):
+            _round(page, index, scale)
+        page.write()
+    page.end()
+    return int(bool(page.failures) or page.is_missed)
 
 
 if __name__ == "__main__":

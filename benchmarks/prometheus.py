@@ -1,10 +1,11 @@
-"""Quantiles from a Prometheus histogram on `/metrics`."""
+"""Quantiles and means from a Prometheus histogram on `/metrics`."""
 
 from __future__ import annotations
 
 import math
 import re
 import urllib.request
+from collections.abc import Iterator
 
 _LINE = re.compile(r"^(?P<name>[\w:]+)\{(?P<labels>[^}]*)\} (?P<value>\S+)")
 
@@ -19,20 +20,32 @@ def scrape(url: str, metric: str, label: str) -> Buckets:
         metric: The histogram's name without `_bucket`.
         label: One `key="value"` that the series must have.
     """
-    with urllib.request.urlopen(url, timeout=30) as page:
-        lines = page.read().decode().splitlines()
     found: Buckets = {}
-    for line in lines:
-        match = _LINE.match(line)
-        if not match or match["name"] != f"{metric}_bucket":
-            continue
-        labels = match["labels"].split(",")
+    for labels, value in _series(url, f"{metric}_bucket"):
         if label not in labels:
             continue
         bound = next(p for p in labels if p.startswith("le=")).split('"')[1]
         upper = math.inf if bound == "+Inf" else float(bound)
-        found[upper] = found.get(upper, 0) + float(match["value"])
+        found[upper] = found.get(upper, 0) + value
     return found
+
+
+def sum_and_count(url: str, metric: str) -> tuple[float, float]:
+    """What a histogram has counted, over all its series: the values and how many."""
+    values, counts = (
+        sum(value for _, value in _series(url, f"{metric}_{part}"))
+        for part in ("sum", "count")
+    )
+    return values, counts
+
+
+def _series(url: str, name: str) -> Iterator[tuple[list[str], float]]:
+    with urllib.request.urlopen(url, timeout=30) as page:
+        lines = page.read().decode().splitlines()
+    for line in lines:
+        match = _LINE.match(line)
+        if match and match["name"] == name:
+            yield match["labels"].split(","), float(match["value"])
 
 
 def since(before: Buckets, after: Buckets) -> Buckets:

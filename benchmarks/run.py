@@ -5,15 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
-from rich.console import Console
-
-from benchmarks import arms, lifecycle, load, machine, report, setup, workloads
+from benchmarks import arms, lifecycle, load, machine, page, report, setup, workloads
 from benchmarks.plan import FULL, QUICK, Plan
 from benchmarks.samples import OURS
 from benchmarks.turns import SINGLE, Turns
@@ -77,13 +73,16 @@ def _plan(options: argparse.Namespace) -> Plan:
     return plan
 
 
-def _measure(turns: Turns, options: argparse.Namespace, rounds: int) -> None:
+def _measure(
+    results: report.Results, turns: Turns, options: argparse.Namespace, rounds: int
+) -> None:
     for round_ in range(rounds):
         for name in workloads.NAMES:
             if name in options.only:
                 turns.workload(name, round_)
         if "health" in options.only:
             turns.health(round_)
+        results.write()
     for part in SINGLE:
         if part in options.only and OURS in options.arms:
             turns.single(part, options.start_command)
@@ -97,33 +96,27 @@ def _out(options: argparse.Namespace) -> Path | None:
     return chosen or (None if partial else _RESULTS)
 
 
-def _exit_on_signal(number: int, frame: FrameType | None) -> None:
-    # As an exception, so that every server is ended on the way out.
-    raise SystemExit(128 + number)
-
-
 def main() -> int:
     """Run what was asked for; 1 if a part failed."""
     options = _parser().parse_args()
-    signal.signal(signal.SIGTERM, _exit_on_signal)
-    load.require_tools()
+    page.exit_on_sigterm()
+    try:
+        load.require_tools()
+    except load.MissingToolError as error:
+        sys.exit(str(error))
     if "litserve" in options.arms:
         setup.main()
-    console = Console(width=None if sys.stdout.isatty() else 150)
     command = "python -m " + " ".join(["benchmarks.run", *sys.argv[1:]])
-    run = report.Run(machine.describe(command, options.torch_threads))
+    described = machine.describe(command, options.torch_threads)
+    results = report.results(described, page.wide_console(), _out(options))
     chosen = [arm for arm in arms.ARMS if arm.name in options.arms]
     plan = _plan(options)
-    turns = Turns(run, plan, chosen, options.torch_threads, console)
-    _measure(turns, options, plan.rounds)
-    report.show(run, console)
+    turns = Turns(results, plan, chosen, options.torch_threads)
+    _measure(results, turns, options, plan.rounds)
     if options.samples:
-        run.samples.save(options.samples)
-    out = _out(options)
-    if out:
-        report.write(run, out)
-        console.print(f"Written: {out}")
-    return 1 if run.failures else 0
+        results.samples.save(options.samples)
+    results.end()
+    return 1 if results.failures else 0
 
 
 if __name__ == "__main__":

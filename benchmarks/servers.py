@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,20 +16,13 @@ from pathlib import Path
 import psutil
 
 from benchmarks.payloads import REPOSITORY
+from tests.e2e.processes import free_port, healthy
 
 _GRACE_S = 10
 
 
 class ServerFailedError(Exception):
     """A server did not come up."""
-
-
-def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True)
@@ -74,20 +65,6 @@ def _listens(process: psutil.Process, port: int) -> bool:
     except psutil.Error:
         return False
     return any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets)
-
-
-def healthy(port: int, path: str) -> bool:
-    """Whether GET path answers 200 now."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    except http.client.HTTPException:
-        return False
-    finally:
-        connection.close()
 
 
 def _wait_healthy(

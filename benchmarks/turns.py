@@ -1,21 +1,17 @@
-"""The turns of a run: who is measured when, and what happens if one fails."""
+"""The turns of a run: who is measured when."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from subprocess import SubprocessError
 
-from rich.console import Console
-
-from benchmarks import arms, lifecycle, limit, measures, noise, verify
+from benchmarks import arms, lifecycle, limit, measures, verify
 from benchmarks.arms import Arm
 from benchmarks.plan import Plan
-from benchmarks.report import Run
+from benchmarks.report import Results
 from benchmarks.samples import LIMIT, OURS
-from benchmarks.servers import Server, ServerFailedError
+from benchmarks.servers import Server
 
 SINGLE = ("startup", "memory", "projects", "soak")
 
@@ -26,31 +22,14 @@ class Turns:
     """Takes the arms in turn and keeps what they found."""
 
     def __init__(
-        self,
-        run: Run,
-        plan: Plan,
-        chosen: list[Arm],
-        torch_threads: int,
-        console: Console,
+        self, page: Results, plan: Plan, chosen: list[Arm], torch_threads: int
     ) -> None:
-        self._run = run
+        self._page = page
         self._plan = plan
         self._arms = chosen
-        self._console = console
         self._env = arms.environment(torch_threads)
         # Every core for the model: what /health is up against.
         self._saturating_env = arms.environment(os.cpu_count() or 1)
-
-    @contextmanager
-    def _turn(self, what: str) -> Iterator[None]:
-        """One arm that fails is reported; the others are still measured."""
-        self._console.print(what, style="dim")
-        self._run.busy.append(noise.busy_share())
-        try:
-            yield
-        except (ServerFailedError, RuntimeError, OSError, SubprocessError) as error:
-            self._run.failures.append(f"{what}: {error}")
-            self._console.print(f"{what} failed: {error}", markup=False)
 
     def workload(self, name: str, round_: int) -> None:
         """The model alone and each arm once, beginning with another each round."""
@@ -62,8 +41,8 @@ class Turns:
             turns.append((arm.name, partial(self._served, arm, name, round_)))
         first = round_ % len(turns)
         for arm_name, turn in turns[first:] + turns[:first]:
-            with self._turn(f"round {round_ + 1}, {name}, {arm_name}"):
-                self._run.samples.add(name, arm_name, round_, turn())
+            with self._page.turn(f"round {round_ + 1}, {name}, {arm_name}"):
+                self._page.samples.add(name, arm_name, round_, turn())
 
     def _served(self, arm: Arm, name: str, round_: int) -> Found:
         with arm.start(name, self._env) as server:
@@ -85,7 +64,7 @@ class Turns:
     def _verify(self, arm: Arm, name: str, server: Server) -> None:
         wrong = verify.concurrent(server.port, name)
         if wrong:
-            self._run.failures.append(
+            self._page.fail(
                 f"{arm.title}, {name}: {len(wrong)} wrong answers, first: {wrong[0]}"
             )
 
@@ -95,18 +74,18 @@ class Turns:
             if not self._has_extras(arm, round_):
                 continue
             with (
-                self._turn(f"round {round_ + 1}, health, {arm.name}"),
+                self._page.turn(f"round {round_ + 1}, health, {arm.name}"),
                 arm.start(measures.SATURATING, self._saturating_env) as server,
             ):
                 measures.first_answer(server, measures.SATURATING)
                 found = measures.health(server, arm.health, self._plan)
-                self._run.samples.add("health", arm.name, round_, found)
+                self._page.samples.add("health", arm.name, round_, found)
 
     def single(self, part: str, start_command: str) -> None:
         """A part that only our service takes, once."""
-        with self._turn(part):
+        with self._page.turn(part):
             found = self._single(part, arms.ARMS[0], start_command)
-            self._run.samples.add(part, OURS, 0, found)
+            self._page.samples.add(part, OURS, 0, found)
 
     def _single(self, part: str, ours: Arm, start_command: str) -> Found:
         if part == "startup":
@@ -119,5 +98,5 @@ class Turns:
         if not self._plan.soak_s:
             return {}
         found, remarks = lifecycle.soak(ours, self._env, self._plan)
-        self._run.remarks += remarks
+        self._page.remarks += remarks
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -40,6 +41,16 @@ def _belongs(region: dict[str, Any], task_id: int) -> bool:
         return bool(region["id"] == f"t{task_id}")
     quoted = payloads.text(task_id)[value["start"] : value["end"]]
     return bool(quoted == value.get("text", quoted))
+
+
+def far_score(
+    scores: Sequence[float], wanted: Sequence[float], within: float
+) -> str | None:
+    """Which of the tasks from 1 on has another score than wanted; None if none has."""
+    for task_id, (score, near) in enumerate(zip(scores, wanted, strict=True), 1):
+        if not abs(score - near) < within:  # what is not a number is near to nothing
+            return f"task {task_id} has the score {score}, not {near} +- {within}"
+    return None
 
 
 def _client(port: int, bodies: list[tuple[int, bytes]]) -> list[str]:

@@ -80,6 +80,7 @@ class Transformer:
     VOCABULARY = 8192
     WIDTH = 256
     LAYERS = 4
+    HEADS = 4
     MAX_TOKENS = 64
 
     def __init__(self) -> None:
@@ -90,7 +91,7 @@ class Transformer:
         torch.set_num_threads(int(os.environ.get("BENCH_TORCH_THREADS", "1")))
         torch.manual_seed(0)
         layer = nn.TransformerEncoderLayer(
-            self.WIDTH, nhead=4, dim_feedforward=4 * self.WIDTH, batch_first=True
+            self.WIDTH, self.HEADS, dim_feedforward=4 * self.WIDTH, batch_first=True
         )
         self._torch = torch
         self._embedding = nn.Embedding(self.VOCABULARY, self.WIDTH, padding_idx=0)
