@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LABEL_STUDIO := .venvs/label-studio/.ready
 
-.PHONY: setup redis-server serve demo test test-alone test-servers test-faults test-images e2e fuzz check format bench bench-learning clean
+.PHONY: setup redis-server serve demo test test-servers test-alone test-studio test-examples test-faults test-images e2e fuzz check format bench bench-learning clean
 
 setup: $(READY) $(LABEL_STUDIO) redis-server ## install everything, pinned, into .venv and .venvs
 
@@ -37,15 +37,25 @@ serve: $(READY) ## serve examples/pytorch_ner on port 9090
 demo: $(READY) $(LABEL_STUDIO) ## annotate in a Label Studio, and see the example learn
 	@$(BIN)/python -m tests.e2e.demo
 
-# Half of the tests compute, the others wait for servers: side by side they take 2/3.
+# Most tests wait for servers or timers, so that two at a time share two cores well; the
+# longest part goes first.
 test: setup ## every test, the end-to-end ones included
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-alone test-servers
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target \
+	  test-servers test-alone test-studio test-examples
+
+# `-m` here takes the place of the one in pyproject.toml.
+SHORT := not fuzz and not images
+test-servers: $(READY)
+	$(BIN)/pytest tests/cli tests/e2e -m '$(SHORT) and not studio' --durations=15
 
 test-alone: $(READY)
-	$(BIN)/pytest tests examples --ignore=tests/cli --ignore=tests/e2e --durations=15
+	$(BIN)/pytest tests --ignore=tests/cli --ignore=tests/e2e --durations=15
 
-test-servers: $(READY)
-	$(BIN)/pytest tests/cli tests/e2e --durations=15
+test-studio: $(READY) $(LABEL_STUDIO)
+	$(BIN)/pytest tests/e2e -m '$(SHORT) and studio' --durations=15
+
+test-examples: $(READY)
+	$(BIN)/pytest examples --durations=15
 
 e2e: setup ## only the tests with real servers
 	$(BIN)/pytest -m e2e

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -14,6 +13,8 @@ from types import TracebackType
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
+from tests.e2e.processes import free_port
 
 
 class RedisServerError(Exception):
@@ -138,11 +139,3 @@ class RedisServer:
         raise RedisServerError(
             f"redis-server gave no PONG in 20 s\n{self._log.read_text()}"
         )
-
-
-def free_port() -> int:
-    """A port that nothing listens on yet."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port

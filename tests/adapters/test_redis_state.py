@@ -19,7 +19,8 @@ from lsml_bento.intake import Intake
 from lsml_bento.state import Change
 from lsml_bento.training import TrainingRules
 from lsml_bento.types import Project
-from tests.redis_server import RedisServer, free_port
+from tests.e2e.processes import free_port
+from tests.redis_server import RedisServer
 
 ONE = Project("1", 100)
 

@@ -8,19 +8,19 @@ from uuid import uuid4
 
 from lsml_bento.weights import store_name
 from tests.cli.commands import TOOL
-from tests.cli.place import LEARNER, ONE, TWO, Place
+from tests.cli.place import LEARNER, ONE, TWO, QuickPlace
 
 HELD = "0 annotations of 0 tasks, 1 jobs, 1 versions (0.0 MiB), 2 values"
 
 
 def test_a_project_is_forgotten_after_a_yes(tmp_path: Path) -> None:
-    place = Place(tmp_path / "backend")
+    place = QuickPlace(tmp_path / "backend")
     place.connect(ONE, TWO)
     for project in (ONE, TWO):
         place.failed(project)
         place.version("v1", project)
 
-    refused = place.run("forget", "1")
+    refused = place.process("forget", "1")
     assert refused.stderr.splitlines() == [
         f"Forget project {ONE} with {HELD}? [y/N]: ",
         "lsml-bento: nothing was deleted: answer y, or give --yes",
@@ -51,7 +51,7 @@ def test_a_project_is_forgotten_after_a_yes(tmp_path: Path) -> None:
 def test_a_project_is_forgotten_on_redis(tmp_path: Path, redis_server: str) -> None:
     name = f"Learner{uuid4().hex[:8]}"
     model = LEARNER.replace("class Learner", f"class {name}")
-    place = Place(tmp_path / "backend", redis_server, model=model)
+    place = QuickPlace(tmp_path / "backend", redis_server, model=model)
     place.name = name.lower()
     place.connect()
     place.failed()

@@ -21,7 +21,7 @@ from lsml_bento.ledger import Lease, Ledger
 from lsml_bento.state import Change
 from lsml_bento.training import TrainingRules
 from tests.cli.commands import TOOL
-from tests.cli.place import LEARNER, ONE, TWO, Place, seconds
+from tests.cli.place import LEARNER, ONE, TWO, Place, QuickPlace, seconds
 
 DESERTED = (
     "No worker runs for this backend now: the job waits until `lsml-bento start .` or "
@@ -30,8 +30,8 @@ DESERTED = (
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    made = Place(tmp_path / "backend")
+def place(tmp_path: Path) -> QuickPlace:
+    made = QuickPlace(tmp_path / "backend")
     made.connect(ONE, TWO)
     return made
 

@@ -15,12 +15,12 @@ from lsml_bento.state import Change
 from lsml_bento.versions import Versions
 from lsml_bento.weights import store_name
 from tests.cli.commands import LABEL_CONFIG
-from tests.cli.place import LEARNER, ONE, TWO, Place, seconds
+from tests.cli.place import LEARNER, ONE, TWO, Place, QuickPlace, seconds
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    made = Place(tmp_path / "backend")
+def place(tmp_path: Path) -> QuickPlace:
+    made = QuickPlace(tmp_path / "backend")
     made.connect()
     return made
 
@@ -72,7 +72,7 @@ def test_a_version_is_shown_in_full(place: Place) -> None:
     place.version("v1", label_config="<View/>")
     place.version("v2", label_config=LABEL_CONFIG, parent="v1", values={"seen": [1, 2]})
 
-    said = place.said("versions", "show", "1", "v2")
+    said = place.process("versions", "show", "1", "v2").stdout
     told = place.json("versions", "show", "1", "v1")
 
     lines = [" ".join(line.split()) for line in said.splitlines()]
@@ -128,7 +128,7 @@ def test_a_version_is_deleted_with_its_weights_after_a_yes(place: Place) -> None
     assert place.refused("versions", "delete", "1", "v2", "--yes") == (
         f"the version 'v2' of project {ONE} serves: activate another one first"
     )
-    asked = place.run("versions", "delete", "1", "v1")
+    asked = place.process("versions", "delete", "1", "v1")
     assert asked.returncode == 1
     assert asked.stderr.splitlines() == [
         f"Delete v1 of project {ONE}, with its weights? [y/N]: ",

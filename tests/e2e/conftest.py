@@ -15,10 +15,13 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this directory starts real servers."""
+    """Everything in this directory starts real servers, some a Label Studio."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.e2e)
+            fixtures = getattr(item, "fixturenames", ())
+            if "label_studio_server" in fixtures or item.path.stem == "test_demo":
+                item.add_marker(pytest.mark.studio)
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(300))
 
@@ -34,7 +37,8 @@ def pytest_runtest_makereport(
             if server.log_file.exists():
                 report.sections.append((f"log of {server.name}", server.tail()))
     if report.when == "teardown":
-        STARTED[:] = [server for server in STARTED if server.tree()]
+        # Only of one that ended may something be left: to look takes 8 ms a server.
+        STARTED[:] = [s for s in STARTED if s.is_running() or s.tree()]
     return report
 
 

@@ -4,6 +4,7 @@ Every process of a server carries a mark in its environment, which children inhe
 whatever a server leaves behind is found by it, in whichever session or group it is.
 """
 
+import http.client
 import os
 import signal
 import socket
@@ -15,7 +16,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +64,21 @@ def _is_free_on_ipv6(port: int) -> bool:
     except OSError as error:
         return error.errno not in {98, 48}  # in use; no IPv6 at all is free enough
     return True
+
+
+def healthy(port: int, path: str = "/health") -> bool:
+    """Whether GET path answers 200 now.
+
+    By http.client: httpx makes a TLS context for each client, 50 ms of work a poll.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 @dataclass
@@ -131,16 +146,11 @@ class Server:
         while time.monotonic() < deadline:
             if not self.is_running():
                 raise ServerError(f"{self.name} ended at start\n{self.tail()}")
-            if self._answers_health() and self.listens():
+            if healthy(self.port) and self.listens():
                 return
             time.sleep(0.05)
         problem = f"{self.name} gave no /health in {timeout_s} s"
         raise ServerError(f"{problem}\n{self.tail()}")
-
-    def _answers_health(self) -> bool:
-        with suppress(httpx.HTTPError):
-            return httpx.get(f"{self.url}/health", timeout=2).status_code == 200
-        return False
 
     def is_running(self) -> bool:
         """True if the process that was started has not ended."""

@@ -1,6 +1,6 @@
 """Two servers and two workers, each with a home and a store of its own, as pods have.
 
-They share a Redis and a place for weights, and nothing else.
+They share a Redis and a place for weights, and nothing else; and the Redis restarts.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.deploy.manifests import probes
 from tests.e2e.learning import Annotator
-from tests.e2e.processes import Server, eventually, free_port
+from tests.e2e.processes import Server, eventually, free_port, healthy
 from tests.e2e.serving import BACKENDS, BIN, backend_environ, serve_command
 from tests.redis_server import RedisServer
 
@@ -51,10 +50,19 @@ Machines = tuple[Machine, Machine]
 
 
 @pytest.fixture(scope="module")
-def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
-    place = tmp_path_factory.mktemp("machines")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("machines")
+
+
+@pytest.fixture(scope="module")
+def redis(place: Path) -> Iterator[RedisServer]:
+    with RedisServer(place / "redis") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def machines(redis: RedisServer, place: Path) -> Iterator[Machines]:
     with ExitStack() as stack:
-        redis = stack.enter_context(RedisServer(place / "redis"))
         servers = [server_of(place / name, redis, place) for name in NAMES]
         workers = [worker_of(place / f"{name}-w", redis, place) for name in NAMES]
         for process in (*servers, *workers):
@@ -63,7 +71,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
         for server in servers:
             server.wait_until_healthy()
         for worker in workers:
-            eventually(partial(answers, worker, "/readyz"), worker.tail, 30)
+            eventually(partial(healthy, worker.port, "/readyz"), worker.tail, 30)
         one, two = (
             Machine(*processes, stack.enter_context(closing(Annotator(processes[0]))))
             for processes in zip(servers, workers, strict=True)
@@ -97,12 +105,6 @@ def worker_of(home: Path, redis: RedisServer, place: Path) -> Server:
     )
 
 
-def answers(process: Server, path: str) -> bool:
-    with suppress(httpx.HTTPError):
-        return httpx.get(f"{process.url}{path}", timeout=5).status_code == 200
-    return False
-
-
 @contextmanager
 def asleep(machine: Machine) -> Iterator[None]:
     """Nothing is trained on a machine for the block."""
@@ -122,7 +124,7 @@ def test_every_probe_of_the_manifests_is_answered(machines: Machines) -> None:
             paths = probes(component)
             assert paths == {"/livez", "/readyz"}
             for path in (*paths, "/metrics"):
-                assert answers(process, path), f"{component}: {path}"
+                assert healthy(process.port, path), f"{component}: {path}"
 
 
 def test_either_worker_trains_and_both_servers_serve_it(machines: Machines) -> None:
@@ -136,6 +138,8 @@ def test_either_worker_trains_and_both_servers_serve_it(machines: Machines) -> N
             annotator = other.annotator
             ended = annotator.ended(annotator.annotate(number))
         assert ended["status"] == "succeeded", ended
+        elsewhere = trainer.annotator.job(ended["id"])
+        assert ended == {**elsewhere, "log": ended["log"]}
         assert trainer.trains(ended["worker"])
         for machine in machines:
             machine.annotator.serves(f"{number} tasks", ended["version"])
@@ -153,11 +157,41 @@ def test_a_version_rolled_back_on_one_is_on_both(machines: Machines) -> None:
             each.annotator.serves(f"{said} tasks", version)
 
 
-def test_a_machine_killed_in_a_fit_costs_no_job(machines: Machines) -> None:
+def test_a_redis_that_restarts_costs_no_event(
+    machines: Machines, redis: RedisServer
+) -> None:
+    redis.kill()
+    redis.start()
+
+    annotator = machines[0].annotator
+    ended = annotator.ended(annotator.annotate(3), timeout_s=60)
+    assert ended["status"] == "succeeded", ended
     for machine in machines:
-        machine.annotator.setup(extra_params={"steps": 15})
+        machine.annotator.serves("3 tasks", ended["version"], timeout_s=20)
+
+
+@pytest.mark.usefixtures("machines")
+def test_another_class_under_the_same_name_is_refused(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    for name in ("model.py", "service.py"):
+        text = (LEARNER / name).read_text()
+        (tmp_path / name).write_text(text.replace("Learner", "Impostor"))
+    impostor = serve_command(tmp_path, tmp_path, environ={"REDIS_URL": redis.url})
+
+    impostor.launch()
+    try:
+        # It is started again and again, and never gets to answer.
+        refusal = "serves the class Learner under this"
+        eventually(lambda: refusal in impostor.log(), impostor.tail, 30)
+        assert not healthy(impostor.port)
+    finally:
+        impostor.kill()
+
+
+def test_a_machine_killed_in_a_fit_costs_no_job(machines: Machines) -> None:
     one = machines[0].annotator
-    job = one.annotate(3)
+    job = one.annotate(4, fit_s=1.5)
     eventually(
         lambda: one.job(job)["status"] == "running", lambda: str(one.job(job)), 20
     )
@@ -170,9 +204,9 @@ def test_a_machine_killed_in_a_fit_costs_no_job(machines: Machines) -> None:
     ended = alive.annotator.ended(job, timeout_s=60)
     assert (ended["status"], ended["attempts"]) == ("succeeded", 2)
     assert alive.trains(ended["worker"])
-    alive.annotator.serves("3 tasks", ended["version"])
+    alive.annotator.serves("4 tasks", ended["version"])
 
     # It comes back and takes what was learned meanwhile out of the repository.
     dead.server.start()
-    dead.annotator.setup(extra_params={"steps": 15})
-    dead.annotator.serves("3 tasks", ended["version"])
+    dead.annotator.setup()
+    dead.annotator.serves("4 tasks", ended["version"])

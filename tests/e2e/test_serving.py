@@ -20,7 +20,6 @@ from tests.e2e.serving import BACKENDS, EXAMPLE, serve_command, start_command
 ECHO = BACKENDS / "echo"
 LABEL_CONFIG = (ECHO / "label_config.xml").read_text()
 CLIENTS = 16
-REQUESTS = 4000
 EVENTS = sorted((ROOT / "tests" / "payloads").glob("*webhook*.json"))
 
 
@@ -63,15 +62,17 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @dataclass
 class Load:
-    """What 16 clients met in 4,000 requests.
+    """What 16 clients met.
 
     Args:
         url: the backend's.
+        requests: of all clients together.
         keep_alive: whether a client keeps its connection; Label Studio does not, and
             new connections spread over all workers.
     """
 
     url: str
+    requests: int
     keep_alive: bool = True
     wrong: list[str] = field(default_factory=list)
     workers: set[str] = field(default_factory=set)
@@ -82,7 +83,7 @@ class Load:
         return self
 
     async def _run(self) -> None:
-        numbers = iter(range(REQUESTS))
+        numbers = iter(range(self.requests))
         limits = httpx.Limits(
             max_connections=CLIENTS,
             max_keepalive_connections=CLIENTS if self.keep_alive else 0,
@@ -116,7 +117,7 @@ def quick_httpx(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick_httpx")
 def test_16_clients_get_4000_answers_each_its_own(echo: Server) -> None:
-    load = Load(echo.url).run()
+    load = Load(echo.url, 4000).run()
     assert load.wrong == []
     assert len(load.workers) == 1
 
@@ -124,7 +125,7 @@ def test_16_clients_get_4000_answers_each_its_own(echo: Server) -> None:
 @pytest.mark.usefixtures("quick_httpx")
 def test_two_workers_answer_16_clients_without_a_failure(tmp_path: Path) -> None:
     with serve_command(ECHO, tmp_path, "two_workers:svc") as server:
-        load = Load(server.url, keep_alive=False).run()
+        load = Load(server.url, 1000, keep_alive=False).run()
     assert load.wrong == []
     assert len(load.workers) == 2
 
@@ -192,8 +193,10 @@ async def in_flight_at_the_end(server: Server) -> list[list[list[str]]]:
         return [echoed(answer) for answer in await asyncio.gather(*under_way)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("command", [serve_command, start_command])
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [(serve_command, signal.SIGTERM), (start_command, signal.SIGINT)],
+)
 def test_requests_under_way_at_the_end_are_answered(
     tmp_path: Path, command: Callable[[Path, Path], Server], number: signal.Signals
 ) -> None:

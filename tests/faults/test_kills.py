@@ -1,7 +1,8 @@
 """kill -9 of every process there is, at moments of the dice, under requests.
 
-``LSML_FAULT_ROUNDS`` rounds a target (1). ``LSML_FAULT_SEED`` repeats the moments of a
-run, as far as the machine does.
+``LSML_FAULT_ROUNDS`` rounds of each target on each state; unset, one round of each on
+SQLite and of some on Redis. ``LSML_FAULT_SEED`` repeats the moments of a run, as far as
+the machine does.
 """
 
 from __future__ import annotations

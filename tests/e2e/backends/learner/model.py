@@ -1,6 +1,10 @@
-"""Learns how many tasks were annotated, and says so in every prediction."""
+"""Learns how many tasks were annotated, and says so in every prediction.
+
+It takes as long as the data of a task says: ``sleep_s`` to predict, ``fit_s`` to learn.
+"""
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ class Learner(LabelStudioMLBase):
     def predict(
         self, tasks: list[dict[str, Any]], context: Any = None, **kwargs: Any
     ) -> list[dict[str, Any]]:
+        time.sleep(longest("sleep_s", tasks))
         region = {
             "from_name": "sentiment",
             "to_name": "text",
@@ -30,12 +35,12 @@ class Learner(LabelStudioMLBase):
         return [{"result": [region], "score": 0.5} for _ in tasks]
 
     def fit(self, event: str, data: dict[str, Any], **kwargs: Any) -> None:
-        count = sum(1 for _ in self.annotated_tasks())
-        steps = int(self.extra_params.get("steps", 2))
-        for step in range(steps):
-            self.report(progress=step / steps)
-            time.sleep(0.1)
-            if self.should_stop:
-                return
-        with self.save_weights(metrics={"tasks": count}) as directory:
-            (directory / "learned.txt").write_text(f"{count} tasks")
+        tasks = list(self.annotated_tasks())
+        self.report(progress=0.5)
+        time.sleep(longest("fit_s", tasks))
+        with self.save_weights(metrics={"tasks": len(tasks)}) as directory:
+            (directory / "learned.txt").write_text(f"{len(tasks)} tasks")
+
+
+def longest(name: str, tasks: Sequence[Mapping[str, Any]]) -> float:
+    return max(float(task["data"].get(name, 0)) for task in tasks)
