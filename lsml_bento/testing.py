@@ -24,6 +24,21 @@ from lsml_bento.types import Task
 _Answer = TypeVar("_Answer")
 
 
+class _CancelledRun(LocalRun):
+    """A job that is cancelled while a report is made."""
+
+    def __init__(self, tasks: Iterable[Task], directory: Path, stop_after: int) -> None:
+        super().__init__(tasks, directory)
+        self._stop_after = stop_after
+
+    def report(
+        self, progress: float | None, metrics: Mapping[str, float | None]
+    ) -> None:
+        """Keep what was reported; the last one is when it is cancelled."""
+        super().report(progress, metrics)
+        self.should_stop = len(self.reports) >= self._stop_after
+
+
 class Client:
     """Calls an ASGI app as an HTTP client would; close it, or use ``with``.
 
@@ -114,6 +129,8 @@ def fit(
     directory: Path,
     event: str = START_TRAINING,
     data: dict[str, Any] | None = None,
+    *,
+    stop_after: int | None = None,
 ) -> LocalRun:
     """Call a model's ``fit`` here, as a job would, and say what it did.
 
@@ -123,11 +140,17 @@ def fit(
         directory: where ``self.save_weights()`` writes; ``load`` it to try the result.
         event: the action that ``fit`` gets.
         data: the event's body without its action.
+        stop_after: ``self.should_stop`` after so many calls of ``self.report``, as in a
+            job that was cancelled; never by default.
 
     Returns:
         The run: its ``reports``, and what it ``saved``.
     """
-    run = LocalRun(tasks, directory)
+    run = (
+        LocalRun(tasks, directory)
+        if stop_after is None
+        else _CancelledRun(tasks, directory, stop_after)
+    )
     model.surroundings = replace(model.surroundings, run=run)
     model.fit(event, data or {}, job_id=run.job_id)
     return run

@@ -58,7 +58,7 @@ def inference(
     A context manager, and with its parentheses a decorator of functions that return
     (of a generator function only the call would be inside). Tensors made inside can not
     take part in a backward pass. Weights are cast once in each block, so let one block
-    hold all batches.
+    hold all batches; float32 weights and their bfloat16 copies take 6 bytes each in it.
 
     Args:
         on: where the model is; ``device()`` by default.
@@ -175,9 +175,10 @@ def to_device(
 def to_device(tensors: Any, to: torch.device | str | None = None) -> Any:
     """Tensors where the model is, on their way to a GPU while the caller goes on.
 
-    They are copied through pinned memory, which the GPU reads beside its work; a copy
-    out of other memory would wait for the batch that runs. What is on the device
-    already is not copied.
+    They are copied through pinned memory, in the background: a copy out of other memory
+    would have the caller wait for the batch that runs. A tensor that is pinned already
+    is read from where it is, so do not refill it before the batch is computed. What is
+    on the device already is not copied.
 
     Args:
         tensors: a tensor, or a mapping, a list or a tuple of them, as a tokenizer gives

@@ -51,6 +51,24 @@ def test_a_model_s_names_load_no_bentoml() -> None:
     assert done.stdout == "False\n"
 
 
+@pytest.mark.parametrize("example", ["gpt2", "pytorch_ner"])
+def test_the_service_of_an_example_starts_without_torch(example: str) -> None:
+    code = (
+        f"import sys; from examples.{example}.service import svc; "
+        "print(svc.name, 'torch' in sys.modules)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.split() == [example.replace("_", "-"), "False"]
+
+
 def documented() -> dict[str, str]:
     """Variables and what they decide, as the README's table has them."""
     text = (ROOT / "README.md").read_text()

@@ -83,10 +83,11 @@ def generate(
         options |= {"temperature": temperature, "top_k": 0}
     lengths = [len(model.tokenizer(text).input_ids) for text in texts]
     plan = batches([min(length, room) + new for length in lengths], TOKENS)
-    return plan.in_order(
-        _continue(model, [texts[index] for index in batch], room, options)
-        for batch in plan
-    )
+    with inference():
+        return plan.in_order(
+            _continue(model, [texts[index] for index in batch], room, options)
+            for batch in plan
+        )
 
 
 def _continue(
@@ -96,17 +97,26 @@ def _continue(
     inputs = tokenizer(
         texts, padding=True, truncation=True, max_length=room, return_tensors="pt"
     )
-    with inference():
-        sequences = model.network.generate(
-            **to_device(inputs),
-            **options,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            logits_processor=LogitsProcessorList([probabilities]),
-        )
-        new = sequences[:, inputs["input_ids"].shape[1] :]
-        ends = (new == tokenizer.eos_token_id).long()
-        own = ends.cumsum(1) - ends == 0  # up to its end of text; padding follows
-        scores = (probabilities.of(sequences) * own).sum(1) / own.sum(1)
-    added = tokenizer.batch_decode(new, skip_special_tokens=True)
+    sequences = model.network.generate(
+        **to_device(inputs),
+        **options,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        logits_processor=LogitsProcessorList([probabilities]),
+    )
+    new = sequences[:, inputs["input_ids"].shape[1] :]
+    ends = (new == tokenizer.eos_token_id).long()
+    own = ends.cumsum(1) - ends == 0  # up to its end of text; padding follows
+    scores = (probabilities.of(sequences) * own).sum(1) / own.sum(1)
+    # A SentencePiece tokenizer drops the space in front of what it decodes first.
+    given, whole = (
+        tokenizer.batch_decode(ids, skip_special_tokens=True)
+        for ids in (inputs["input_ids"], sequences)
+    )
+    added = map(_difference, given, whole)
     return [Generated(*each) for each in zip(added, scores.tolist(), strict=True)]
+
+
+def _difference(given: str, whole: str) -> str:
+    """What is new, without a character of which the last bytes were not generated."""
+    return whole[len(given) :].rstrip("\ufffd")

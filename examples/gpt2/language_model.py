@@ -76,7 +76,9 @@ class CausalLM:
         tokenizer.padding_side = tokenizer.truncation_side = "left"
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token  # masked: any token will do
-        positions = getattr(network.config, "max_position_embeddings", None) or 2048
+        config = network.config.get_text_config()
+        known = getattr(config, "max_position_embeddings", None) or 0
+        positions = known if known > 0 else 2048  # XLNet's is -1
         return cls(network.float().eval(), tokenizer, positions)
 
     def save(self, directory: Path) -> None:

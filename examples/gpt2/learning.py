@@ -52,7 +52,8 @@ class Schedule:
         """
         fewest, most = EPOCHS
         epochs = max(fewest, min(most, PASSES // max(1, len(pairs))))
-        return cls(epochs, peak=5e-5 * (768 / model.network.config.hidden_size) ** 1.5)
+        width = model.network.config.get_text_config().hidden_size
+        return cls(epochs, peak=5e-5 * (768 / width) ** 1.5)
 
 
 class Progress(NamedTuple):

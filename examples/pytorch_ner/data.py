@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 import unicodedata
 import zlib
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,11 +107,17 @@ def snap(spans: Iterable[Span], offsets: Offsets) -> list[Span]:
     snapped: list[Span] = []
     taken = 0
     for span in ordered:
-        inside = [(s, e) for s, e in offsets if s < span.end and e > span.start]
-        if span.start < span.end and inside and inside[0][0] >= taken:
-            taken = inside[-1][1]
-            snapped.append(Span(inside[0][0], taken, span.label))
+        inside = _tokens(span, offsets)
+        if span.start < span.end and inside and offsets[inside[0]][0] >= taken:
+            taken = offsets[inside[-1]][1]
+            snapped.append(Span(offsets[inside[0]][0], taken, span.label))
     return snapped
+
+
+def _tokens(span: Span, offsets: Offsets) -> range:
+    """The tokens that share a character with the span."""
+    first = bisect_right(offsets, span.start, key=itemgetter(1))
+    return range(first, bisect_left(offsets, span.end, key=itemgetter(0)))
 
 
 def spans_to_tags(
@@ -119,10 +127,10 @@ def spans_to_tags(
     first_tag = {label: 1 + 2 * k for k, label in enumerate(labels)}
     tags = [0] * len(offsets)
     for span in snap((s for s in spans if s.label in first_tag), offsets):
-        tag = first_tag[span.label]
-        for t, (start, end) in enumerate(offsets):
-            if span.start <= start and end <= span.end:
-                tags[t] = tag if start == span.start else tag + 1
+        first, *inside = _tokens(span, offsets)
+        tags[first] = first_tag[span.label]
+        for t in inside:
+            tags[t] = tags[first] + 1
     return tags
 
 

@@ -139,7 +139,7 @@ def start(
         title = directory.name
         environ.pop("LSML_PIPELINE", None)
     address = _address(host, port)
-    if is_drop_in(directory):
+    if "LSML_PIPELINE" not in environ and is_drop_in(directory):
         click.echo(
             "The names of label_studio_ml resolve to lsml-bento here: predictions are "
             "batched and state is shared between processes.",

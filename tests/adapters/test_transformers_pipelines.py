@@ -12,7 +12,9 @@ import pytest
 import transformers
 
 from lsml_bento.adapters.transformers_pipelines import FILLINGS, PipelineModel
+from lsml_bento.adapters.transformers_pipelines.filling import written as written_texts
 from lsml_bento.adapters.transformers_pipelines.pretrained import fingerprint
+from lsml_bento.adapters.transformers_pipelines.target import Target
 from lsml_bento.errors import ModelSetupError, PredictionError
 from lsml_bento.pipelines import PIPELINES
 from tests.adapters import tiny_models
@@ -186,6 +188,30 @@ def test_a_text_in_a_file_is_read_from_there(
     assert str(bad).startswith("/data/b.txt is no text in UTF-8: ")
 
 
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf"])
+def test_a_file_is_counted_without_its_bom_and_with_both_of_crlf(
+    make: Make, tagger: Path, tmp_path: Path, before: bytes
+) -> None:
+    config = LABELS.replace("<Text ", '<Text valueType="url" ')
+    (tmp_path / "a.txt").write_bytes(before + b"of\r\nof\r\nana")
+    model = make("token-classification", tagger, config)
+    [slot] = predicted(model, tasks("/data/a.txt"))
+    assert spans(slot) == [(8, 11, "ana", "Person")]
+
+
+@pytest.mark.parametrize("value", ["$a.words[0]", "Say: $words", "$words $words"])
+def test_a_text_that_is_not_one_key_is_named(
+    make: Make, tagger: Path, value: str
+) -> None:
+    config = LABELS.replace("$words", value)
+    assert refusal(lambda: make("token-classification", tagger, config)) == (
+        "the pipeline token-classification fills <Labels> on <Text>, and the label "
+        f'config has <Labels> on <Text> whose value="{value}" is more than a key of '
+        "the data: add one under Settings > Labeling Interface, or start another "
+        "pipeline"
+    )
+
+
 # text-classification
 
 
@@ -236,6 +262,14 @@ def test_a_model_of_numbers_fills_no_choices(make: Make, tmp_path: Path) -> None
     assert "puts out numbers (problem_type is regression), which fill no" in said
 
 
+def test_a_model_whose_positions_have_no_end_reads_a_long_text(
+    make: Make, tmp_path: Path
+) -> None:
+    place = tiny_models.endless_classifier(tmp_path / "xlnet", ["joy", "SAD"])
+    model = make("text-classification", place, CHOICES)
+    assert chosen(predicted(model, tasks("a " * 2000))) in ([["Glad"]], [["sad"]])
+
+
 # zero-shot-classification
 
 
@@ -267,6 +301,13 @@ def test_several_choices_may_hold(make: Make, judge: Path) -> None:
     assert set(found) == {"Glad", "sure"}
 
 
+def test_a_choice_with_an_alias_is_asked_by_its_value(make: Make, judge: Path) -> None:
+    config = CHOICES.replace('"Glad" predicted_values="joy,love"', '"yes" alias="A1"')
+    config = config.replace('"sad"', '"no" alias="yes sure"')
+    model = make("zero-shot-classification", judge, config)
+    assert chosen(predicted(model, tasks("a text"))) == [["A1"]]
+
+
 def test_a_judge_needs_a_label_for_what_holds(make: Make, moods: Path) -> None:
     assert refusal(lambda: make("zero-shot-classification", moods, CHOICES)) == (
         f"the model {moods} knows joy, love, SAD, other, and zero-shot-classification "
@@ -275,10 +316,22 @@ def test_a_judge_needs_a_label_for_what_holds(make: Make, moods: Path) -> None:
     )
 
 
-def test_a_template_without_a_place_is_refused(make: Make, judge: Path) -> None:
-    template = {"hypothesis_template": "It holds"}
+@pytest.mark.parametrize(
+    "words", ["It holds", "{}: {}", "{} {", "{label}", "{{}}", "{:d}", "{.x}"]
+)
+def test_a_template_that_a_choice_can_not_be_put_into_is_refused(
+    make: Make, judge: Path, words: str
+) -> None:
+    template = {"hypothesis_template": words}
     said = refusal(lambda: make("zero-shot-classification", judge, CHOICES, **template))
-    assert "it has no {}, where the choice is put" in said
+    assert "give it one {}, where the choice is put, and no other braces" in said
+
+
+def test_a_template_may_number_its_place(make: Make, judge: Path) -> None:
+    config = CHOICES.replace("joy,love", "a yes").replace("sad", "no")
+    template = {"hypothesis_template": "This is {0}."}
+    model = make("zero-shot-classification", judge, config, **template)
+    assert chosen(predicted(model, tasks("a text"))) == [["Glad"]]
 
 
 # text-generation and summarization
@@ -338,6 +391,33 @@ def test_a_model_with_a_chat_template_is_asked_as_by_a_user(
     assert written(predicted(asked, tasks("time"))) == written(
         predicted(plain, tasks("once upon a time"))
     )
+
+
+def test_a_model_with_its_text_in_a_config_of_its_own_writes_too(
+    make: Make, tmp_path: Path
+) -> None:
+    place = tiny_models.composite_writer(tmp_path / "gemma", WORDS)
+    model = make("text-generation", place, TEXT_AREA, max_new_tokens=5)
+    given = tasks("once upon", " ".join(WORDS * 9))
+    slots = predicted(model, given)
+    alone = [written(predicted(model, [task]))[0] for task in given]
+    assert written(slots) == alone
+    assert all(alone)
+
+
+def test_a_summary_has_no_more_tokens_than_the_decoder_has_positions(
+    make: Make, tmp_path: Path
+) -> None:
+    place = tiny_models.bart(tmp_path / "bart", WORDS)
+    model = make("summarization", place, TEXT_AREA, max_new_tokens=2000)
+    [found] = written(predicted(model, tasks("one went far")))
+    assert len(found.split()) > tiny_models.MOST_TOKENS / 2
+
+
+def test_a_character_that_was_cut_off_is_no_part_of_a_text() -> None:
+    target = Target("TextArea", "Text", "answer", "text", "words")
+    found = written_texts(target, ["so \u20ac\ufffd", "\ufffd\ufffd", "a\ufffdb "])
+    assert written(found) == ["so \u20ac", "", "a\ufffdb"]
 
 
 def test_a_summary_is_generated_without_a_pipeline_of_transformers(

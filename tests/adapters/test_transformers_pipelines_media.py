@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import wave
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import transformers
 from PIL import Image
 
 from lsml_bento.adapters.transformers_pipelines.audio import read_audio, resampled
-from lsml_bento.errors import MediaError
+from lsml_bento.adapters.transformers_pipelines.images import read_image
+from lsml_bento.errors import MediaError, ModelSetupError
 from tests.adapters import tiny_models
 from tests.adapters.pipelines import Make, maker, predicted, problems
 
@@ -150,6 +153,58 @@ def test_a_file_that_is_no_image_costs_its_own_task(
     assert all(isinstance(slot, MediaError) for slot in slots[1:3])
 
 
+def test_an_image_with_odd_exif_costs_its_own_task(
+    make: Make, classifier: Path, tmp_path: Path
+) -> None:
+    good, odd = pictures(tmp_path, (9, 9), (9, 9))
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0100] = 6, 1
+    broken = exif.tobytes().replace(b"\x01\x00\x00\x04", b"\x01\x00\x00\x02")
+    with Image.open(tmp_path / "2.png") as image:
+        image.save(tmp_path / "2.png", exif=broken)
+    model = make("image-classification", classifier, CHOICES)
+    first, second = predicted(model, [good, odd])
+    assert first["result"]
+    assert isinstance(second, MediaError)
+    assert str(second).startswith("/data/2.png is no image that can be read: ")
+
+
+@pytest.mark.parametrize("kind", ["png", "tif"])
+def test_an_image_of_16_bits_keeps_its_shades(tmp_path: Path, kind: str) -> None:
+    shades = np.array([[0, 0x1234, 0x8000, 0xFFFF]], np.uint16)
+    path = tmp_path / f"a.{kind}"
+    Image.fromarray(shades).save(path)
+    pixels = np.asarray(read_image(str(path), "/data/a"))
+    assert pixels.tolist() == [[[n] * 3 for n in (0, 0x12, 0x80, 0xFF)]]
+
+
+def test_several_images_of_a_task_are_refused(make: Make, classifier: Path) -> None:
+    config = CHOICES.replace('value="$image"', 'valueList="$image"')
+    with pytest.raises(ModelSetupError) as refused:
+        make("image-classification", classifier, config)
+    said = '<Image> whose valueList="$image" is more than a key of the data'
+    assert said in str(refused.value)
+
+
+def test_a_box_is_exact_though_its_model_was_saved_in_half_precision(
+    make: Make, detector: Path, tmp_path: Path
+) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(detector, half)
+    read: Any = transformers.AutoModelForObjectDetection.from_pretrained
+    model = read(detector).to(torch.bfloat16)
+    model.save_pretrained(half)
+    model.float().save_pretrained(tmp_path / "float")
+    tasks = pictures(tmp_path, (80, 40))
+    shutil.copy(half / "preprocessor_config.json", tmp_path / "float")
+    found = [
+        predicted(make("object-detection", place, BOXES, threshold=0), tasks)[0]
+        for place in (half, tmp_path / "float")
+    ]
+    boxes = [[r["value"] for r in one["result"]] for one in found]
+    assert boxes[0] == boxes[1]
+
+
 # Recordings
 
 
@@ -246,6 +301,20 @@ def test_python_alone_reads_wav(
         file.writeframes(np.array([[high, 0], [-high, high]], f"<i{width}").tobytes())
     samples = read_audio(str(path), "", 8_000)
     assert samples.tolist() == [0.25, 0.0]
+
+
+@pytest.mark.parametrize("rate", [0, 2**32 - 1])
+def test_a_rate_that_means_nothing_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: int
+) -> None:
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    path = tmp_path / "a.wav"
+    record(path, 0.1, 8_000)
+    header = bytearray(path.read_bytes())
+    header[24:28] = rate.to_bytes(4, "little")
+    path.write_bytes(header)
+    with pytest.raises(MediaError, match=f"its header says {rate} samples a second"):
+        read_audio(str(path), "/data/a.wav", 16_000)
 
 
 def test_what_python_alone_does_not_read_is_told(

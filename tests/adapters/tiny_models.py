@@ -12,9 +12,13 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForSequenceClassification,
     BertForTokenClassification,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedTokenizerFast,
@@ -31,6 +35,8 @@ from transformers import (
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
     WhisperTokenizer,
+    XLNetConfig,
+    XLNetForSequenceClassification,
     YolosConfig,
     YolosForObjectDetection,
     YolosImageProcessor,
@@ -171,6 +177,80 @@ def summarizer(directory: Path, words: list[str]) -> Path:
         },
     )
     return _saved(directory, T5ForConditionalGeneration(config), tokenizer)
+
+
+def bart(directory: Path, words: list[str]) -> Path:
+    """An encoder and a decoder of few positions, which never ends by itself."""
+    tokenizer = _words(words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=len(tokenizer),
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        max_position_embeddings=MOST_TOKENS,
+        init_std=1.0,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=1,
+        decoder_start_token_id=1,
+        forced_eos_token_id=None,
+    )
+    model = BartForConditionalGeneration(config)
+    with torch.no_grad():
+        bias: Any = model.final_logits_bias
+        bias[0, 1] = -1e9
+    return _saved(directory, model, tokenizer)
+
+
+def composite_writer(directory: Path, words: list[str]) -> Path:
+    """A language model that sees images too: what it is of texts is in ``text_config``.
+
+    Its tokenizer knows no padding.
+    """
+    tokenizer = _words(words, unk_token="<unk>", eos_token="<end>")
+    torch.manual_seed(0)
+    text = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": MOST_TOKENS,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "sliding_window": MOST_TOKENS,
+        "initializer_range": 1.0,
+        "pad_token_id": None,
+        "bos_token_id": 1,
+        "eos_token_id": 1,
+    }
+    make: Any = Gemma3Config  # whose types leave out half of what it takes
+    vision = {**_vision(), "image_size": 32}
+    config = make(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    return _saved(directory, Gemma3ForConditionalGeneration(config), tokenizer)
+
+
+def endless_classifier(directory: Path, labels: list[str]) -> Path:
+    """A text classifier whose config says -1 for how many tokens it takes."""
+    tokenizer = _words([], pad_token="<pad>", cls_token="<cls>", unk_token="<unk>")
+    torch.manual_seed(0)
+    make: Any = XLNetConfig
+    config = make(
+        vocab_size=len(tokenizer),
+        d_model=16,
+        n_layer=1,
+        n_head=2,
+        d_inner=16,
+        pad_token_id=0,
+        id2label=dict(enumerate(labels)),
+        label2id={label: place for place, label in enumerate(labels)},
+    )
+    return _saved(directory, XLNetForSequenceClassification(config), tokenizer)
 
 
 def image_classifier(directory: Path, labels: list[str]) -> Path:

@@ -9,6 +9,7 @@ import pytest
 
 from lsml_bento.pipelines import PIPELINES, pipeline_name
 from tests.cli.commands import MODEL, call, environ, refused, run, write
+from tests.e2e.processes import free_port
 
 NER = ("--pipeline", "token-classification")
 
@@ -85,6 +86,21 @@ def test_what_a_pipeline_needs_is_told_with_the_command_that_installs_it(
         "transformers and torch not installed, which a pipeline needs: pip install "
         "'lsml-bento[transformers]'"
     )
+
+
+def test_the_directory_where_a_pipeline_is_started_is_not_spoken_of(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, model="import label_studio_ml\n")
+    write(tmp_path / "bentoml", __init__="", __main__="")  # in the server's place
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+    port = free_port()
+    done = run("start", *NER, "--model", "m", "-p", port, cwd=tmp_path)
+    assert done.stderr == (
+        f"Starting token-classification-m on http://localhost:{port}\n"
+    )
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize(

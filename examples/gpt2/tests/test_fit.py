@@ -129,22 +129,11 @@ def test_too_few_answers_are_trained_on_and_nothing_is_measured(tmp_path: Path) 
         assert answer["result"][0]["value"]["text"][0].startswith("Thank you")
 
 
-class Stopping(LocalRun):
-    """A job that is cancelled while its second epoch is reported."""
-
-    def report(self, progress: float | None, metrics: Any) -> None:
-        super().report(progress, metrics)
-        self.should_stop = len(self.reports) == 2
-
-
 def test_a_cancelled_fit_stops_after_its_epoch_without_a_version(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = backend()
-    run = Stopping(annotated(PAIRS_100[:20]), tmp_path)
-    model.surroundings = type(model.surroundings)(model.surroundings.project, run=run)
     with caplog.at_level(logging.INFO):
-        model.fit("START_TRAINING", {}, job_id="1")
+        run = fit(backend(), annotated(PAIRS_100[:20]), tmp_path, stop_after=2)
     assert (len(run.reports), run.saved) == (2, [])
     assert "project 1: stopped, no version" in caplog.messages
 
@@ -155,7 +144,7 @@ def test_a_cancelled_fit_stops_after_its_epoch_without_a_version(
 def test_learning_ends_early_with_the_best_weights_and_not_the_last() -> None:
     # So high a rate that the weights are ruined within an epoch or two.
     model = CausalLM.load(BASE)
-    train, held_out = split(PAIRS_100[:40])
+    train, held_out = split(PAIRS_100[:20])
     plan = Schedule(epochs=24, peak=0.05, seed=1)
     steps = list(learn(model, train, held_out, plan))
     found = [step.perplexity for step in steps]

@@ -1,15 +1,20 @@
 # ruff: noqa: S101
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3Config,
     GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     PreTrainedConfig,
+    PreTrainedTokenizerFast,
 )
 
 from examples.gpt2.data import Pair, read_pairs
@@ -100,6 +105,37 @@ def test_a_prompt_that_is_too_long_is_cut_at_its_beginning(base: CausalLM) -> No
     assert made[1].text == generate(base, [TEXTS[1]])[0].text
 
 
+def says(token: int, tokenizer: PreTrainedTokenizerFast) -> CausalLM:
+    """A model that writes one token again and again."""
+    size = len(tokenizer)
+    network = GPT2LMHeadModel(
+        GPT2Config(vocab_size=size, n_positions=16, n_embd=8, n_layer=1, n_head=1)
+    )
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        network.transformer.ln_f.bias.fill_(1.0)
+        network.transformer.wte.weight[token] = 1.0
+    return CausalLM.of(network, tokenizer)
+
+
+def test_a_word_keeps_the_space_that_sentencepiece_puts_into_it() -> None:
+    words = {"</s>": 0, "\u2581once": 1, "\u2581upon": 2}
+    plain = Tokenizer(models.WordLevel(words))
+    plain.pre_tokenizer = pre_tokenizers.Metaspace()
+    plain.decoder = decoders.Metaspace()
+    special: Any = {"eos_token": "</s>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, **special)
+    made = generate(says(2, tokenizer), ["once", "once once"], max_new_tokens=2)
+    assert [each.text for each in made] == [" upon upon", " upon upon"]
+
+
+def test_a_character_that_was_cut_off_is_left_out(base: CausalLM) -> None:
+    first_of_three = base.tokenizer.convert_tokens_to_ids("\u00e2")
+    model = says(first_of_three, base.tokenizer)
+    assert [made.text for made in generate(model, TEXTS[:2], 2)] == ["", ""]
+
+
 # Text and ids
 
 
@@ -150,9 +186,21 @@ def test_a_pair_that_is_too_long_is_cut(
 # Models
 
 
-@pytest.mark.parametrize("kind", [GPT2Config, LlamaConfig])
+def sees_images(**sizes: Any) -> PreTrainedConfig:
+    """The config of a model of which texts are a part."""
+    make: Any = Gemma3Config  # whose types leave out half of what it takes
+    layer = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**layer, "intermediate_size": 8, "image_size": 16, "patch_size": 8}
+    text = {**sizes, "num_key_value_heads": 1, "head_dim": 4, "intermediate_size": 8}
+    made: PreTrainedConfig = make(
+        text_config=text, vision_config=vision, mm_tokens_per_image=1
+    )
+    return made
+
+
+@pytest.mark.parametrize("kind", [GPT2Config, LlamaConfig, sees_images])
 def test_any_causal_model_can_be_loaded_and_saved(
-    tmp_path: Path, kind: type[PreTrainedConfig]
+    tmp_path: Path, kind: Callable[..., PreTrainedConfig]
 ) -> None:
     tokenizer = CausalLM.load(BASE).tokenizer
     tokenizer.pad_token = None  # as GPT-2's own has none
@@ -174,6 +222,7 @@ def test_any_causal_model_can_be_loaded_and_saved(
     alone = [found for text in TEXTS[:3] for found in generate(read, [text], 4)]
     assert rounded(generate(made, TEXTS[:3], 4)) == rounded(alone)
     pair = read_pairs(PAIRS)[0]
+    assert Schedule.of(read, [pair]).peak > 5e-5
     train = Schedule(epochs=1, peak=1e-3)
     assert [step.loss > 0 for step in learn(read, [pair], [pair], train)] == [True]
 

@@ -1,7 +1,5 @@
 # ruff: noqa: S101
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -207,18 +205,3 @@ def test_the_model_is_the_environments_and_so_is_its_version(
     made.load(None)
     assert made.model.network.config.name_or_path == str(tmp_path / "mine")
     assert str(made.model_version) == "gpt2-mine"
-
-
-def test_the_service_starts_without_torch() -> None:
-    code = (
-        "import sys; from examples.gpt2.service import svc; "
-        "print(svc.name, 'torch' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=EXAMPLE.parents[1],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.split() == ["gpt2", "False"]

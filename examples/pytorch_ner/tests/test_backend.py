@@ -1,7 +1,5 @@
 # ruff: noqa: S101
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -169,18 +167,3 @@ def test_regions_are_whole_tokens(ner: NER) -> None:
         for region in prediction["result"]:
             assert region["value"]["start"] in starts
             assert region["value"]["end"] in ends
-
-
-def test_the_service_starts_without_torch() -> None:
-    code = (
-        "import sys; from examples.pytorch_ner.service import svc; "
-        "print(svc.name, 'torch' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=EXAMPLE.parents[1],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.split() == ["pytorch-ner", "False"]

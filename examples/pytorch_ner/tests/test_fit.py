@@ -296,22 +296,11 @@ def test_offsets_behind_an_emoji_are_learnt_as_they_were_marked(tmp_path: Path) 
 # When it stops
 
 
-class Stopping(LocalRun):
-    """A job that is cancelled while its second epoch is reported."""
-
-    def report(self, progress: float | None, metrics: Any) -> None:
-        super().report(progress, metrics)
-        self.should_stop = len(self.reports) == 2
-
-
 def test_a_cancelled_fit_stops_after_its_epoch_without_a_version(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = backend()
-    run = Stopping(annotated(PRODUCTS), tmp_path)
-    model.surroundings = type(model.surroundings)(model.surroundings.project, run=run)
     with caplog.at_level(logging.INFO):
-        model.fit("START_TRAINING", {}, job_id="1")
+        run = fit(backend(), annotated(PRODUCTS), tmp_path, stop_after=2)
     assert (len(run.reports), run.saved) == (2, [])
     assert "project 1: stopped, no version" in caplog.messages
 
@@ -332,6 +321,18 @@ def test_learning_ends_with_the_best_weights_and_not_the_last() -> None:
     best = max(step.f1 for step in steps)
     assert best > steps[-1].f1
     assert measure(tagger, lessons(), {})["f1"] == pytest.approx(best)
+
+
+def test_no_epoch_is_chosen_before_a_quarter_of_them_are_over() -> None:
+    # Texts in which nothing is marked: it forgets more with each epoch.
+    found = lessons()
+    train = [Example(e.id, e.text, ()) for e in found.train]
+    forgetting, tagger = Lessons(train, found.held_out, []), Tagger.load(BASE)
+    plan = Schedule(epochs=16, peak=3e-3)
+    f1 = [step.f1 for step in learn(tagger, forgetting, plan)]
+    early, later = f1[: 16 // 4 - 1], f1[16 // 4 - 1 :]
+    assert max(early) > max(later)
+    assert measure(tagger, forgetting, {})["f1"] == pytest.approx(max(later))
 
 
 def test_learning_ends_early_where_it_gets_no_better() -> None:

@@ -14,6 +14,7 @@ from lsml_bento.source import describe
 Samples = NDArray[np.float32]
 """One channel, from -1 to 1."""
 
+_HIGHEST_RATE = 768_000
 _BLOCK_S = 60
 _WIDTHS = {2: ("<i2", 2**15), 4: ("<i4", 2**31)}
 """Of a sample in bytes: how it is stored, and what 1.0 is."""
@@ -39,13 +40,15 @@ def read_audio(path: str, url: str, rate: int) -> Samples:
             samples, found = _read_wave(path)
         else:
             samples, found = soundfile.read(path, dtype="float32", always_2d=True)
+        if not 0 < found <= _HIGHEST_RATE:
+            raise ValueError(f"its header says {found} samples a second")
+        return resampled(samples.mean(axis=1), found, rate)
     except (OSError, EOFError, RuntimeError, ValueError, wave.Error) as error:
         more = "" if soundfile else "; pip install soundfile for FLAC, OGG and MP3"
         raise MediaError(
             f"{url[:200]} is no recording that can be decoded: {describe(error)}; "
             f"convert it to WAV{more}"
         ) from error
-    return resampled(samples.mean(axis=1), found, rate)
 
 
 def _soundfile() -> Any:

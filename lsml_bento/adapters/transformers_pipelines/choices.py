@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -15,7 +15,10 @@ from lsml_bento.adapters.transformers_pipelines.filling import (
     Prediction,
     read_options,
 )
-from lsml_bento.adapters.transformers_pipelines.pretrained import Pretrained
+from lsml_bento.adapters.transformers_pipelines.pretrained import (
+    Pretrained,
+    pad_with_end,
+)
 from lsml_bento.adapters.transformers_pipelines.target import (
     Target,
     find_target,
@@ -43,8 +46,15 @@ class ZeroShotOptions(ChoiceOptions):
     @field_validator("hypothesis_template")
     @classmethod
     def _has_a_place(cls, template: str) -> str:
-        if "{}" not in template:
-            raise ValueError("it has no {}, where the choice is put")
+        choice = "the choice"
+        try:
+            has_one = choice in template.format(choice)
+        except (ValueError, LookupError, AttributeError):
+            has_one = False
+        if not has_one:
+            raise ValueError(
+                "give it one {}, where the choice is put, and no other braces"
+            )
         return template
 
 
@@ -100,25 +110,19 @@ def choose(
     return {"result": [target.region({"choices": names}, score=score)], "score": score}
 
 
-class TextChoices(Filling):
-    """What a text classifier says of a text's first tokens."""
+class ClassifierChoices(Filling):
+    """What a classifier says of the object that a task shows."""
+
+    on: ClassVar[str]
+    """The object's tag."""
 
     def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
         self.options = read_options(ChoiceOptions, model)
-        self.target = match_choices(model, pretrained, "Text")
+        self.target = match_choices(model, pretrained, self.on)
         self._exclusive = not pretrained.is_multi_label
 
-    @classmethod
-    def load(cls, pretrained: Pretrained) -> Any:
-        """The pipeline, with a tokenizer that cuts long texts and pads short ones."""
-        pipe = pretrained.pipe()
-        pretrained.bound(pipe.tokenizer, _LENGTH)
-        pad_with_end(pipe)
-        return pipe
-
-    def predict(self, pipe: Any, inputs: list[str]) -> list[Prediction]:
-        """Choices for each text."""
-        found = pipe(inputs, batch_size=len(inputs), top_k=None, truncation=True)
+    def chosen(self, found: Iterable[list[dict[str, Any]]]) -> list[Prediction]:
+        """Choices by what the pipeline found of each input: labels with scores."""
         return [
             choose(
                 self.target,
@@ -130,10 +134,30 @@ class TextChoices(Filling):
         ]
 
 
+class TextChoices(ClassifierChoices):
+    """What a text classifier says of a text's first tokens."""
+
+    on = "Text"
+
+    @classmethod
+    def load(cls, pretrained: Pretrained) -> Any:
+        """The pipeline, with a tokenizer that cuts long texts and pads short ones."""
+        pipe = pretrained.pipe()
+        pretrained.bound(pipe.tokenizer, _LENGTH)
+        pad_with_end(pipe)
+        return pipe
+
+    def predict(self, pipe: Any, inputs: list[str]) -> list[Prediction]:
+        """Choices for each text."""
+        return self.chosen(
+            pipe(inputs, batch_size=len(inputs), top_k=None, truncation=True)
+        )
+
+
 class ZeroShotChoices(Filling):
     """The label config's own choices, put to a model that judges whether they hold.
 
-    A choice is put in the words of its ``predicted_values``, else in its own.
+    A choice is put in the words of its ``predicted_values``, else of its ``value``.
     """
 
     def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
@@ -181,17 +205,9 @@ class ZeroShotChoices(Filling):
 def _wordings(model: LabelStudioMLBase, target: Target) -> dict[str, str]:
     tags = model.label_interface.get_control(target.from_name).labels_attrs or {}
     words = {}
-    for choice in target.choices:
-        hints = tags[choice].attr.get("predicted_values", "") if choice in tags else ""
-        given = [hint.strip() for hint in hints.split(",") if hint.strip()]
-        words.update(dict.fromkeys(given or [choice], choice))
+    for choice in target.choices:  # an alias, where there is one
+        said = tags[choice].attr if choice in tags else {}
+        hints = said.get("predicted_values", "").split(",")
+        given = [hint.strip() for hint in hints if hint.strip()]
+        words.update(dict.fromkeys(given or [said.get("value", choice)], choice))
     return words
-
-
-def pad_with_end(pipe: Any) -> None:
-    """Let texts of one batch differ in length, for tokenizers that know no padding."""
-    if pipe.tokenizer.pad_token is None:
-        pipe.tokenizer.pad_token = pipe.tokenizer.eos_token
-    for knows in (pipe.model.config, getattr(pipe, "generation_config", None)):
-        if knows is not None and knows.pad_token_id is None:
-            knows.pad_token_id = pipe.tokenizer.pad_token_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -79,7 +80,8 @@ class Filling(ABC):
         if self.target.is_url:
             path = Path(model.get_local_path(text, task_id=task.get("id")))
             try:
-                text = path.read_text(encoding="utf-8")
+                # As Label Studio counts it: without a BOM, a CRLF as two.
+                text = path.read_bytes().decode("utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
                 raise MediaError(
                     f"{text[:200]} is no text in UTF-8: {error}"
@@ -129,6 +131,17 @@ def read_options(kind: type[_Options], model: LabelStudioMLBase) -> _Options:
             f"the extra params of the model can not be used: {name or 'they'}: "
             f"{first['msg']}; this pipeline takes {', '.join(kind.model_fields)}"
         ) from error
+
+
+def written(target: Target, texts: Iterable[str]) -> list[Prediction]:
+    """Texts as what fills a text area; of an empty one nothing does.
+
+    A character of which the last bytes were not generated is left out.
+    """
+    found = (text.rstrip("\ufffd").strip() for text in texts)
+    return [
+        {"result": [target.region({"text": [text]})] if text else []} for text in found
+    ]
 
 
 def mean(scores: list[float]) -> float | None:

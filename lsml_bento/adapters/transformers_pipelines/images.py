@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image, ImageOps
 from pydantic import Field
 
 from lsml_bento.adapters.transformers_pipelines.choices import (
-    ChoiceOptions,
-    choose,
-    match_choices,
+    ClassifierChoices,
 )
 from lsml_bento.adapters.transformers_pipelines.filling import (
     Filling,
@@ -43,8 +43,11 @@ def read_image(path: str, url: str) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            turned = ImageOps.exif_transpose(image)
+            if turned.mode.startswith("I;16"):  # convert() would make it white
+                turned = Image.fromarray((np.asarray(turned) >> 8).astype(np.uint8))
+            return turned.convert("RGB")
+    except Exception as error:  # Pillow's readers of formats and EXIF raise anything
         raise MediaError(
             f"{url[:200]} is no image that can be read: {describe(error)}"
         ) from error
@@ -68,33 +71,26 @@ class _OfImages(Filling):
         return read_image(self.file(model, task), self.value(task))
 
 
-class ImageChoices(_OfImages):
+class ImageChoices(_OfImages, ClassifierChoices):
     """What an image classifier says of an image."""
 
-    def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
-        self.options = read_options(ChoiceOptions, model)
-        self.target = match_choices(model, pretrained, "Image")
-        self._exclusive = not pretrained.is_multi_label
-        self._count = len(pretrained.labels)
+    on = "Image"
 
     def predict(self, pipe: Any, inputs: list[Image.Image]) -> list[Prediction]:
         """Choices for each image."""
-        found = pipe(inputs, batch_size=len(inputs), top_k=self._count)
-        return [
-            choose(
-                self.target,
-                {one["label"]: one["score"] for one in scores},
-                self.options.threshold,
-                exclusive=self._exclusive,
-            )
-            for scores in found
-        ]
+        count = pipe.model.config.num_labels  # it puts out 5 unless told
+        return self.chosen(pipe(inputs, batch_size=len(inputs), top_k=count))
 
 
 class Boxes(_OfImages):
     """The objects of an image, as rectangles in percent of it."""
 
     exact = True  # a box in bfloat16 is off by a 256th of the image
+
+    @classmethod
+    def load(cls, pretrained: Pretrained) -> Any:
+        """The pipeline in float32, whatever its weights were saved in."""
+        return pretrained.pipe(dtype=torch.float32)
 
     def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
         self.options = read_options(_BoxOptions, model)

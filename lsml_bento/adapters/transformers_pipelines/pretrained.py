@@ -71,6 +71,12 @@ class Pretrained:
         kind = self.config.problem_type
         return bool(kind == "multi_label_classification" or len(self.labels) == 1)
 
+    @property
+    def positions(self) -> int:
+        """How many tokens it has positions for, ``ENDLESS`` if it does not say."""
+        found = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return found if found and found > 0 else ENDLESS  # XLNet's is -1
+
     def pipe(self, **options: Any) -> Any:
         """The ``transformers.Pipeline``, with its weights on the device.
 
@@ -111,11 +117,20 @@ class Pretrained:
             tokenizer: changed, if it knows no number or one that is too large.
             default: for a model whose positions have no end.
         """
-        positions = getattr(self.config, "max_position_embeddings", None)
         limit = tokenizer.model_max_length or ENDLESS
-        if positions and limit > positions:
-            limit = positions - 2  # which RoBERTa's kind keeps for padding
+        if self.positions < min(limit, ENDLESS):
+            limit = self.positions - 2  # which RoBERTa's kind keeps for padding
         tokenizer.model_max_length = default if limit > ENDLESS else limit
+
+
+def pad_with_end(pipe: Any) -> None:
+    """Let texts of one batch differ in length, for tokenizers that know no padding."""
+    if pipe.tokenizer.pad_token is None:
+        pipe.tokenizer.pad_token = pipe.tokenizer.eos_token
+    config = pipe.model.config.get_text_config()
+    for knows in (config, getattr(pipe, "generation_config", None)):
+        if knows is not None and knows.pad_token_id is None:
+            knows.pad_token_id = pipe.tokenizer.pad_token_id
 
 
 @lru_cache(maxsize=4)

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from lsml_bento.adapters.transformers_pipelines.choices import pad_with_end
 from lsml_bento.adapters.transformers_pipelines.filling import (
     WINDOWS,
     Filling,
@@ -15,7 +14,10 @@ from lsml_bento.adapters.transformers_pipelines.filling import (
     mean,
     read_options,
 )
-from lsml_bento.adapters.transformers_pipelines.pretrained import Pretrained
+from lsml_bento.adapters.transformers_pipelines.pretrained import (
+    Pretrained,
+    pad_with_end,
+)
 from lsml_bento.adapters.transformers_pipelines.target import match_target
 from lsml_bento.errors import ModelSetupError
 from lsml_bento.model import LabelStudioMLBase

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -131,11 +132,14 @@ def _targets(
     found = [
         _target(tag, shown)
         for tag, shown in pairs
-        if (tag.tag, shown.tag) == (control, on) and not _is_per_region(tag)
+        if (tag.tag, shown.tag) == (control, on)
+        and not _is_per_region(tag)
+        and not _form(shown)
     ]
     if not found:
         have = [
-            f"<{tag.tag}> on <{shown.tag}>" + " per region" * _is_per_region(tag)
+            f"<{tag.tag}> on <{shown.tag}>{_form(shown)}"
+            + " per region" * _is_per_region(tag)
             for tag, shown in pairs
         ]
         raise ModelSetupError(
@@ -165,6 +169,15 @@ def _target(tag: ControlTag, shown: ObjectTag) -> Target:
         is_multiple=tag.get_attr("choice") == "multiple",
         choices=tuple(tag.labels or ()),
     )
+
+
+def _form(shown: ObjectTag) -> str:
+    """What is wrong with an object that does not show one key of a task's data."""
+    given = "valueList" if shown.get_attr("valueList") else "value"
+    is_key = re.fullmatch(r"\$[^$\s\[\]]+", str(shown.value))
+    if is_key and given == "value":
+        return ""
+    return f' whose {given}="{shown.value}" is more than a key of the data'
 
 
 def _is_per_region(tag: ControlTag) -> bool:

@@ -9,14 +9,17 @@ from typing import Any
 import transformers
 from pydantic import Field
 
-from lsml_bento.adapters.transformers_pipelines.choices import pad_with_end
 from lsml_bento.adapters.transformers_pipelines.filling import (
     Filling,
     Options,
     Prediction,
     read_options,
+    written,
 )
-from lsml_bento.adapters.transformers_pipelines.pretrained import Pretrained
+from lsml_bento.adapters.transformers_pipelines.pretrained import (
+    Pretrained,
+    pad_with_end,
+)
 from lsml_bento.adapters.transformers_pipelines.target import find_target
 from lsml_bento.model import LabelStudioMLBase
 
@@ -44,14 +47,6 @@ class _Generated(Filling):
         config.update(**{**self.options.model_dump(exclude_none=True), **more})
         config.max_length = None  # the number of new tokens is always given
         return config
-
-    def _written(self, texts: list[str]) -> list[Prediction]:
-        return [
-            {"result": [self.target.region({"text": [text.strip()]})]}
-            if text.strip()
-            else {"result": []}
-            for text in texts
-        ]
 
 
 class Continuations(_Generated):
@@ -90,7 +85,7 @@ class Continuations(_Generated):
                 pipe.generation_config, max_new_tokens=new_tokens
             ),
         )
-        return self._written([one[0]["generated_text"] for one in found])
+        return written(self.target, (one[0]["generated_text"] for one in found))
 
 
 @dataclass(frozen=True)
@@ -101,11 +96,13 @@ class _Summarizer:
         tokenizer: cuts texts at what the model takes.
         model: an encoder and a decoder.
         prefix: what the model was trained to see in front of a text.
+        positions: tokens of a summary at most.
     """
 
     tokenizer: Any
     model: Any
     prefix: str
+    positions: int
 
 
 class Summaries(_Generated):
@@ -121,7 +118,10 @@ class Summaries(_Generated):
         options = dict(trained.get("summarization", {}))
         prefix = options.pop("prefix", "")
         model.generation_config.update(**options)
-        return _Summarizer(tokenizer, model.to(pretrained.device).eval(), prefix)
+        model = model.to(pretrained.device).eval()
+        # LED's encoder and decoder differ.
+        own = getattr(pretrained.config, "max_decoder_position_embeddings", None)
+        return _Summarizer(tokenizer, model, prefix, own or pretrained.positions)
 
     def predict(self, pipe: _Summarizer, inputs: list[str]) -> list[Prediction]:
         """A summary for each text."""
@@ -134,7 +134,10 @@ class Summaries(_Generated):
         tokens = pipe.model.generate(
             input_ids=rows["input_ids"].to(pipe.model.device),
             attention_mask=rows["attention_mask"].to(pipe.model.device),
-            generation_config=self._generation(pipe.model.generation_config),
+            generation_config=self._generation(
+                pipe.model.generation_config,
+                max_new_tokens=min(self.options.max_new_tokens, pipe.positions),
+            ),
         )
         decoded = pipe.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return self._written(decoded)
+        return written(self.target, decoded)

@@ -9,15 +9,18 @@ import transformers
 from numpy.typing import NDArray
 
 from lsml_bento.adapters.transformers_pipelines.audio import read_audio
-from lsml_bento.adapters.transformers_pipelines.choices import pad_with_end
 from lsml_bento.adapters.transformers_pipelines.filling import (
     WINDOWS,
     Filling,
     Options,
     Prediction,
     read_options,
+    written,
 )
-from lsml_bento.adapters.transformers_pipelines.pretrained import Pretrained
+from lsml_bento.adapters.transformers_pipelines.pretrained import (
+    Pretrained,
+    pad_with_end,
+)
 from lsml_bento.adapters.transformers_pipelines.target import find_target
 from lsml_bento.model import LabelStudioMLBase
 from lsml_bento.types import Task
@@ -67,13 +70,7 @@ class Transcripts(Filling):
             ignore_warning=True,
             generate_kwargs=self._generation,
         )
-        texts = [str(one["text"]).strip() for one in found]
-        return [
-            {"result": [self.target.region({"text": [text]})]}
-            if text
-            else {"result": []}
-            for text in texts
-        ]
+        return written(self.target, (str(one["text"]) for one in found))
 
 
 def _window_s(pipe: Any) -> float:
