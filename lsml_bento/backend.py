@@ -20,6 +20,7 @@ from lsml_bento.models import Models
 from lsml_bento.overview import known_versions, projects_at_a_glance
 from lsml_bento.predictor import Group, Predictor
 from lsml_bento.presence import Presence
+from lsml_bento.publishing import sweep
 from lsml_bento.rendering import EMPTY_SLOT, Slot, for_annotator
 from lsml_bento.serving import Serving
 from lsml_bento.settings import Settings
@@ -57,6 +58,7 @@ class Backend:
     Attributes:
         learning: events, jobs and versions.
         presence: of this process among those of the backend.
+        is_ready: whether the user's class was imported.
     """
 
     def __init__(
@@ -75,12 +77,10 @@ class Backend:
         threads = settings.threads or 1
         self._source = source
         self._state = state
-        self._settings = settings
+        self._weights = weights
+        self._deadline_s = settings.predict_deadline_s
         self._models = Models(
-            source,
-            state,
-            media,
-            weights,
+            *(source, state, media, weights),
             max_models=settings.max_models,
             max_objects=threads,
         )
@@ -92,6 +92,7 @@ class Backend:
         self._making = Device(2, "setup")
         self._reading = Device(4, "state")
         self._swapping = Device(1, "versions")
+        self.is_ready = False
         self._following: list[asyncio.Task[None]] = []
         self._preparing: dict[tuple[Project, str | None], asyncio.Future[str]] = {}
         self._last_errors: dict[Project, str] = {}
@@ -113,19 +114,23 @@ class Backend:
         return {"status": "UP", "model_class": self.model_class}
 
     async def start(self) -> None:
-        """Import the user's class in the background, so that ``/setup`` finds it.
+        """Import the user's class, so that ``/setup`` finds it; again, if it failed.
 
-        From then on new versions are served as soon as they are promoted.
+        From the first call on new versions are served as soon as they are promoted.
         """
-        self._following = [asyncio.create_task(self._follow())]
+        is_first = not self._following
+        if is_first:
+            self._following = [asyncio.create_task(self._follow())]
         try:
             await self._making.run(self._source.load)
+            self.is_ready = True
             await self._reading.run(self.learning.remember_rules)
         except StateError as error:
             log.warning("when the class learns was not noted: %s", error)
         except ModelError as error:
-            said = "%s; the server stays up and tries again when it is asked"
-            log.error(said, error, exc_info=error.__cause__)
+            said = "%s; the server stays up and tries again"
+            level = logging.ERROR if is_first else logging.DEBUG
+            log.log(level, said, error, exc_info=error.__cause__)
 
     async def close(self) -> bool:
         """Answer all that was taken, then let go.
@@ -135,7 +140,7 @@ class Backend:
         """
         for following in self._following:
             following.cancel()
-        ended = await self._batcher.close(self._settings.predict_deadline_s)
+        ended = await self._batcher.close(self._deadline_s)
         await asyncio.to_thread(self.learning.close)
         for threads in (self._device, self._making, self._reading, self._swapping):
             threads.close()
@@ -190,9 +195,7 @@ class Backend:
         self.learning.observe(project, request.tasks)
         for failure in [a for a in answers if isinstance(a, Exception)][:1]:
             self._note_error(project, for_client(failure))
-        slots = slots_of(
-            project, request.tasks, answers, self._settings.predict_deadline_s
-        )
+        slots = slots_of(project, request.tasks, answers, self._deadline_s)
         return [for_annotator(slot) for slot in slots] if interactive else slots
 
     async def versions(self) -> list[str]:
@@ -219,6 +222,11 @@ class Backend:
         active = self._serving.active()
         return {str(project): version or "base" for project, version in active.items()}
 
+    async def sweep(self) -> None:
+        """Remove what is in the model store of versions that there are no more."""
+        if self._weights is not None:
+            await self._reading.run(sweep, self._state, self._weights)
+
     async def _follow(self) -> None:
         while True:
             await self._swapping.run(self._serving.follow)
@@ -229,23 +237,19 @@ class Backend:
     def _submit(self, request: PredictRequest, project: Project) -> Ticket:
         context = request.params.get("context")
         interactive = context is not None
-        many = len(request.tasks) > 1
-        lane = Lane.BULK if many else Lane.SINGLE
+        lane = Lane.BULK if len(request.tasks) > 1 else Lane.SINGLE
         return self._batcher.submit(
             Group.of(project, request.label_config, request.params, context),
             request.tasks,
             Lane.INTERACTIVE if interactive else lane,
             alone=interactive,
-            deadline_s=self._settings.predict_deadline_s,
+            deadline_s=self._deadline_s,
         )
 
     async def _answers(self, ticket: Ticket, hung_up: HungUp | None) -> list[Any]:
         def give_up() -> None:
-            log.info(
-                "the client hung up: %s request of %d tasks dropped",
-                ticket.lane.value,
-                len(ticket.items),
-            )
+            dropped = ticket.lane.value, len(ticket.items)
+            log.info("the client hung up: %s request of %d tasks dropped", *dropped)
             self._batcher.withdraw(ticket)
 
         with HangUpWatch(hung_up, give_up) as watch:
@@ -294,5 +298,3 @@ class Backend:
         self._last_errors[project] = str(error)
         if len(self._last_errors) > _LAST_ERRORS:
             del self._last_errors[next(iter(self._last_errors))]
-
-    # What others ask

@@ -11,10 +11,14 @@ from lsml_bento.ledger import Lease, Ledger
 from lsml_bento.promotion import Version, promote
 from lsml_bento.settings import Settings
 from lsml_bento.state import State
+from lsml_bento.types import Project
 from lsml_bento.versions import Versions
-from lsml_bento.weights import Weights, store_name
+from lsml_bento.weights import Weights, parse_tag, store_name
 
 log = logging.getLogger(__name__)
+
+_ABANDONED_S = 600.0
+"""Weights that no version has, and no run may be trying, are removed at this age."""
 
 
 class Publisher:
@@ -25,8 +29,7 @@ class Publisher:
         state: shared with the other processes.
         weights: where those of versions are.
         settings: how much is kept.
-        abandoned_s: weights that no record knows are removed at this age: a run may be
-            trying them.
+        abandoned_s: weights that no version has are removed at this age.
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class Publisher:
         weights: Weights,
         settings: Settings,
         *,
-        abandoned_s: float = 600.0,
+        abandoned_s: float = _ABANDONED_S,
     ) -> None:
         self._backend = backend
         self._state = state
@@ -93,9 +96,37 @@ class Publisher:
         """Remove old jobs, and what killed runs left in the store."""
         try:
             self._ledger.prune(self._settings.keep_jobs)
-            names = [store_name(self._backend, p) for p in self._state.projects()]
+            projects = set(self._state.projects()) - _in_training(self._state)
+            names = [store_name(self._backend, project) for project in projects]
             known = self._versions.tags()
             for left in self._weights.sweep(names, known, self._abandoned_s):
                 log.info("%s was removed: a run that died had left it", left)
         except (StateError, WeightsError) as error:
             log.warning("nothing is tidied for now: %s", error)
+
+
+def sweep(state: State, weights: Weights, abandoned_s: float = _ABANDONED_S) -> None:
+    """Remove from a model store what is left of versions that were retired.
+
+    A server with a store of its own pulls into it; who retires versions is a worker,
+    which removes them from its own store.
+
+    Args:
+        state: shared with the other processes.
+        weights: those of the store.
+        abandoned_s: weights that no version has are removed at this age.
+    """
+    versions = Versions(state)
+    try:
+        projects = versions.pointers().keys() - _in_training(state)
+        served = [version.tag for one in projects for version in versions.all(one)]
+        names = {parse_tag(tag)[0] for tag in served if tag}
+        for left in weights.sweep(names, versions.tags(), abandoned_s):
+            log.info("%s was removed: no version has it any more", left)
+    except (StateError, WeightsError) as error:
+        log.warning("weights of retired versions stay for now: %s", error)
+
+
+def _in_training(state: State) -> set[Project]:
+    """The projects whose runs may be trying weights, for as long as they take."""
+    return {job.of for job in Ledger(state).jobs(status=JobStatus.RUNNING)}

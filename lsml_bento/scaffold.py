@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from lsml_bento.directory import classes, has_predict_function, parse, siblings
+from lsml_bento.directory import (
+    classes,
+    has_predict_function,
+    parse,
+    plain_service,
+    siblings,
+)
 from lsml_bento.errors import LsmlError
+from lsml_bento.spec import class_name, service_name
 from lsml_bento.wheel import wheel_name, write_wheel
 
 _FILES = {
@@ -34,7 +42,8 @@ _WHEEL = "lsml_bento-0.0.0-py3-none-any.whl"
 
 _NAME_RULE = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?")
 _NOT_NEEDED = re.compile(
-    r"\s*(?:label[-_.]studio[-_.]ml|lsml[-_.]bento|\./wheels/lsml_bento|gunicorn)\b",
+    r"\s*(?:(?:label[-_.]studio[-_.]ml|lsml[-_.]bento|gunicorn)(?![-_.\w])"
+    r"|\./wheels/lsml_bento-)",
     re.IGNORECASE,
 )
 
@@ -91,7 +100,8 @@ def create_backend(
     Args:
         directory: made where it is missing.
         source: an existing class; the template's model by default.
-        name: of the service and the bento; the directory's by default.
+        name: of the service and the bento. By default that of the service which is
+            there, as its state is kept under it; the directory's for a new one.
         force: write into a directory that is not empty. Files that other backends
             have under the same name are overwritten, all others stay.
 
@@ -103,9 +113,11 @@ def create_backend(
         WheelError: if there is nothing to make a wheel of.
     """
     _check_empty(directory, force)
+    if name is None:
+        name = _name_before(directory) or _name_of(directory)
     replaced = {
         _TARGET: source.target if source else _TARGET,
-        _NAME: checked_name(name) if name is not None else _name_of(directory),
+        _NAME: checked_name(name),
         _WHEEL: wheel_name(),
     }
     contents = _contents(source, replaced)
@@ -199,6 +211,18 @@ def _check_empty(directory: Path, force: bool) -> None:
             f"{directory} is not empty, it holds {', '.join(there[:5])}{more}: name "
             "another directory, or overwrite what has our names with --force"
         )
+
+
+def _name_before(directory: Path) -> str | None:
+    """The name of the service that is there, if it can be read without an import."""
+    if not (directory / "service.py").is_file():
+        return None
+    given = plain_service(directory)
+    if given is None:
+        return None
+    with suppress(ValueError):  # one that could never be served
+        return service_name(given.get("name") or class_name(given["model"]))
+    return None
 
 
 def _name_of(directory: Path) -> str:

@@ -84,7 +84,7 @@ class Settings(BaseModel):
         None,
         ge=1,
         validation_alias="WORKERS",
-        description="Serving processes, each with its own models and GPU (1)",
+        description="Serving processes, each with models of its own (1)",
     )
     threads: int | None = Field(
         None,

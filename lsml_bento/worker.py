@@ -23,7 +23,7 @@ from lsml_bento.adapters import process_title
 from lsml_bento.assembly import log_to_stderr, open_queue, open_weights
 from lsml_bento.desk import Desk
 from lsml_bento.directory import is_drop_in
-from lsml_bento.errors import LsmlError, SettingsError
+from lsml_bento.errors import LsmlError, SettingsError, WeightsError
 from lsml_bento.fit_process import FitProcess
 from lsml_bento.home import open_state
 from lsml_bento.ledger import Ledger
@@ -32,6 +32,7 @@ from lsml_bento.publishing import Publisher
 from lsml_bento.settings import Settings
 from lsml_bento.spec import BackendSpec, class_name
 from lsml_bento.state import State
+from lsml_bento.weights import Weights
 
 if TYPE_CHECKING:
     from lsml_bento.health import Health
@@ -66,14 +67,16 @@ def run_worker(
     log_to_stderr(settings.log_level)
     state = open_state(settings, spec.home_path, spec.name)
     queue = open_queue(settings, spec)
+    weights = open_weights(settings)
     directory = spec.directory_path
+    drop_in = directory is not None and is_drop_in(directory)
     desk = Desk(
         f"{socket.gethostname()}/{os.getpid()}",
         state,
-        Publisher(spec.name, state, open_weights(settings), settings),
+        Publisher(spec.name, state, weights, settings),
         settings,
         lambda: FitProcess(fit_command(spec), fit_environ(settings)),
-        keeps_process=directory is not None and is_drop_in(directory),
+        keeps_process=drop_in,
     )
     health = _open_health(health_port, desk, state)
     presence = Presence(state, class_name(spec.target))
@@ -89,6 +92,9 @@ def run_worker(
     lock = _lock_of(spec.home_path)
     if not _elected(lock, desk):
         return
+    # What was written for label_studio_ml keeps its files elsewhere.
+    if not drop_in:
+        _try_to_write(weights)
     consumer = queue.consume(lambda _: desk.wake())
     consumer.start()
     if health is not None:
@@ -137,6 +143,15 @@ def _elected(lock: FileLock, desk: Desk) -> bool:
         else:
             return True
     return False
+
+
+def _try_to_write(weights: Weights) -> None:
+    """Say now if no version can be written: a fit finds out at its end."""
+    try:
+        with weights.writing():
+            pass
+    except WeightsError as error:
+        log.error("a fit that saves weights will fail: %s", error)
 
 
 def is_deserted(home: Path) -> bool:

@@ -655,7 +655,8 @@ class TestSetup:
             "status": "UP",
             "model_class": "Fragile",
         }
-        assert f"{reason}; the server stays up" in caplog.text
+        assert caplog.text.count(f"{reason}; the server stays up") == 1
+        assert not client.backend.is_ready
 
         module.write_text(
             "from lsml_bento import LabelStudioMLBase\n"
@@ -663,6 +664,8 @@ class TestSetup:
         )
         time.sleep(2.05)
         assert client.version() == "0.0.1"
+        client.run(client.backend.start())
+        assert client.backend.is_ready
 
     def test_hints_of_the_backend_interface_reach_the_model(self, serve: Serve) -> None:
         class Curious(Echo):

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
+from lsml_bento.adapters.bentoml_models import BentoModels
+from lsml_bento.adapters.model_repository import ModelRepository
+from lsml_bento.backend import Backend
 from lsml_bento.errors import LeaseLost
 from lsml_bento.jobs import LEASE_S, JobStatus
 from lsml_bento.ledger import Lease, Ledger
+from lsml_bento.media import NoMedia
 from lsml_bento.memory_state import MemoryState
 from lsml_bento.promotion import Version
-from lsml_bento.publishing import Publisher
+from lsml_bento.publishing import Publisher, sweep
+from lsml_bento.source import ModelSource
 from lsml_bento.types import Project
 from lsml_bento.weights import store_name
 from tests.fits import NAME, ONE, Home
@@ -155,3 +161,102 @@ def test_tidying_without_a_store_does_nothing(home: Home) -> None:
     home.publisher.tidy()
 
     assert not home.store.exists(), "there is nothing to tidy in"
+
+
+def test_tidying_lets_be_what_a_run_of_another_worker_still_tries(home: Home) -> None:
+    home.lease()
+    made(home, "tried-for-long")
+    Publisher(NAME, home.state, home.weights, home.settings, abandoned_s=0).tidy()
+
+    assert home.stored == tags("tried-for-long")
+
+
+# A server with a store of its own
+
+
+@pytest.fixture
+def server(home: Home, tmp_path: Path) -> BentoModels:
+    """A server's weights, which come from a repository that the worker fills."""
+    repository = ModelRepository(f"file://{tmp_path}/repository")
+    home.weights = BentoModels(home.store, repository)
+    home.publisher = Publisher(NAME, home.state, home.weights, home.settings)
+    return BentoModels(tmp_path / "server" / "models", repository)
+
+
+def pulled(home: Home, server: BentoModels, *names: str) -> None:
+    """The server serves versions one after another."""
+    for name in names:
+        published(home, name)
+        version = home.versions.find(ONE, name)
+        assert version.tag is not None
+        server.find(version.tag, version.manifest)
+
+
+def test_a_server_removes_what_it_pulled_of_versions_that_were_retired(
+    home: Home, server: BentoModels
+) -> None:
+    pulled(home, server, "v1", "v2", "v3", "v4")
+    other = store_name("other", ONE)
+    with server.writing() as directory:
+        (directory / "a.bin").touch()
+        server.keep(directory, other, "v1", {}, {})
+    store = store_name(NAME, ONE)
+    assert server.tags(store) == tags("v1", "v2", "v3", "v4")
+
+    sweep(home.state, server)
+    assert server.tags(store) == tags("v1", "v2", "v3", "v4"), "they are too young"
+    sweep(home.state, server, abandoned_s=0)
+
+    assert home.names == ["v3", "v4"]
+    assert server.tags(store) == home.stored == tags("v3", "v4")
+    assert server.tags(other) == [f"{other}:v1"]
+
+
+class Old(BentoModels):
+    """A store all of whose weights are old enough."""
+
+    def sweep(
+        self, names: Iterable[str], known: Collection[str], older_than_s: float
+    ) -> list[str]:
+        assert older_than_s >= 600
+        return super().sweep(names, known, 0)
+
+
+def test_a_backend_sweeps_the_store_that_it_has(
+    home: Home, server: BentoModels, tmp_path: Path
+) -> None:
+    pulled(home, server, "v1", "v2", "v3")
+
+    async def swept(weights: BentoModels | None) -> list[str]:
+        source = ModelSource("model:Model", home.directory)
+        backend = Backend(source, home.state, NoMedia(), home.settings, weights=weights)
+        await backend.sweep()
+        assert await backend.close()
+        return server.tags(store_name(NAME, ONE))
+
+    assert asyncio.run(swept(None)) == tags("v1", "v2", "v3")
+    assert asyncio.run(swept(Old(tmp_path / "server" / "models"))) == tags("v2", "v3")
+
+
+def test_a_server_lets_be_what_a_run_in_the_same_store_still_tries(home: Home) -> None:
+    published(home, "v1")
+    lease = home.lease()
+    version = made(home, "v2")
+    sweep(home.state, home.weights, abandoned_s=0)
+    assert home.stored == tags("v1", "v2")
+
+    home.publisher.publish(lease, version)
+    made(home, "left")
+    sweep(home.state, home.weights, abandoned_s=0)
+
+    assert home.stored == tags("v1", "v2")
+
+
+def test_a_state_that_forgot_all_versions_costs_no_weights(
+    home: Home, server: BentoModels
+) -> None:
+    pulled(home, server, "v1")
+
+    sweep(MemoryState(), server, abandoned_s=0)
+
+    assert server.tags(store_name(NAME, ONE)) == tags("v1")

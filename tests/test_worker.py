@@ -183,6 +183,19 @@ def test_a_job_becomes_a_version_and_sigterm_puts_the_next_one_back(
     assert "is put back: the worker ends" in workers.log
 
 
+def test_a_store_that_can_not_be_written_is_said_at_the_start_and_fails_a_job(
+    workers: Workers,
+) -> None:
+    workers.home.store.parent.touch()
+    workers.start(is_embedded=False)
+    said = "a fit that saves weights will fail: the weights in the model store"
+    eventually(lambda: said in workers.log, "the reason", 20)
+
+    job = workers.await_status(workers.home.enqueue(), JobStatus.FAILED)
+
+    assert "set LSML_MODEL_STORE to a directory that this user can" in str(job.error)
+
+
 def test_a_second_worker_stands_by_and_takes_over_after_a_kill(
     workers: Workers,
 ) -> None:

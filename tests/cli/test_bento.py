@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from tests.cli.commands import BIN, call, environ
 from tests.e2e.processes import Server, free_port
@@ -45,6 +46,18 @@ def test_its_image_installs_the_wheel_that_came_along(bento: Path) -> None:
     assert "install -d -o 1034 -g 1034 -m 0775 /data" in image
 
 
+def test_its_image_keeps_state_where_a_volume_is_mounted(bento: Path) -> None:
+    image = (bento / "env" / "docker" / "Dockerfile").read_text().splitlines()
+    held = yaml.safe_load((bento / "bento.yaml").read_text())["envs"]
+    for name, place in {
+        "LSML_HOME": "/data",
+        "LSML_MODEL_STORE": "/data/models",
+    }.items():
+        assert f"ARG {name}={place}" in image
+        # `bentoml containerize` goes by these.
+        assert {"name": name, "value": place, "stage": "all"} in held
+
+
 def test_it_holds_what_is_served_and_no_state(bento: Path) -> None:
     held = {path.name for path in (bento / "src").iterdir()}
     assert held == {
@@ -73,4 +86,8 @@ def test_its_tag_is_served_from_another_directory(
     [slot] = answer["results"]
     assert slot["result"][0]["value"] == {"choices": ["Negative"]}
     assert slot["model_version"] == "new-model-1"
+    # The image's variables say nothing of a server outside of one.
     assert (home / ".lsml" / "my-backend" / "state.db").exists()
+    listed = call([BIN / "lsml-bento", "jobs", "list", "--dir", bento], env=env)
+    assert listed.returncode == 0, listed.stderr
+    assert "There are no jobs" in listed.stdout

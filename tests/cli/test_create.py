@@ -143,8 +143,15 @@ def test_the_image_runs_as_a_numbered_user_without_a_shell() -> None:
 
 def test_compose_keeps_state_in_a_volume() -> None:
     compose = (TEMPLATE / "docker-compose.yml").read_text()
+    image = (TEMPLATE / "Dockerfile").read_text()
     assert "      - state:/data\n" in compose
-    assert "      LSML_HOME: /data\n" in compose
+    assert "\nENV LSML_HOME=/data LSML_MODEL_STORE=/data/models\n" in image
+
+
+def test_compose_decides_nothing_that_service_py_may_decide() -> None:
+    compose = (TEMPLATE / "docker-compose.yml").read_text()
+    for name in ("WORKERS", "THREADS", "LSML_MAX_BATCH_SIZE"):
+        assert f'{name}: "${{{name}:-}}"' in compose
 
 
 # A directory that is there already
@@ -243,6 +250,48 @@ def test_from_its_own_directory_keeps_the_model(tmp_path: Path) -> None:
     assert requirements.read_text().count("lsml_bento-") == 1
     assert requirements.read_text().endswith(".whl\nnumpy\n")
     assert (tmp_path / "label_config.xml").read_text() == LABEL_CONFIG
+
+
+@pytest.mark.parametrize(
+    ("service", "name"),
+    [
+        (
+            'svc = create_service("model:Old", name="mood_2", max_batch_size=8)',
+            "mood-2",
+        ),
+        ('svc = create_service("model:MoodTagger")', "mood-tagger"),
+        ("svc = create_service(some_class)", "backend"),
+    ],
+)
+def test_a_service_that_is_there_keeps_its_name(
+    tmp_path: Path, service: str, name: str
+) -> None:
+    directory = tmp_path / "backend"
+    directory.mkdir()
+    write(directory, model=MODEL)
+    service = f"from lsml_bento import create_service\n\n{service}\n"
+    (directory / "service.py").write_text(service)
+
+    done = run("create", ".", "--from", "model.py", "--force", cwd=directory)
+
+    assert done.returncode == 0, done.stderr
+    assert f'name="{name}")' in (directory / "service.py").read_text()
+    assert f'name: "{name}"' in (directory / "bentofile.yaml").read_text()
+    assert f"--name {name} --force" in (directory / "README.md").read_text()
+
+
+def test_a_requirement_that_only_looks_like_ours_is_kept(tmp_path: Path) -> None:
+    write(tmp_path, model=MODEL)
+    (tmp_path / "requirements.txt").write_text(
+        "lsml-bento-plugins\nlsml_bento[torch]==0.1\ngunicorn>=2\nsix\n"
+        "./wheels/lsml_bento-0.0.1-py3-none-any.whl\n"
+    )
+
+    done = run("create", "new", "--from", "model.py", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "new" / "requirements.txt").read_text().splitlines()
+    assert lines[-2:] == ["lsml-bento-plugins", "six"]
 
 
 def test_from_a_file_of_functions_serves_the_module(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ OTHERS = {
     "IMAGE": "compose.yaml's own: the image of server and worker",
     "LABEL_STUDIO_ML_BACKEND_V2": "label_studio_ml's, and no longer read by anybody",
     "ML_BLOCK_LOCAL_IP": "Label Studio's: whether it calls private addresses",
+    "OMP_NUM_THREADS": "OpenMP's: threads that torch computes with",
     "PUBLISH": "compose.yaml's own: the address that the server listens on",
     "PYTHONPATH": "Python's",
     "REDISCLI_AUTH": "redis-cli's: its password",

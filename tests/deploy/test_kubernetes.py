@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from importlib.metadata import version
 from itertools import combinations
@@ -141,6 +142,41 @@ def test_probes_and_services_ask_ports_that_there_are() -> None:
             [target] = [port["targetPort"] for port in service["spec"]["ports"]]
             [pod] = chosen
             assert target == pod["containers"][0]["ports"][0]["name"]
+
+
+def test_a_pod_lives_before_it_is_ready_and_is_not_killed_meanwhile() -> None:
+    found = [pod for _, _, pod in pods(shipped())]
+    probed = [each for pod in found for each in pod["containers"]]
+    asked = [each for each in probed if "startupProbe" in each]
+
+    assert {each["name"] for each in asked} == {"server", "worker"}
+    for each in asked:
+        paths = {k: v["httpGet"]["path"] for k, v in each.items() if "Probe" in k}
+        assert paths == {
+            "startupProbe": "/livez",
+            "livenessProbe": "/livez",
+            "readinessProbe": "/readyz",
+        }
+
+
+def test_the_secret_that_the_readme_makes_has_every_key() -> None:
+    readme = (KUBERNETES / "README.md").read_text(encoding="utf-8")
+    secret = document(KUBERNETES / "secret.example.yaml")
+
+    made = re.findall(r"--from-literal=([A-Z_]+)=", readme)
+
+    assert sorted(made) == sorted(secret["stringData"])
+
+
+@pytest.mark.parametrize("place", ["kubernetes", "bentocloud", "yatai"])
+def test_the_s3fs_that_a_readme_adds_goes_with_the_pinned_fsspec(place: str) -> None:
+    requirements = ROOT / "bentos" / "pytorch_ner" / "requirements.txt"
+    lines = requirements.read_text(encoding="utf-8").splitlines()
+    [pinned] = [line for line in lines if line.startswith("fsspec==")]
+    readme = (DEPLOY / place / "README.md").read_text(encoding="utf-8")
+
+    # s3fs takes the fsspec of its own version and no other.
+    assert f"echo 's3fs=={pinned.partition('==')[2]}' >> bentos/" in readme
 
 
 def test_every_name_that_a_pod_refers_to_is_shipped() -> None:

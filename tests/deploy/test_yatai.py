@@ -9,7 +9,14 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.deploy.manifests import DEPLOY, KUBERNETES, Manifest, document
+from tests.deploy.manifests import (
+    DEPLOY,
+    KUBERNETES,
+    Manifest,
+    built,
+    document,
+    named,
+)
 
 YATAI = DEPLOY / "yatai"
 SCHEMAS = document(Path(__file__).with_name("yatai_resources.yaml"))
@@ -66,9 +73,39 @@ def test_server_and_worker_share_secrets_versions_and_a_namespace() -> None:
 
     assert own.items() <= server.items()
     assert worker["envFrom"] == [{"secretRef": {"name": secret["metadata"]["name"]}}]
-    assert server.keys() - own.keys() - {"LSML_WORKER"} <= secret["stringData"].keys()
+    only_here = {"LSML_WORKER", "OMP_NUM_THREADS"}
+    assert server.keys() - own.keys() - only_here <= secret["stringData"].keys()
     assert server["LSML_WORKER"] == "external"
     assert server["REDIS_URL"] == secret["stringData"]["REDIS_URL"]
     assert {m["metadata"]["namespace"] for m in (BENTO, DEPLOYMENT, WORKER)} == {
         "yatai"
     }
+
+
+def test_the_server_computes_with_as_many_threads_as_it_has_cpus() -> None:
+    server = {entry["name"]: entry["value"] for entry in DEPLOYMENT["spec"]["envs"]}
+    limits = DEPLOYMENT["spec"]["resources"]["limits"]
+    assert server["OMP_NUM_THREADS"] == limits["cpu"]
+
+
+def test_the_worker_is_that_of_kubernetes_with_a_bucket() -> None:
+    manifests = built("object-store")
+    theirs = named(manifests, "Deployment", "pytorch-ner-worker")["spec"]
+    settings = named(manifests, "ConfigMap", "pytorch-ner-settings")["data"]
+    pod, their_pod = (spec["template"]["spec"] for spec in (WORKER["spec"], theirs))
+    [each], [their_each] = pod["containers"], their_pod["containers"]
+    own = {entry["name"]: entry["value"] for entry in each["env"]}
+
+    assert without(WORKER["spec"], "template") == without(theirs, "template")
+    identity = {"serviceAccountName", "automountServiceAccountToken"}
+    assert without(pod, "containers", "volumes", *identity) == without(
+        their_pod, "containers", "volumes", *identity
+    )
+    assert without(each, "env", "envFrom", "volumeMounts") == without(
+        their_each, "envFrom", "volumeMounts"
+    )
+    assert without(own, "LSML_MODEL_STORE") == without(settings, "LSML_MODEL_STORE")
+
+
+def without(manifest: Manifest, *keys: str) -> Manifest:
+    return {key: value for key, value in manifest.items() if key not in keys}

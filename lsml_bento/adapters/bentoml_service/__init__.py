@@ -32,7 +32,9 @@ _REQUEST_TIMEOUT_S = 120
 """Over Label Studio's 100 s, so that it is our deadline that ends a request."""
 
 _MEASURE_EVERY_S = 5.0
+_SWEEP_EVERY_S = 600.0
 _CLASS_WAIT_S = 10.0
+_IMPORT_AGAIN_S = 5.0
 _PARENT_EVERY_S = 1.0
 
 
@@ -80,6 +82,10 @@ def build_service(
         async def stop(self) -> None:
             await self.process.stop()
 
+        async def __is_ready__(self) -> bool:
+            """What ``/readyz`` asks: whether the class was imported."""
+            return self.backend.is_ready
+
         @bentoml.api
         async def predict_tasks(
             self,
@@ -122,7 +128,12 @@ class _Process:
 
     def start(self) -> None:
         _spare_the_collector()
-        work = self._import_class(), _end_with_parent(), self._measure()
+        work = (
+            self._import_class(),
+            self._measure(),
+            self._sweep(),
+            _end_with_parent(),
+        )
         self._tasks = [asyncio.create_task(one) for one in work]
 
     async def stop(self) -> None:
@@ -135,24 +146,32 @@ class _Process:
 
     async def _import_class(self) -> None:
         await self.backend.start()
-        _spare_the_collector()
         if self._worker is not None:
-            await self._start_worker(self._worker)
+            starting = self._start_worker(self._worker)
+            self._tasks.append(asyncio.create_task(starting))
+        while not self.backend.is_ready:
+            await asyncio.sleep(_IMPORT_AGAIN_S)
+            await self.backend.start()
+        _spare_the_collector()
 
     async def _start_worker(self, worker: EmbeddedWorker) -> None:
         """Once the class is imported; one that has no ``fit`` needs no worker."""
         deadline = time.monotonic() + _CLASS_WAIT_S
-        while (trains := self.backend.learning.trains) is None:
-            if time.monotonic() > deadline:
-                break  # its jobs will say why it can not be imported
+        while not self.backend.is_ready and time.monotonic() < deadline:
             await asyncio.sleep(1.0)
-        if trains is not False:
+        # Of one that can not be imported the jobs will say why.
+        if not self.backend.is_ready or self.backend.learning.trains:
             worker.start()
 
     async def _measure(self) -> None:
         while True:
             await asyncio.sleep(_MEASURE_EVERY_S)
             await self._metrics.measure(self.backend)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_EVERY_S)
+            await self.backend.sweep()
 
 
 def spec_of(service: bentoml.Service[Any]) -> BackendSpec | None:

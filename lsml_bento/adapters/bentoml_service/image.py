@@ -6,25 +6,34 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bentoml._internal.bento.build_config import BentoEnvSchema
 from bentoml.images import Image
 
 from lsml_bento.wheel import write_wheel
 
 if TYPE_CHECKING:
     from bentoml._internal.bento.bento import ImageInfo
-    from bentoml._internal.bento.build_config import BentoEnvSchema
 
-_OURS = re.compile(r"^\s*(?:\./wheels/)?lsml[-_.]bento\b", re.IGNORECASE | re.MULTILINE)
+_OURS = re.compile(
+    # By its name, or by a directory, a file or a repository of that name.
+    r"^(?:[^#\n]*[\s/])?lsml[-_.]bento"
+    r"(?:-\d[^\s/]*\.(?:whl|tar\.gz)|\.git)?/?(?=[\s\[<>=!~;@#]|$)",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 _MAKE_DATA = "install -d -o 1034 -g 1034 -m 0775 /data"
 """A new volume belongs to whom the directory belongs to that it is mounted on; a
 bento's processes run as 1034."""
 
+_KEPT = {"LSML_HOME": "/data", "LSML_MODEL_STORE": "/data/models"}
+"""What outlives the container, where a volume is mounted on ``/data``."""
+
 
 class BackendImage(Image):  # type: ignore[misc] # attrs classes of bentoml have no types
     """BentoML's image, to which a build adds ``/data`` and a wheel of this version.
 
-    A requirement that names lsml-bento stays as it is, and no wheel is made.
+    State and versions are kept in ``/data``, unless the bento's variables say where. A
+    requirement that names lsml-bento stays as it is, and no wheel is made.
     """
 
     def freeze(
@@ -37,7 +46,10 @@ class BackendImage(Image):  # type: ignore[misc] # attrs classes of bentoml have
         """
         if _MAKE_DATA not in self.commands:
             self.commands.append(_MAKE_DATA)
-        if _OURS.search(self.python_requirements) is None:
+        given = {env.name for env in envs}
+        # In place, as bento.yaml gets the same list: `containerize` goes by that one.
+        envs += [BentoEnvSchema(k, v) for k, v in _KEPT.items() if k not in given]
+        if not names_lsml_bento(self.python_requirements):
             wheel = write_wheel(bento_fs / "src" / "wheels")
             self.python_requirements += f"./wheels/{wheel.name}\n"
             if not self.lock_python_packages:
@@ -54,3 +66,8 @@ def backend_image() -> BackendImage:
     image.base_image = ""
     image.commands.clear()
     return image
+
+
+def names_lsml_bento(requirements: str) -> bool:
+    """Whether a line of a requirements file installs lsml-bento."""
+    return _OURS.search(requirements) is not None

@@ -1,0 +1,49 @@
+"""A server takes traffic once its class is imported, and tries to import it unasked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.e2e.processes import eventually, healthy
+from tests.e2e.serving import serve_command
+
+SERVICE = """
+from lsml_bento import create_service
+
+svc = create_service("model:Late", name="late")
+"""
+MODEL = """
+from pathlib import Path
+
+from lsml_bento import LabelStudioMLBase
+
+if not Path(__file__).with_name("repaired").exists():
+    raise OSError("the weights are on another disk")
+
+
+class Late(LabelStudioMLBase):
+    pass
+"""
+
+
+def test_a_server_whose_class_does_not_import_is_not_ready_until_it_does(
+    tmp_path: Path,
+) -> None:
+    directory = tmp_path / "late"
+    directory.mkdir()
+    (directory / "service.py").write_text(SERVICE)
+    (directory / "model.py").write_text(MODEL)
+
+    with serve_command(directory, tmp_path / "home") as server:
+        eventually(
+            lambda: "the weights are on another disk" in server.log(), server.tail
+        )
+        assert healthy(server.port, "/livez")
+        assert healthy(server.port, "/health"), "Label Studio connects all the same"
+        assert not healthy(server.port, "/readyz")
+
+        (directory / "repaired").touch()
+
+        eventually(lambda: healthy(server.port, "/readyz"), server.tail, 15)
+        assert healthy(server.port, "/livez")
+        assert server.log().count("does not import") == 1, "each try says it again"
