@@ -172,8 +172,8 @@ class FirstLook:
         self._is_done = bool(faults)
         if found and len(found) == len(faults):
             raise NotFilled(
-                f"the model does not fill the label config, and nothing was written: "
-                f"{found[0]}; `lsml-bento check` tries the two together"
+                "the model does not fill the label config, and no such prediction was "
+                f"written: {found[0]}; `lsml-bento check` tries the two together"
             )
         if found:
             log.warning("a prediction will not be shown: %s", found[0])

@@ -131,8 +131,9 @@ class PredictionFile:
         if self._files is None:
             was = self.checkpoint
             if not was.output:
-                # What an old checkpoint counts must not be looked for in a new output.
-                self.paths.checkpoint.unlink(missing_ok=True)
+                # So that a run that ends before the next one is stored is gone on with,
+                # and nobody looks for what an older one counts.
+                save_checkpoint(self.paths.checkpoint, was)
             self._files = (
                 cut(self.paths.output, was.output),
                 cut(self.paths.failed, was.failed),
@@ -162,7 +163,7 @@ class PredictionFile:
 
 def _resumed(paths: Paths, begun: FileCheckpoint) -> FileCheckpoint | None:
     """The checkpoint of an earlier run of the same command; None before the first."""
-    output, _, path = paths
+    output, failed, path = paths
     found = load_checkpoint(path, FileCheckpoint)
     if found is None:
         if output.exists() and output.stat().st_size:
@@ -178,10 +179,11 @@ def _resumed(paths: Paths, begun: FileCheckpoint) -> FileCheckpoint | None:
         )
     if found.swapping:
         found = swap(paths, found)
-    size = output.stat().st_size if output.exists() else 0
-    if size < found.output:
-        raise OutputError(
-            f"{output} has {size} bytes where its checkpoint counts {found.output}, so "
-            "that something else changed it: --overwrite it"
-        )
+    for file, counted in ((output, found.output), (failed, found.failed)):
+        size = file.stat().st_size if file.exists() else 0
+        if size < counted:
+            raise OutputError(
+                f"{file} has {size} bytes where its checkpoint counts {counted}, so "
+                f"that something else changed it: --overwrite {output}"
+            )
     return found

@@ -1,21 +1,18 @@
 """Predictions into a project of Label Studio: none twice, and none lost.
 
 Label Studio itself says which tasks have a prediction: each page is read back before it
-is predicted, and after a POST of which nobody knows whether it was carried out. What
-was being sent is noted before, so that a run that comes after a kill waits until Label
-Studio has done with it.
+is predicted, before it is written, since people open tasks meanwhile, and after a POST
+of which nobody knows whether it was carried out. What was being sent is noted before,
+so that a run that comes after a kill waits until Label Studio has done with it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import count
 from pathlib import Path
 
 from lsml_bento.checkpoint import ProjectCheckpoint, load_checkpoint, save_checkpoint
@@ -23,22 +20,15 @@ from lsml_bento.outcomes import Outcome, Page
 from lsml_bento.output_files import append, cut, row_of, writing
 from lsml_bento.preannotation import (
     Answer,
-    FateUnknown,
     Predicted,
     ProjectPredictions,
-    Refused,
     Selection,
-    Unreachable,
     predictions_of,
 )
-
-MOST = 500
-"""Predictions in a POST, but for those of one task: more are no one transaction."""
+from lsml_bento.sending import Group, Sender
 
 _SETTLE_S = 10.0
 """How long Label Studio may still carry out a POST whose sender is gone."""
-
-_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 
 
 @dataclass(frozen=True)
@@ -61,14 +51,20 @@ class SelectedTasks:
         project: of Label Studio.
         selection: of its tasks.
         version: those that have a prediction of it are skipped; None to skip none.
+        empty: those that the model is known to have no prediction for.
     """
 
     def __init__(
-        self, project: ProjectPredictions, selection: Selection, version: str | None
+        self,
+        project: ProjectPredictions,
+        selection: Selection,
+        version: str | None,
+        empty: Collection[int] = (),
     ) -> None:
         self._project = project
         self._selection = selection
         self._version = version
+        self._empty = empty
 
     def pages(self, above: int = -1, limit: int | None = None) -> Iterator[ProjectPage]:
         """Pages of tasks of greater ids.
@@ -86,7 +82,11 @@ class SelectedTasks:
                 ids = [task["id"] for task in tasks]
                 had = self._project.predicted(self._version, ids)
             seen += len(tasks)
-            wanted = [task for task in tasks if task["id"] not in had]
+            wanted = [
+                task
+                for task in tasks
+                if task["id"] not in had and task["id"] not in self._empty
+            ]
             last = tasks[-1]["id"]
             if left is not None and len(wanted) >= left:
                 wanted = wanted[:left]
@@ -111,6 +111,7 @@ class PredictionWriter:
 
     Attributes:
         above: all tasks up to this id are done; -1 at the beginning.
+        empty: the ids of tasks that the model had no prediction for.
         failed: the file that lists the failures of this run, if there are any.
         ended: to be set where all pages were read.
 
@@ -131,28 +132,22 @@ class PredictionWriter:
     ) -> None:
         self._project = project
         self._overwrite = overwrite
-        self._patience_s = patience_s
+        self._sender = Sender(project, patience_s)
         self._settle_s = settle_s
         self.ended = False
+        self.empty: set[int] = set()
         self._is_cut = False
-        self._stopping = threading.Event()
         self._path = home / f"{name}.json"
         self.failed = home / f"{name}.failed.jsonl"
+        self._checkpoint = begun
         with writing(self._path):
             home.mkdir(parents=True, exist_ok=True)
-            found = load_checkpoint(self._path, ProjectCheckpoint)
-            resumes = (
-                overwrite
-                and found is not None
-                and (found.selection, found.model_version)
-                == (begun.selection, begun.model_version)
-            )
+            self._unsettled = found = load_checkpoint(self._path, ProjectCheckpoint)
             self._failed = cut(self.failed, 0)
-        self._checkpoint = begun
-        if found is not None:
-            self._settle(found)
-        if found is not None and resumes:
-            self._checkpoint = begun.model_copy(update={"above": found.above})
+        if overwrite and found is not None:
+            about = (begun.selection, begun.model_version)
+            if (found.selection, found.model_version) == about:
+                self._checkpoint = begun.model_copy(update={"above": found.above})
 
     @property
     def above(self) -> int:
@@ -165,29 +160,49 @@ class PredictionWriter:
         Raises:
             PreannotationError: if they can not be written.
         """
+        self._settle()
         outcome = Outcome(skipped=page.skipped)
         self._is_cut = self._is_cut or None in answers
-        groups: list[list[Predicted]] = []
-        done: list[int] = []
+        version = self._checkpoint.model_version
+        groups: dict[int, Group] = {}
         for task, answer in zip(page.tasks, answers, strict=True):
+            task_id = task["id"]
             if isinstance(answer, Exception):
-                self._list(outcome, task["id"], answer)
+                self._list(outcome, task_id, answer)
             elif answer is not None:
-                found = predictions_of(answer, self._checkpoint.model_version)
-                outcome.answered(found=bool(found))
-                done.append(task["id"])
-                groups.append([Predicted(task["id"], one) for one in found])
-        if self._overwrite and done:
-            self._project.delete(self._checkpoint.model_version, done)
-        for part in _parts([group for group in groups if group]):
-            self._store(part, outcome)
-        if not self._is_cut:
-            self._note(above=page.last, pending=[])
+                found = predictions_of(answer, version)
+                groups[task_id] = [Predicted(task_id, one) for one in found]
+        if self._overwrite and groups:
+            self._project.delete(version, list(groups))
+        elif not self._overwrite:
+            ids = [task_id for task_id, group in groups.items() if group]
+            had = self._project.predicted(version, ids)
+            groups = {key: group for key, group in groups.items() if key not in had}
+            outcome.skipped += len(had)
+        for task_id, group in groups.items():
+            outcome.answered(found=bool(group))
+            if not group:
+                self.empty.add(task_id)
+        self._store([group for group in groups.values() if group], outcome)
+        above = self.above if self._is_cut else max(self.above, page.last)
+        self._note(above=above, pending=[])
         return outcome
+
+    def follow(self, version: str) -> None:
+        """Write predictions of another model version from now on, of all tasks."""
+        update = {"model_version": version, "above": -1}
+        self._checkpoint = self._checkpoint.model_copy(update=update)
+        self.empty.clear()
+
+    def forget_failures(self) -> None:
+        """Empty the list: a pass over all tasks begins, which tries them again."""
+        with writing(self.failed):
+            self._failed.seek(0)
+            self._failed.truncate()
 
     def stop(self) -> None:
         """Wait no more for a Label Studio that is away."""
-        self._stopping.set()
+        self._sender.stop()
 
     def __enter__(self) -> PredictionWriter:
         """The writer."""
@@ -201,67 +216,28 @@ class PredictionWriter:
             if not self._failed.tell():
                 self.failed.unlink(missing_ok=True)
 
-    def _store(self, groups: list[list[Predicted]], outcome: Outcome) -> None:
-        """Send predictions, one group per task, until all are there or refused."""
-        self._note(
-            above=self.above,
-            pending=[group[0].task_id for group in groups],
-            sent_at=time.time(),
-        )
-        deadline = time.monotonic() + self._patience_s
-        for number in count():
-            try:
-                self._project.write([one for group in groups for one in group])
-            except Refused as error:
-                self._store_apart(groups, outcome, error)
-                return
-            except FateUnknown as error:
-                pause = _PAUSES_S[min(number, len(_PAUSES_S) - 1)]
-                if self._stopping.is_set() or time.monotonic() + pause > deadline:
-                    raise Unreachable(
-                        f"{error}; the same command again finds out and goes on"
-                    ) from error
-                self._stopping.wait(pause)
-            else:
-                return
-            had = self._had(groups)
-            groups = [group for group in groups if group[0].task_id not in had]
-            if not groups:
-                return
-
-    def _store_apart(
-        self, groups: list[list[Predicted]], outcome: Outcome, error: Refused
-    ) -> None:
-        """Find those that Label Studio refuses by halving."""
-        if len(groups) > 1:
-            middle = len(groups) // 2
-            self._store(groups[:middle], outcome)
-            self._store(groups[middle:], outcome)
+    def _store(self, groups: list[Group], outcome: Outcome) -> None:
+        if not groups:
             return
-        outcome.predicted -= 1
-        self._list(outcome, groups[0][0].task_id, error)
+        self._note(above=self.above, pending=[group[0].task_id for group in groups])
+        self._unsettled = self._checkpoint
+        for task_id, error in self._sender.send(self._checkpoint.model_version, groups):
+            outcome.predicted -= 1
+            self._list(outcome, task_id, error)
+        self._unsettled = None
 
-    def _had(self, groups: list[list[Predicted]]) -> set[int]:
-        """The tasks whose predictions are there."""
-        by_version: dict[str, list[int]] = defaultdict(list)
-        for group in groups:
-            version = str(group[0].prediction["model_version"])
-            by_version[version].append(group[0].task_id)
-        return {
-            task_id
-            for version, ids in by_version.items()
-            for task_id in self._project.predicted(version, ids)
-        }
-
-    def _settle(self, found: ProjectCheckpoint) -> None:
-        """Wait until what a killed run sent is there, or will not come any more."""
-        pending = found.pending
-        until = min(found.sent_at, time.time()) + self._settle_s
-        while pending and time.time() < until:
-            had = self._project.predicted(found.model_version, pending)
-            if had.issuperset(pending):
-                return
+    def _settle(self) -> None:
+        """Wait until what a POST left open is there, or will not come any more."""
+        if self._unsettled is None:
+            return
+        version, pending = self._unsettled.model_version, self._unsettled.pending
+        # One that is away is waited for: its time begins when it answers.
+        had = self._project.predicted(version, pending)
+        until = time.monotonic() + self._settle_s
+        while not had.issuperset(pending) and time.monotonic() < until:
             time.sleep(min(0.5, self._settle_s))
+            had = self._project.predicted(version, pending)
+        self._unsettled = None
 
     def _list(self, outcome: Outcome, task_id: int, error: Exception) -> None:
         failure = outcome.failed("", {"id": task_id}, error)
@@ -278,17 +254,3 @@ def name_of(selection: Selection, *, overwrite: bool) -> str:
     """What tells a selection from another one."""
     text = json.dumps([asdict(selection), overwrite], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _parts(groups: list[list[Predicted]]) -> Iterator[list[list[Predicted]]]:
-    """Tasks whose predictions make one POST."""
-    part: list[list[Predicted]] = []
-    size = 0
-    for group in groups:
-        if part and size + len(group) > MOST:
-            yield part
-            part, size = [], 0
-        part.append(group)
-        size += len(group)
-    if part:
-        yield part

@@ -66,14 +66,12 @@ class ProjectCheckpoint(_Kept):
         selection: names the tasks that were selected.
         above: the task up to which predictions were overwritten.
         pending: tasks whose predictions were being sent; empty once they were stored.
-        sent_at: when that began, in seconds since the epoch.
     """
 
     model_version: str
     selection: str
     above: int = -1
     pending: list[int] = []
-    sent_at: float = 0.0
 
 
 _Checkpoint = TypeVar("_Checkpoint", bound=_Kept)

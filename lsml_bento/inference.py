@@ -1,8 +1,9 @@
 """Predictions of many tasks, always in full batches, with the reason of each failure.
 
-The batcher is the server's. Where a server gives a batch up because both halves fail
-alike, nobody waits here: what failed is tried again in smaller and smaller parts, until
-each task has failed by itself, or so many have that the model itself seems broken.
+The batcher is the server's. Where a server gives a batch up because both halves and
+both ends fail alike, nobody waits here: what failed is tried again in smaller and
+smaller parts, until each task has failed by itself, or so many have that the model
+itself seems broken.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class Inference:
         answers = await self._answers(tasks, "bulk")
         part = len(tasks)
         while part > 1 and not self._stopped and not self._is_broken:
-            part = max(1, part // 4)
+            part = max(1, part // 8)
             await self._try_again(tasks, answers, part)
         return answers
 
@@ -192,8 +193,10 @@ class LocalEngine:
     async def prepare(self, project: Project, label_config: str) -> str:
         """Make the model of the version that serves now."""
         await self._device.run(self._serving.follow)
+        prepare = self._predictor.prepare
+        version = await self._device.run(prepare, project, label_config)
         self._group = Group.of(project, label_config, {}, None)
-        return await self._device.run(self._predictor.prepare, project, label_config)
+        return version
 
     async def predict(self, tasks: list[Task]) -> Sequence[Slot | Exception]:
         """Call the model's ``predict`` once."""

@@ -23,6 +23,10 @@ class Unreachable(PreannotationError):
     """Label Studio or a backend was waited for in vain; ``--watch`` asks again."""
 
 
+class VersionChanged(PreannotationError):
+    """A backend went to another model version during the run."""
+
+
 class FateUnknown(LsmlError):
     """A POST that may or may not have been carried out: the caller reads back."""
 
@@ -38,7 +42,8 @@ class Selection:
     Attributes:
         filters: the Data Manager's, ``{"conjunction": "and", "items": [..]}``.
         view: the id of a tab of the Data Manager; its filters are added.
-        missing: only tasks without a prediction of this model version.
+        missing: without tasks that have a prediction of this model version, as far as
+            Label Studio can leave them out: ask ``predicted`` of what comes.
     """
 
     filters: dict[str, Any] | None = None
@@ -89,7 +94,8 @@ class ProjectPredictions(Protocol):
         """Store predictions, all in one POST.
 
         Raises:
-            FateUnknown: if nobody can say whether they were stored.
+            FateUnknown: if nobody can say whether they were stored; Label Studio
+                answers again.
             Refused: if Label Studio refuses what is in one of them.
         """
 
@@ -101,11 +107,14 @@ class ProjectPredictions(Protocol):
 
 
 def predictions_of(slot: bytes, version: str) -> list[dict[str, Any]]:
-    """The predictions of a slot; one that names no model version gets this one."""
+    """The predictions of a slot, all of this model version.
+
+    What one says of its own version is not kept: it would be looked for in vain.
+    """
     entry = json.loads(slot)
     found = entry if isinstance(entry, list) else [entry]
     return [
-        {**one, "model_version": one.get("model_version") or version}
+        {**one, "model_version": version}
         for one in found
         if isinstance(one, dict) and "result" in one
     ]

@@ -54,6 +54,7 @@ class SecondTry:
     def __init__(self, output: Path, checkpoint: FileCheckpoint) -> None:
         self._paths = Paths.of(output)
         self.checkpoint = checkpoint
+        self._is_whole = False
         self._read = 0
         self._failures = 0
         with writing(output):
@@ -78,6 +79,7 @@ class SecondTry:
         """
         outcome = Outcome()
         left = iter(answers)
+        self._is_whole = False
         with writing(self._paths.output):
             for row in page.rows:
                 self._read += 1
@@ -86,27 +88,33 @@ class SecondTry:
                     self._keep(row)
                 else:
                     self._put(row, answer, outcome)
+        self._is_whole = True
         return outcome
 
     def __enter__(self) -> SecondTry:
         """The second try."""
         return self
 
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+    def __exit__(self, *_: object) -> None:
         """Copy what is left, and put the successor in the output's place.
 
-        After an error the output stays as it is.
+        After an error too, if any page was written whole: a backend that is away in the
+        end takes nothing back. Else the output stays as it is.
 
         Raises:
             OutputError: if the successor can not be written; the output stays.
         """
         try:
-            with self._old, self._new, self._failed, writing(self._paths.output):
-                if error is None:
-                    self._finish()
+            with writing(self._paths.output):
+                with self._old, self._new, self._failed:
+                    if self._is_whole:
+                        self._finish()
+                if self.checkpoint.swapping:
+                    self.checkpoint = swap(self._paths, self.checkpoint)
         finally:
-            for path in self._paths.successors:
-                path.unlink(missing_ok=True)
+            if not self.checkpoint.swapping:
+                for path in self._paths.successors:
+                    path.unlink(missing_ok=True)
 
     def _finish(self) -> None:
         for row in self._rows(self._read):
@@ -121,7 +129,7 @@ class SecondTry:
         }
         now = self.checkpoint.model_copy(update=update)
         save_checkpoint(self._paths.checkpoint, now)
-        self.checkpoint = swap(self._paths, now)
+        self.checkpoint = now
 
     def _rows(self, start: int) -> Iterator[dict[str, Any]]:
         with self._paths.failed.open("rb") as file:

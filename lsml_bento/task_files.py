@@ -75,6 +75,11 @@ class TaskFile:
         self._is_list = path.suffix.lower() == ".json"
         self.unit = "task" if self._is_list else "line"
         with self._open() as file:
+            if not file.seekable():
+                raise TaskFileError(
+                    f"the tasks in {self.path} can not be read: it is a pipe, in which "
+                    "no run can go on where one stopped; save it as a file"
+                )
             self.size = file.seek(0, 2)
             if self._is_list:
                 file.seek(0)
@@ -207,6 +212,9 @@ def _entry(place: Place, value: Any) -> Entry:
     if not isinstance(task.get("id"), (int, str, type(None))):
         found = type(task["id"]).__name__
         return Entry(place, None, f"its id is neither a number nor a text, but {found}")
+    if not isinstance(task.get("predictions"), (list, type(None))):
+        found = type(task["predictions"]).__name__
+        return Entry(place, None, f"its predictions are no list, but {found}")
     return Entry(place, task)
 
 

@@ -30,6 +30,7 @@ class ProjectInMemory:
         faults: what the next POSTs do: ``"lost"`` stores nothing and ``"stored"`` all,
             and both say that their fate is unknown; ``"half"`` stores half of them.
         refuses: tasks whose predictions are refused.
+        breaks: tasks whose predictions make a POST fail, of which nothing is stored.
         away: whether the next page is not given.
         posts: how many predictions each POST had.
     """
@@ -43,6 +44,7 @@ class ProjectInMemory:
         self.stored: dict[int, list[dict[str, Any]]] = {}
         self.faults: list[str] = []
         self.refuses: set[int] = set()
+        self.breaks: set[int] = set()
         self.away = False
         self.posts: list[int] = []
         self.deleted: list[int] = []
@@ -79,6 +81,8 @@ class ProjectInMemory:
         self.posts.append(len(predictions))
         if refused := {one.task_id for one in predictions} & self.refuses:
             raise Refused(f"Label Studio refuses the predictions of {refused}")
+        if {one.task_id for one in predictions} & self.breaks:
+            raise FateUnknown("Label Studio answered 500")
         fault = self.faults.pop(0) if self.faults else ""
         kept = {"lost": 0, "half": len(predictions) // 2}.get(fault, len(predictions))
         for task_id, prediction in predictions[:kept]:

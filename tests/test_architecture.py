@@ -43,7 +43,7 @@ RANKS = (
     {"serving"},
     {"answers", "predictor", "checking"},
     {"backend", "doctor", "inference", "outcomes"},
-    {"bulk", "output_files", "task_files"},
+    {"bulk", "output_files", "sending", "task_files"},
     {"bulk_files", "bulk_project", "second_try"},
     {"torch"},
     {"adapters"},

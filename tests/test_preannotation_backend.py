@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -14,7 +15,13 @@ import pytest
 
 from lsml_bento.adapters.backend_http import BackendEngine
 from lsml_bento.inference import Inference
-from lsml_bento.preannotation import Answer, PreannotationError, Unreachable
+from lsml_bento.preannotation import (
+    Answer,
+    PreannotationError,
+    Unreachable,
+    VersionChanged,
+    predictions_of,
+)
 from lsml_bento.types import Project, Task
 from tests.doubles import CONFIG, choice
 
@@ -32,11 +39,12 @@ def backend(reply: Reply) -> Iterator[tuple[str, list[Any]]]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             asked.append((self.path, self.headers.get("Authorization"), body))
             status, answer = reply(self.path, body)
-            sent = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(sent)))
-            self.end_headers()
-            self.wfile.write(sent)
+            sent = json.dumps(answer).replace('"HUGE"', "1e999").encode()
+            with suppress(OSError):  # the client may have hung up
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(sent)))
+                self.end_headers()
+                self.wfile.write(sent)
 
         def log_message(self, format: str, *args: Any) -> None:
             """Say nothing."""
@@ -188,3 +196,142 @@ def test_what_is_no_backend_is_told(status: int, body: object, sentence: str) ->
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(PreannotationError, match="--backend takes the address"):
         BackendEngine(url)
+
+
+# Versions
+
+
+def test_predictions_are_of_the_version_that_setup_names(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def twice(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        status, found = answer(path, body)
+        return status, {**found, "model_version": "INITIAL"}
+
+    with backend(twice) as (url, asked):
+        version, found = predict(BackendEngine(url), *("a" * 40))
+
+    assert version == "INITIAL"
+    made = [one for slot in found for one in predictions_of(slot, version)]  # type: ignore[arg-type]
+    assert {one["model_version"] for one in made} == {"INITIAL"}
+    assert [path for path, _, _ in asked].count("/setup") <= 3  # two calls at a time
+    [warning] = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "predictions name v1, its /setup INITIAL: which they get" in warning
+
+
+def test_another_version_during_a_run_ends_it() -> None:
+    serving = ["v1"]
+
+    def swaps(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        if path == "/setup":
+            return 200, {"model_version": serving[0]}
+        serving[:] = ["v2"]
+        found = slot("a") | {"model_version": "v2"}
+        return 200, {"results": [found for _ in body["tasks"]]}
+
+    told = pytest.raises(VersionChanged, match="went from v1 to v2 during the run: run")
+    with backend(swaps) as (url, _), told:
+        predict(BackendEngine(url), "a", "b")
+
+
+def test_numbers_that_are_no_json_become_null() -> None:
+    def odd(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        scores = iter([float("nan"), float("inf"), "HUGE", 0.5])
+        made = [slot("a") | {"score": next(scores)} for _ in body.get("tasks", [])]
+        return 200, {"model_version": "v1", "results": made}
+
+    with backend(odd) as (url, _):
+        _, found = predict(BackendEngine(url), *"abcd")
+
+    scores = [read(one)["score"] for one in found]  # type: ignore[index]
+    assert scores == [None, None, None, 0.5]
+
+
+# Slow ones
+
+
+def slow(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+    """0.1 s a task, and one that never ends."""
+    for task in body.get("tasks", []):
+        time.sleep(2 if task["data"]["text"] == "endless" else 0.1)
+    return answer(path, body)
+
+
+def test_one_that_is_too_slow_for_a_batch_gets_smaller_ones() -> None:
+    with backend(slow) as (url, asked):
+        _, found = predict(BackendEngine(url, timeout_s=0.3), *"abcdefgh")
+
+    assert [read(one) for one in found] == [slot(text) for text in "abcdefgh"]
+    sizes = [len(body["tasks"]) for path, _, body in asked if path == "/predict"]
+    assert sorted(sizes) == [2, 2, 2, 2, 4, 4]
+
+
+def test_a_task_that_takes_too_long_costs_no_others() -> None:
+    with backend(slow) as (url, _):
+        engine = BackendEngine(url, timeout_s=0.3)
+        _, found = predict(engine, "a", "endless", "c", "none")
+
+    assert [read(one) for one in found] == [
+        slot("a"),
+        "the backend did not answer in 0.3 s, asked for this task alone",
+        slot("c"),
+        [],
+    ]
+
+
+def test_one_that_is_quick_again_gets_more_tasks_again() -> None:
+    hangs = [True]
+
+    def once(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        if path == "/predict" and hangs:
+            hangs.clear()
+            time.sleep(0.5)
+        time.sleep(0.02)
+        return answer(path, body)
+
+    with backend(once) as (url, asked):
+        predict(BackendEngine(url, timeout_s=0.3), *("a" * 200))
+
+    sizes = [len(body["tasks"]) for path, _, body in asked if path == "/predict"]
+    assert set(sizes) == {2, 4}
+    assert sizes[-1] == 4
+
+
+def test_one_that_takes_requests_and_never_answers_is_away() -> None:
+    def hangs(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        time.sleep(0.5 if path == "/predict" else 0)
+        return answer(path, body)
+
+    told = pytest.raises(Unreachable, match=r"did not answer in 0.1 s to /predict")
+    with backend(hangs) as (url, _), told:
+        predict(BackendEngine(url, timeout_s=0.1, patience_s=0.25), *"abcd")
+
+
+def test_empty_answers_are_asked_for_again_a_few_at_a_time() -> None:
+    lock, running, most = threading.Lock(), 0, 0
+
+    def counted(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        nonlocal running, most
+        if len(body.get("tasks", [])) == 1:
+            with lock:
+                running += 1
+                most = max(most, running)
+            time.sleep(0.05)
+            with lock:
+                running -= 1
+        return answer(path, body)
+
+    with backend(counted) as (url, _):
+        engine = BackendEngine(url)
+
+        async def go() -> Sequence[object]:
+            await engine.prepare(ONE, CONFIG)
+            found = await engine.predict(tasks_of("a", *["none"] * 20, "bad"))
+            await engine.close()
+            return found
+
+        found = asyncio.run(go())
+
+    assert found[1:21] == [b"[]"] * 20
+    assert "answered 500" in str(found[21])
+    assert 1 < most <= 8

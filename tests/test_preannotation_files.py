@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from lsml_bento.checkpoint import FileCheckpoint, alone
 from lsml_bento.inference import Inference
 from lsml_bento.outcomes import Tally
 from lsml_bento.output_files import OutputError, has_failed_tasks
-from lsml_bento.preannotation import PreannotationError
+from lsml_bento.preannotation import PreannotationError, Unreachable
 from lsml_bento.second_try import SecondTry
 from lsml_bento.task_files import FilePage, Place, TaskFile, TaskFileError
 from lsml_bento.types import Project, Task
@@ -143,6 +144,10 @@ class TestTaskFiles:
             ("{}", 'it is no task, {"data": {..}}, but an empty object'),
             ('{"data": "text"}', "its data is no object, but str"),
             ('{"id": [], "data": {"a": 1}}', "its id is neither a number nor a text"),
+            (
+                '{"data": {"a": 1}, "predictions": 5}',
+                "its predictions are no list, but",
+            ),
             ('{"a": NaN}', "it is no JSON: NaN is no JSON number"),
             ("[" * 100_000, "it is no JSON: "),
         ],
@@ -190,6 +195,16 @@ class TestTaskFiles:
             TaskFileError, match=r"holds no JSON list .* begins with '\{'"
         ):
             TaskFile(one)
+
+    def test_a_pipe_is_told_to_be_none(self, tmp_path: Path) -> None:
+        path = tmp_path / "tasks.jsonl"
+        os.mkfifo(path)
+        end = os.open(path, os.O_RDWR)
+
+        with pytest.raises(TaskFileError, match=r"it is a pipe.*save it as a file"):
+            TaskFile(path)
+
+        os.close(end)
 
     def test_a_limit_counts_tasks(self, tmp_path: Path) -> None:
         path = write_lines(tmp_path / "tasks.jsonl", "{", *({"n": n} for n in range(9)))
@@ -300,6 +315,15 @@ class TestOutputs:
         with pytest.raises(OutputError, match="has 0 bytes where its checkpoint count"):
             PredictionFile(path, BEGUN, "line")
 
+    def test_a_list_of_failures_that_is_gone_is_told(self, tmp_path: Path) -> None:
+        path = tmp_path / "out.jsonl"
+        tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 9))
+        run(Chooser("text 1"), tasks, PredictionFile(path, BEGUN, "line"))
+        (tmp_path / "out.jsonl.failed.jsonl").unlink()
+
+        with pytest.raises(OutputError, match=r"failed.jsonl has 0 bytes where"):
+            PredictionFile(path, BEGUN, "line")
+
     def test_two_runs_do_not_share_an_output(self, tmp_path: Path) -> None:
         taken = pytest.raises(PreannotationError, match="another run writes")
         with alone(tmp_path / "out"), taken, alone(tmp_path / "out"):
@@ -366,6 +390,52 @@ class TestSecondTries:
             f"text {n}" for n in range(40)
         ]
 
+    def test_one_whose_backend_goes_away_keeps_what_it_had(
+        self, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "out.jsonl"
+        tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 40))
+        output = PredictionFile(path, BEGUN, "line")
+        run(Chooser(*(f"text {n}" for n in range(0, 40, 2))), tasks, output)
+
+        class Leaving(Chooser):
+            async def predict(self, tasks: list[Task]) -> Sequence[bytes | Exception]:
+                if self.seen >= 12:
+                    raise Unreachable("nobody answers")
+                return await super().predict(tasks)
+
+        second = SecondTry(path, output.checkpoint)
+        with pytest.raises(Unreachable):
+            run(Leaving(), tasks, second)
+
+        assert 0 < second.checkpoint.failures < 20
+        found = PredictionFile(path, BEGUN, "line").checkpoint
+        run(Chooser(), tasks, SecondTry(path, found))
+        assert [len(row["predictions"]) for row in rows(path)] == [1] * 40
+
+    def test_a_swap_that_fails_is_ended_at_the_next_start(self, tmp_path: Path) -> None:
+        path = tmp_path / "out.jsonl"
+        tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 3))
+        output = PredictionFile(path, BEGUN, "line")
+        run(Chooser("text 1"), tasks, output)
+
+        class Blocking(Chooser):
+            async def predict(self, tasks: list[Task]) -> Sequence[bytes | Exception]:
+                path.unlink()
+                (path / "inside").mkdir(parents=True)  # nothing takes its place
+                return await super().predict(tasks)
+
+        second = SecondTry(path, output.checkpoint)
+        with pytest.raises(OutputError):
+            run(Blocking(), tasks, second)
+        (path / "inside").rmdir()
+        path.rmdir()
+
+        found = PredictionFile(path, BEGUN, "line").checkpoint
+
+        assert (found.failures, found.swapping) == (0, False)
+        assert [len(row["predictions"]) for row in rows(path)] == [1] * 3
+
     def test_a_swap_that_was_killed_is_ended_at_the_next_start(
         self, tmp_path: Path
     ) -> None:
@@ -396,16 +466,18 @@ from tests.test_preannotation_files import BEGUN, Chooser, run
 from lsml_bento.bulk_files import PredictionFile
 from lsml_bento.task_files import TaskFile
 
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+size = int(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 tasks = TaskFile(Path(sys.argv[1]))
 run(Chooser(), tasks, PredictionFile(Path(sys.argv[2]), BEGUN, "line"))
 """
 
 
-def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [20_000, 400])  # after a while, and in the first page
+def test_a_full_disk_loses_nothing(tmp_path: Path, size: int) -> None:
     tasks = numbered(tmp_path / "tasks.jsonl", 500)
     output = tmp_path / "out.jsonl"
-    command = [sys.executable, "-c", FULL, str(tasks), str(output)]
+    command = [sys.executable, "-c", FULL, str(tasks), str(output), str(size)]
 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -415,12 +487,12 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
         "large; free some space and run the same command again, which goes on where "
         "this one stopped"
     )
-    assert output.stat().st_size == 20_000
+    assert output.stat().st_size == size
     run(Chooser(), TaskFile(tasks), PredictionFile(output, BEGUN, "line"))
     assert [row["data"]["text"] for row in rows(output)] == [
         f"text {n}" for n in range(500)
     ]
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 20_000
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != size
 
 
 def test_an_error_behind_pages_that_were_read_leaves_these_written(

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from lsml_bento import sending
 from lsml_bento.bulk import Bulk, FirstLook
 from lsml_bento.bulk_project import PredictionWriter, SelectedTasks, name_of
 from lsml_bento.checkpoint import ProjectCheckpoint, load_checkpoint, save_checkpoint
 from lsml_bento.inference import Inference
 from lsml_bento.outcomes import Tally
 from lsml_bento.preannotation import Predicted, Selection, Unreachable
+from lsml_bento.types import Task
 from tests.doubles import CONFIG, choice
 from tests.label_studio_in_memory import ProjectInMemory
 from tests.test_preannotation_files import Chooser
@@ -116,7 +120,7 @@ def test_fates_that_stay_unknown_end_the_run_and_the_next_goes_on(
 
 def test_what_a_killed_run_had_sent_is_waited_for(tmp_path: Path) -> None:
     project = project_of(3)
-    pending = BEGUN.model_copy(update={"pending": [1, 2], "sent_at": time.time()})
+    pending = BEGUN.model_copy(update={"pending": [1, 2]})
     save_checkpoint(tmp_path / "1.5.json", pending)
     began = time.monotonic()
 
@@ -124,6 +128,95 @@ def test_what_a_killed_run_had_sent_is_waited_for(tmp_path: Path) -> None:
 
     assert time.monotonic() - began > 0.15
     assert project.counts() == [1] * 3
+
+
+def test_label_studio_gets_its_time_from_when_it_answers_again(
+    tmp_path: Path,
+) -> None:
+    project = project_of(3)
+    original = project.predicted
+    asked: list[int] = []
+
+    def predicted(version: str, task_ids: Sequence[int]) -> set[int]:
+        asked.append(len(task_ids))
+        if len(asked) == 2:  # it was away until now, and carries out what it had got
+            time.sleep(0.4)
+            threading.Timer(0.1, project.write, [[Predicted(2, SLOT)]]).start()
+        return original(version, task_ids)
+
+    project.predicted = predicted  # type: ignore[method-assign]
+    pending = BEGUN.model_copy(update={"pending": [2]})
+    save_checkpoint(tmp_path / "1.5.json", pending)
+
+    tally = run(project, tmp_path)
+
+    assert project.counts() == [1] * 3
+    assert (tally.predicted, tally.skipped) == (2, 1)
+
+
+def test_what_somebody_else_stored_meanwhile_gets_no_second_one(
+    tmp_path: Path,
+) -> None:
+    project = project_of(6)
+
+    class Opener(Chooser):
+        """While it predicts, annotators open tasks 2 and 6."""
+
+        async def predict(self, tasks: list[Task]) -> Sequence[bytes | Exception]:
+            opened = {task["id"] for task in tasks} & {2, 6}
+            project.write([Predicted(task_id, SLOT) for task_id in opened])
+            return await super().predict(tasks)
+
+    tally = run(project, tmp_path, Opener())
+
+    assert project.counts() == [1] * 6
+    assert (tally.predicted, tally.skipped) == (4, 2)
+
+
+class TestPostsThatFail:
+    @pytest.fixture(autouse=True)
+    def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sending, "_PAUSES_S", (0.001,) * 8)
+
+    def test_one_task_that_label_studio_fails_at_costs_no_others(
+        self, tmp_path: Path
+    ) -> None:
+        project = project_of(12)
+        project.page_size = 12
+        project.breaks = {1, 8}
+
+        tally = run(project, tmp_path)
+
+        assert project.counts() == [0, *[1] * 6, 0, *[1] * 4]
+        assert (tally.predicted, tally.failed) == (10, 2)
+        assert {str(failure) for failure in tally.failures} == {
+            "task 1: Label Studio answered 500",
+            "task 8: Label Studio answered 500",
+        }
+
+    def test_one_that_stores_nothing_is_waited_for_and_no_task_is_to_blame(
+        self, tmp_path: Path
+    ) -> None:
+        project = project_of(3)
+        project.faults = ["lost"] * 40
+
+        tally = run(project, tmp_path)
+
+        assert project.counts() == [1] * 3
+        assert (tally.predicted, tally.failed) == (3, 0)
+
+        project = project_of(3)
+        project.breaks = {1, 2, 3}
+        with pytest.raises(Unreachable, match="answered 500"):
+            run(project, tmp_path, patience_s=0.2)
+        assert not (tmp_path / "1.5.failed.jsonl").exists()
+
+    def test_a_page_of_one_task_is_given_up_in_the_end(self, tmp_path: Path) -> None:
+        project = project_of(1)
+        project.breaks = {1}
+
+        assert run(project, tmp_path).failed == 1
+        assert len(project.posts) >= 8
 
 
 def test_a_prediction_that_is_refused_is_its_task_s_failure(tmp_path: Path) -> None:
@@ -176,7 +269,7 @@ def test_a_label_studio_that_is_away_ends_a_pass_with_all_that_was_read(
     original = project.predicted
 
     def predicted(version: str, task_ids: object) -> set[int]:
-        project.away = 6 in list(task_ids)  # type: ignore[call-overload]
+        project.away |= 6 in list(task_ids)  # type: ignore[call-overload]
         return original(version, task_ids)  # type: ignore[arg-type]
 
     project.predicted = predicted  # type: ignore[method-assign]

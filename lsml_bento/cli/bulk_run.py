@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -100,7 +100,8 @@ class BulkRun:
         """
         inference = Inference(engine, self.place.max_batch_size)
         try:
-            self.report.model_version = await engine.prepare(project, label_config)
+            preparing = engine.prepare(project, label_config)
+            self.report.model_version = await self.until_signal(preparing)
             yield inference, FirstLook(label_config)
         finally:
             await inference.close()
@@ -157,6 +158,14 @@ class BulkRun:
         Raises:
             asyncio.CancelledError: at a signal; the call is left alone.
         """
-        call = self._apart.run(function, *arguments)
-        with self.interruption.stopping(call.cancel):
-            return await call
+        return await self.until_signal(self._apart.run(function, *arguments))
+
+    async def until_signal(self, call: Awaitable[_Answer]) -> _Answer:
+        """Wait for what may take long.
+
+        Raises:
+            asyncio.CancelledError: at a signal.
+        """
+        waiting = asyncio.ensure_future(call)
+        with self.interruption.stopping(waiting.cancel):
+            return await waiting

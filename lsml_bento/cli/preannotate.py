@@ -112,6 +112,11 @@ def preannotate(as_json: bool, debug: bool, **options: Any) -> None:
             asyncio.run(annotating)
         except KeyboardInterrupt:
             raise SystemExit(130) from None
+        except asyncio.CancelledError:
+            if run.interruption.signal is None:
+                raise
+            # Before anything was predicted: there is nothing to sum up.
+            raise SystemExit(128 + run.interruption.signal) from None
     _conclude(run, as_json=as_json)
 
 

@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from threading import Event
+from threading import Barrier, Event, Lock
 from typing import Any
 
 import pytest
@@ -56,6 +56,7 @@ class Project(Studio):
 
     stored: list[Json] = field(default_factory=list)
     views: dict[str, Json] = field(default_factory=dict)
+    lock: Lock = field(default_factory=Lock)
 
     def add(self, *texts: str) -> None:
         """Tasks 1, 2, 3, ..."""
@@ -87,8 +88,9 @@ class Project(Studio):
         if parts[2:] == ["7", "import", "predictions"] and request.method == "POST":
             return self.store(json.loads(request.body))
         if parts[1] == "predictions" and request.method == "DELETE":
-            kept = [one for one in self.stored if one["id"] != int(parts[2])]
-            gone, self.stored = len(self.stored) - len(kept), kept
+            with self.lock:
+                kept = [one for one in self.stored if one["id"] != int(parts[2])]
+                gone, self.stored = len(self.stored) - len(kept), kept
             return (204, {}, b"") if gone else answer(404)
         return answer(404, {"detail": "Not found."})
 
@@ -279,7 +281,7 @@ def test_a_version_that_is_part_of_another_one_is_told_apart(
     read = makes(studio, page_size=1)
     missing = Selection(filters=any_of("a", "b", "c"), missing="m-1")
     assert read.count(missing) is None
-    assert ids(read.pages(missing)) == [2, 3]
+    assert ids(read.pages(missing)) == [1, 2, 3]  # and whoever asked has to look
     assert read.predicted("m-1", [1, 2, 3, 4]) == {1}
     assert read.predicted(other, [1, 2, 3]) == {1, 2}
 
@@ -434,6 +436,26 @@ def test_after_an_unknown_fate_label_studio_gets_the_time_of_the_slowest_write(
     assert 0.2 <= slept[0] < 2
 
 
+def test_one_that_goes_away_with_a_post_is_waited_for_before_its_time_begins(
+    studio: Project, makes: Makes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    over = Event()
+
+    def slow(_: Request) -> Answer:
+        over.wait(0.2)
+        return answer(500)
+
+    studio.add("a")
+    studio.faults = [slow, *[lambda _: answer(503)] * 3]
+    monkeypatch.setattr(predictions, "_SETTLE_S", (0.01, 60))
+    monkeypatch.setattr(time, "sleep", slept.append)
+    raised(FateUnknown, lambda: makes(studio).write(some(1)))
+    assert [request.method for request in studio.requests] == ["POST", *["GET"] * 4]
+    assert slept[:3] == [0.01, 0.02, 0.04]
+    assert 0.2 <= slept[3] < 2  # as long as the POST that failed took
+
+
 def test_what_was_surely_not_written_is_sent_again(
     studio: Project, makes: Makes
 ) -> None:
@@ -557,6 +579,20 @@ def test_predictions_of_the_version_are_deleted_and_no_others(
     makes(studio).delete("m-1", [1, 2])
     left = [(one["task"], one["model_version"]) for one in studio.stored]
     assert left == [(1, "m-10"), (3, "m-1")]
+
+
+def test_a_few_predictions_are_deleted_at_a_time(studio: Project, makes: Makes) -> None:
+    barrier = Barrier(4)
+
+    def together(_: Request) -> None:
+        barrier.wait(5)
+
+    studio.add(*"abcd")
+    for task in (1, 2, 3, 4):
+        studio.predict(task, "m-1")
+    studio.faults = [lambda _: None, *[together] * 4]
+    makes(studio).delete("m-1", [1, 2, 3, 4])
+    assert studio.stored == []
 
 
 def test_what_can_not_be_deleted_is_told(studio: Project, makes: Makes) -> None:

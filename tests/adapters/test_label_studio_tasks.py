@@ -17,11 +17,13 @@ from threading import Event, Thread
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import httpx
 import jwt
 import pytest
 from pydantic import SecretStr
 
 from lsml_bento.adapters.label_studio_tasks import LabelStudioTasks, session
+from lsml_bento.adapters.label_studio_tasks.trouble import transport_trouble
 from lsml_bento.errors import TrainingError
 
 # label-studio-sdk 2.1.2 calls pydantic's parse_obj when it exchanges a token.
@@ -507,6 +509,28 @@ def test_a_server_that_hangs_is_asked_for_less(
     over.set()
     sizes = [request.query["page_size"] for request in studio.requests]
     assert sizes == ["100", "50", "25", "25"]
+
+
+def test_a_server_that_is_quick_again_is_asked_for_more_again(
+    studio: Studio, reads: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_TIMEOUT_S", (1, 0.2))
+    studio.tasks = [task(n, annotation(n)) for n in range(1, 41)]
+    over = Event()
+    studio.faults = [hangs(over)]
+    assert ids(reads(studio, page_size=4)) == list(range(1, 41))
+    over.set()
+    sizes = [int(request.query["page_size"]) for request in studio.requests]
+    assert sizes == [4, *[2] * 11, *[4] * 5]
+
+
+def test_only_a_server_that_took_the_question_is_asked_for_less() -> None:
+    timeouts = {"timeout": {"connect": 5.0, "read": 30.0}}
+    request = httpx.Request("GET", "http://label-studio", extensions=timeouts)
+    kinds = (httpx.ReadTimeout, httpx.ConnectTimeout, httpx.PoolTimeout)
+    found = [transport_trouble(kind("", request=request)) for kind in kinds]
+    assert [trouble.slow for trouble in found] == [True, False, False]
+    assert all(trouble.passes for trouble in found)
 
 
 def test_a_server_that_never_answers_is_given_up(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,12 @@ from click.testing import CliRunner
 
 from lsml_bento.cli import main
 from lsml_bento.promotion import Version, promote
-from tests.cli.commands import LABEL_CONFIG, MODEL, Run, refused, run
+from tests.adapters.test_label_studio_predictions import Project as Studio
+from tests.adapters.test_label_studio_tasks import LEGACY, answer
+from tests.cli.commands import LABEL_CONFIG, MODEL, Run, environ, refused, run
 from tests.cli.place import ONE, Place
 from tests.cli.test_start import server
+from tests.test_preannotation_backend import backend
 
 FAILING = MODEL.replace(
     "        region =",
@@ -196,8 +201,8 @@ def test_a_label_config_that_the_model_does_not_fill_is_told(place: Place) -> No
     sentence = refused(preannotate(place))
 
     assert sentence.startswith(
-        "the model does not fill the label config, and nothing was written: task 1, "
-        "region 0: 'Neutral' is not in the label config, where 'sentiment' has"
+        "the model does not fill the label config, and no such prediction was written: "
+        "task 1, region 0: 'Neutral' is not in the label config, where 'sentiment' has"
     )
     assert not (place.directory.parent / "out.jsonl").exists()
 
@@ -262,3 +267,40 @@ def test_a_backend_that_runs_is_asked(tmp_path: Path) -> None:
     assert done.stdout.startswith("50 tasks predicted by chooser-1 (")
     assert "line 51: the backend answered 500: predict() raised" in done.stderr
     assert [len(row["predictions"]) for row in output(place)] == [1] * 50 + [0]
+
+
+class TestProjects:
+    """With a stand-in for Label Studio whose project 7 is empty."""
+
+    @pytest.fixture
+    def studio(self) -> Iterator[Studio]:
+        started = Studio()
+        with started:
+            yield started
+
+    def environ(self, studio: Studio) -> dict[str, str]:
+        return {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": LEGACY}
+
+    def test_the_first_signal_ends_the_wait_for_a_label_studio_that_is_away(
+        self, place: Place, studio: Studio
+    ) -> None:
+        studio.faults = [lambda _: answer(503)] * 1000
+        arguments = ["preannotate", ".", "--project", "7"]
+        with place.running(*arguments, **self.environ(studio)) as running:
+            running.await_line("answered 503; asking again in 1.0 s")
+            began = time.monotonic()
+            assert running.end(signal.SIGINT) == 128 + signal.SIGINT
+
+        assert time.monotonic() - began < 3
+        assert "Traceback" not in running.log
+
+    def test_a_home_that_can_not_be_written_is_one_sentence(
+        self, tmp_path: Path, studio: Studio
+    ) -> None:
+        (tmp_path / "file").touch()
+        home = {"LSML_HOME": str(tmp_path / "file" / "home")}
+        with backend(lambda *_: (200, {"model_version": "v1"})) as (url, _):
+            arguments = ["preannotate", "--backend", url, "--project", "7"]
+            done = run(*arguments, env={**environ(), **self.environ(studio), **home})
+
+        assert "can not be written: Not a directory; see that" in refused(done)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pydantic import SecretStr
@@ -41,6 +42,9 @@ _FIRST_S = 60.0
 
 _SETTLE_S = (0.5, 60.0)
 """The pause after a POST of unknown fate, at least and at most."""
+
+_DELETES = 4
+"""Predictions deleted at a time."""
 
 
 class LabelStudioPredictions:
@@ -72,9 +76,7 @@ class LabelStudioPredictions:
             url, key, patience_s, refused=PreannotationError, away=Unreachable
         )
         self._id = str(int(project_id))
-        self._selected = SelectedPages(
-            self._session, self._id, page_size, self.predicted
-        )
+        self._selected = SelectedPages(self._session, self._id, page_size)
         self._patience_s = patience_s
         self._slowest_s = _SETTLE_S[0]
         self._label_config = ""
@@ -101,6 +103,8 @@ class LabelStudioPredictions:
     def pages(self, selection: Selection, above: int = -1) -> Iterator[list[Task]]:
         """The selected tasks by ascending id, as they were imported; no page is empty.
 
+        Tasks with a prediction of ``selection.missing`` are among them where another
+        version of the project contains its name.
         Each has what Label Studio tells a backend of a task, without annotations,
         drafts and predictions. A page for each alternative of the filters is in memory.
         What changes meanwhile is seen or not, and nothing comes twice.
@@ -120,19 +124,21 @@ class LabelStudioPredictions:
         Waits for a Label Studio that does not take the connection, or answers 429.
 
         Raises:
-            FateUnknown: if they may have been stored, or some were.
+            FateUnknown: if they may have been stored, or some were; Label Studio has
+                had its time to end it, and answers.
             Refused: if Label Studio refuses what is in one of them; none was stored.
             PreannotationError: if it refuses the key or the project; none was stored.
-            Unreachable: if it did not take the connection in time; none was stored.
+            Unreachable: if it did not take the connection in time, or did not answer
+                again after a POST of unknown fate.
         """
         asked = f"{len(predictions)} predictions for project {self._id}"
         body = [{**one.prediction, "task": one.task_id} for one in predictions]
         path = f"api/projects/{self._id}/import/predictions"
         started = time.monotonic()
         answer = self._session.ask(asked, path, {}, method="POST", body=body)
+        self._slowest_s = max(self._slowest_s, time.monotonic() - started)
         if isinstance(answer, Trouble):
             raise self._not_written(asked, answer, predictions)
-        self._slowest_s = max(self._slowest_s, time.monotonic() - started)
         stored = answer.get("created") if isinstance(answer, dict) else None
         if stored == 0 and predictions:
             raise self._refusal(predictions, "stored none")
@@ -142,18 +148,24 @@ class LabelStudioPredictions:
     def delete(self, version: str, task_ids: Sequence[int]) -> None:
         """Delete the predictions that a model version made of these tasks.
 
-        One by one: Label Studio's own action in bulk takes those of all versions.
+        A few at a time: Label Studio's own action in bulk takes those of all versions.
         """
-        for task_id, prediction_id in list(self._predictions(version, task_ids)):
-            asked = f"prediction {prediction_id} of task {task_id}"
-            path = f"api/predictions/{prediction_id}/"
-            answer = self._session.ask(asked, path, {}, method="DELETE")
-            if isinstance(answer, Trouble) and answer.status != 404:
-                raise self._session.failure(asked, answer, "deleted")
+        found = list(self._predictions(version, task_ids))
+        with ThreadPoolExecutor(_DELETES) as pool:
+            # An error of one drops those that have not begun.
+            list(pool.map(self._delete, found))
 
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
         self._session.close()
+
+    def _delete(self, found: tuple[int, int]) -> None:
+        task_id, prediction_id = found
+        asked = f"prediction {prediction_id} of task {task_id}"
+        path = f"api/predictions/{prediction_id}/"
+        answer = self._session.ask(asked, path, {}, method="DELETE")
+        if isinstance(answer, Trouble) and answer.status != 404:
+            raise self._session.failure(asked, answer, "deleted")
 
     def _predictions(
         self, version: str, task_ids: Sequence[int]
@@ -177,7 +189,8 @@ class LabelStudioPredictions:
         self, asked: str, trouble: Trouble, predictions: Sequence[Predicted]
     ) -> LsmlError:
         if not trouble.undone:
-            # It may still be at it, and what is read back too early is missed.
+            # It may still be at it, or be away: what is read back too early is missed.
+            read_project(self._session, self._id)
             time.sleep(min(self._slowest_s, _SETTLE_S[1]))
             return self._fate_unknown(asked, trouble.found)
         if trouble.status in {400, 413, 422}:

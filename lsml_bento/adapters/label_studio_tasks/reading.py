@@ -15,6 +15,9 @@ from lsml_bento.adapters.label_studio_tasks.session import Session
 from lsml_bento.adapters.label_studio_tasks.trouble import ODD
 from lsml_bento.types import Task
 
+_QUICK = 10
+"""Pages in a row without trouble, after which they may be larger again."""
+
 Filter = dict[str, Any]
 """One of the Data Manager's: ``filter``, ``operator``, ``type``, ``value``."""
 
@@ -59,7 +62,7 @@ def read_pages(
     Args:
         session: whom to ask.
         asked: what is read, for messages.
-        query: ``project``, ``page_size`` and what else the address says.
+        query: ``project``, ``page_size`` at most and what else the address says.
         filters: what each task has to meet.
         plain: makes a task of what was sent; ``LookupError``, ``TypeError``,
             ``ValueError`` or ``AttributeError`` if it is none.
@@ -72,10 +75,15 @@ def read_pages(
     """
     asks = {"ordering": ["tasks:id"]} | chosen(included)
     query = {**query, "resolve_uri": "false"}  # else s3:// is an address for browsers
+    most, quick = query["page_size"], 0
     while True:
         both = {"conjunction": "and", "items": [*filters, above("id", last)]}
         query["query"] = json.dumps({"filters": both, **asks}, separators=(",", ":"))
+        size = query["page_size"]
         page = session.get(asked, "api/tasks/", query)
+        quick = quick + 1 if query["page_size"] == size else 0
+        if quick >= _QUICK:
+            query["page_size"], quick = min(most, 2 * size), 0
         tasks = _tasks_in(page, plain)
         if tasks is None:
             raise session.error(asked, "answered with no tasks", ODD)

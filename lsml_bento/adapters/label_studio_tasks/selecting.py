@@ -5,8 +5,8 @@ Source: Label Studio 1.23.2 ``data_manager/managers.py``:
 * It takes one list of filters, all of one conjunction. Lists with ``or`` are multiplied
   out: each alternative is a list with ``and``, asked for by itself.
 * ``predictions_model_versions`` finds versions that contain the text, on SQLite in any
-  case: ``v1`` in ``V10`` too. What it leaves out is believed only if no other version
-  of the project contains the text; else each page is looked at.
+  case: ``v1`` in ``V10`` too. It is used only if no other version of the project
+  contains the text; else all come, and whoever reads them has to look.
 * A page of tasks makes Label Studio ask the project's backends for predictions, if the
   project is set so; not with ``review``.
 """
@@ -14,7 +14,7 @@ Source: Label Studio 1.23.2 ``data_manager/managers.py``:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from heapq import merge
 from itertools import groupby, islice, product
 from typing import Any
@@ -44,20 +44,12 @@ class SelectedPages:
         session: whom to ask; its errors are those of pre-annotation.
         project_id: the project's number.
         page_size: tasks in one answer at most; halved where one takes over 30 s.
-        predicted: which of some tasks have a prediction of a model version.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        project_id: str,
-        page_size: int,
-        predicted: Callable[[str, Sequence[int]], set[int]],
-    ) -> None:
+    def __init__(self, session: Session, project_id: str, page_size: int) -> None:
         self._session = session
         self._id = project_id
         self._page_size = page_size
-        self._predicted = predicted
 
     def count(self, selection: Selection) -> int | None:
         """How many tasks are selected; None where more than one question would tell.
@@ -101,14 +93,8 @@ class SelectedPages:
             read_pages(self._session, asked, query, few, _plain, last=above)
             for few in filters
         ]
-        for page in each[0] if len(each) == 1 else _merged(each, self._page_size):
-            tasks = page
-            if selection.missing is not None and without is None:
-                ids = [task["id"] for task in page]
-                done = self._predicted(selection.missing, ids)
-                tasks = [task for task in page if task["id"] not in done]
-            if tasks:
-                yield tasks
+        pages = each[0] if len(each) == 1 else _merged(each, self._page_size)
+        yield from (page for page in pages if page)
 
     def _groups(self, selection: Selection) -> list[tuple[str, list[Filter]]]:
         """The filters of the selection and its tab, which Label Studio understands."""

@@ -116,7 +116,8 @@ def transport_trouble(error: httpx.HTTPError) -> Trouble:
     if isinstance(error, httpx.TimeoutException):
         which = "connect" if isinstance(error, httpx.ConnectTimeout) else "read"
         found = f"did not answer in {error.request.extensions['timeout'][which]:g} s"
-        return Trouble(found, "see its log", passes=True, undone=undone, slow=True)
+        slow = isinstance(error, httpx.ReadTimeout)
+        return Trouble(found, "see its log", passes=True, undone=undone, slow=slow)
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         remedy = "set SSL_CERT_FILE to the certificates that it is signed with"
         return Trouble("has a certificate that is not trusted", remedy)
