@@ -21,6 +21,7 @@ class BufferedChange:
         scan: scans the state, as ``State.scan``.
         get_all: reads several keys; where it is None, reading ahead is worth nothing.
         scan_all: scans several prefixes, None for one that holds too much.
+        seen: where to note what was read; what scans may note there as well.
 
     Attributes:
         seen: keys read, with the values they had; None where there was none.
@@ -33,6 +34,7 @@ class BufferedChange:
         scan: Callable[[str, str, int | None], list[Pair]],
         get_all: Callable[[list[str]], list[str | None]] | None = None,
         scan_all: Callable[[list[str]], list[list[Pair] | None]] | None = None,
+        seen: dict[str, str | None] | None = None,
     ) -> None:
         self._get = get
         self._scan = scan
@@ -40,7 +42,7 @@ class BufferedChange:
         self._scan_all = scan_all
         self._scanned: dict[str, list[Pair]] = {}
         self._order: list[str] = []
-        self.seen: dict[str, str | None] = {}
+        self.seen = {} if seen is None else seen
         self.writes: dict[str, str | None] = {}
 
     def fetch(self, keys: Iterable[str]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import threading
 import uuid
+import weakref
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -484,3 +486,23 @@ class TestReadingAhead:
         run_together([lambda n=n: add(n) for n in range(8)])  # type: ignore[misc]
 
         assert state.get("count") == "8"
+
+
+def test_a_change_is_freed_when_it_ends_not_by_the_garbage_collector(
+    state: State,
+) -> None:
+    changes: list[weakref.ref[Change]] = []
+
+    def work(change: Change) -> None:
+        changes.append(weakref.ref(change))
+        change.fetch(["a"])
+        change.fetch_below(["b"])
+        change.scan("c")
+        change.put("a", "1")
+
+    gc.disable()
+    try:
+        state.change(work)
+        assert changes[-1]() is None
+    finally:
+        gc.enable()

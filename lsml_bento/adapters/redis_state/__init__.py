@@ -144,6 +144,8 @@ class RedisState(State):
 
     def _begin(self, deadline: float) -> BufferedChange:
         """A change whose reads end some time, even where each of them is slow."""
+        # The functions do not know the change: a cycle would be left to the collector.
+        seen: dict[str, str | None] = {}
 
         def in_time() -> None:
             if time.monotonic() > deadline + self._wait_s:
@@ -160,7 +162,7 @@ class RedisState(State):
             in_time()
             found = self.scan(prefix, after, limit)
             for key, value in found:
-                change.seen.setdefault(key, value)
+                seen.setdefault(key, value)
             return found
 
         def get_all(keys: list[str]) -> list[str | None]:
@@ -173,11 +175,10 @@ class RedisState(State):
             found = self._pages(prefixes)
             for page in found:
                 for key, value in page or ():
-                    change.seen.setdefault(key, value)
+                    seen.setdefault(key, value)
             return found
 
-        change = BufferedChange(get, scan, get_all, scan_all)
-        return change
+        return BufferedChange(get, scan, get_all, scan_all, seen)
 
     def _page(self, prefix: str, after: str, size: int) -> list[Pair]:
         first = f"({after}" if after >= prefix else f"[{prefix}"
