@@ -5,17 +5,30 @@ from __future__ import annotations
 import gc
 import inspect
 import marshal
+import re
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from lsml_bento.errors import MediaError, ModelError, OutOfMemory
+from lsml_bento.errors import DeviceLost, MediaError, ModelError, OutOfMemory
 from lsml_bento.model import LabelStudioMLBase, surrounded_by
 from lsml_bento.rendering import render
 from lsml_bento.source import locate
 from lsml_bento.types import Context, Task
+
+_LASTING = re.compile(
+    "device-side assert|illegal memory access|illegal instruction|misaligned address|"
+    "unspecified launch failure|launch timed out|hardware stack error|uncorrectable ECC"
+)
+"""Errors after which CUDA answers nothing else to this process.
+
+Source: CUDA's runtime API, ``cudaError_t``: "the process must be terminated".
+"""
+
+_device_is_lost = threading.Event()
 
 
 def call(
@@ -28,6 +41,7 @@ def call(
 
     Raises:
         OutOfMemory: if the GPU's memory did not suffice.
+        DeviceLost: if the GPU can not be used any more.
         Exception: whatever it raised.
     """
     arguments = {**params, "context": context}
@@ -46,10 +60,20 @@ def call(
                 f"the GPU's memory does not hold {len(tasks)} tasks: lower "
                 "LSML_MAX_BATCH_SIZE"
             ) from error
+        if "CUDA error" in str(error) and _LASTING.search(str(error)):
+            _device_is_lost.set()
+            raise DeviceLost(
+                f"the GPU can not be used by this process any more: {locate(error)}"
+            ) from error
         if isinstance(error, Exception) and not isinstance(error, StopIteration):
             raise
         # asyncio takes these for its own: a future can not even hold a StopIteration.
         raise ModelError(f"predict() raised {locate(error)}") from error
+
+
+def is_device_lost() -> bool:
+    """Whether a call failed in a way that only another process gets over."""
+    return _device_is_lost.is_set()
 
 
 def try_sample(model: LabelStudioMLBase, task: Task) -> None:
@@ -101,7 +125,8 @@ def _copied(tasks: list[Task]) -> list[Task]:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     names = {kind.__name__ for kind in type(error).__mro__}
-    return "OutOfMemoryError" in names or "CUDA out of memory" in str(error)
+    said = "CUDA out of memory", "CUDA error: out of memory"
+    return "OutOfMemoryError" in names or any(one in str(error) for one in said)
 
 
 def _free_memory() -> None:

@@ -16,6 +16,7 @@
     |   +-- ModelImportError    500  ... to import
     |   +-- ModelSetupError     500  ... in setup() or load()
     |   +-- OutOfMemory         500  the device's memory does not hold the batch
+    |   +-- DeviceLost          500  the GPU failed for as long as the process lives
     |   +-- WrongCount          500  ... to return one slot per task
     |   +-- PredictionError     500  ... to return something that can be rendered
     +-- StateError              503  the state did not answer in time
@@ -116,6 +117,10 @@ class ModelSetupError(ModelError):
 
 class OutOfMemory(ModelError):
     """The device's memory does not hold the batch."""
+
+
+class DeviceLost(ModelError):
+    """The GPU failed, and no call in this process can use it any more."""
 
 
 class WrongCount(ModelError):

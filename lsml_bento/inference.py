@@ -13,7 +13,7 @@ from typing import Protocol
 
 from lsml_bento.batcher import Batcher
 from lsml_bento.device import Device
-from lsml_bento.errors import MediaError, PredictionError
+from lsml_bento.errors import DeviceLost, MediaError, PredictionError
 from lsml_bento.lanes import Lane, Ticket
 from lsml_bento.media import Media
 from lsml_bento.memory_state import MemoryState
@@ -201,7 +201,11 @@ class LocalEngine:
     async def predict(self, tasks: list[Task]) -> Sequence[Slot | Exception]:
         """Call the model's ``predict`` once."""
         assert self._group is not None, "prepare() comes first"  # noqa: S101
-        return await self._device.run(self._predictor.predict, self._group, tasks)
+        predict = self._predictor.predict
+        try:
+            return await self._device.run(predict, self._group, tasks)
+        except DeviceLost as error:
+            raise PreannotationError(f"{error}; run the same command again") from error
 
     async def close(self) -> None:
         """Let the threads end; one that is stuck is left alone."""

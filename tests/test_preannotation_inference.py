@@ -115,6 +115,15 @@ class TestFailures:
         assert repr(second).startswith("PredictionError('a prediction is a dict")
 
 
+def test_a_gpu_that_is_lost_ends_the_run_and_lists_no_task_for_it() -> None:
+    class Brittle(Echo):
+        def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> Any:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(PreannotationError, match="run the same command again"):
+        answers_of(Brittle, tasks_of(*"abc"))
+
+
 class TestBatches:
     def test_pages_fill_batches_together(self) -> None:
         sizes: list[int] = []

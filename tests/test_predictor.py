@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
 
+from lsml_bento import calling
 from lsml_bento.errors import (
+    DeviceLost,
     LabelConfigError,
     ModelError,
     OutOfMemory,
@@ -151,6 +154,30 @@ class TestCalls:
             predictor_of(Interrupted).predict(group(), TASKS)
 
 
+class TestLostDevice:
+    @pytest.mark.parametrize(
+        ("said", "is_lost"),
+        [
+            ("CUDA error: device-side assert triggered", True),
+            ("CUDA error: an illegal memory access was encountered", True),
+            ("CUDA error: no kernel image is available for execution", False),
+            ("my own device-side assert", False),
+        ],
+    )
+    def test_an_error_that_lasts_is_told_from_others(
+        self, monkeypatch: pytest.MonkeyPatch, said: str, is_lost: bool
+    ) -> None:
+        monkeypatch.setattr(calling, "_device_is_lost", threading.Event())
+
+        class Brittle(LabelStudioMLBase):
+            def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> Any:
+                raise RuntimeError(said)
+
+        with pytest.raises(DeviceLost if is_lost else RuntimeError, match=said):
+            predictor_of(Brittle).predict(group(), TASKS)
+        assert calling.is_device_lost() is is_lost
+
+
 class OutOfMemoryError(RuntimeError):
     """Named as torch's is."""
 
@@ -162,6 +189,7 @@ class TestMemory:
             OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
             OutOfMemoryError("HIP ran out"),
             RuntimeError("CUDA out of memory"),
+            RuntimeError("CUDA error: out of memory"),
         ],
     )
     def test_a_full_device_is_said_in_words(self, error: Exception) -> None:
@@ -179,9 +207,9 @@ class TestMemory:
     def test_another_runtime_error_is_none(self) -> None:
         class Failing(LabelStudioMLBase):
             def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> Any:
-                raise RuntimeError("CUDA error: device-side assert triggered")
+                raise RuntimeError("CUDA error: invalid configuration argument")
 
-        with pytest.raises(RuntimeError, match="device-side"):
+        with pytest.raises(RuntimeError, match="invalid configuration"):
             predictor_of(Failing).predict(group(), TASKS)
 
 

@@ -21,6 +21,7 @@ from lsml_bento.adapters.bentoml_service.metrics import Metrics
 from lsml_bento.adapters.bentoml_service.shape import Shape
 from lsml_bento.adapters.bentoml_service.supervisor import look_often
 from lsml_bento.backend import Backend
+from lsml_bento.calling import is_device_lost
 from lsml_bento.embedded import EmbeddedWorker
 from lsml_bento.errors import LsmlError
 from lsml_bento.spec import BackendSpec
@@ -35,7 +36,7 @@ _MEASURE_EVERY_S = 5.0
 _SWEEP_EVERY_S = 600.0
 _CLASS_WAIT_S = 10.0
 _IMPORT_AGAIN_S = 5.0
-_PARENT_EVERY_S = 1.0
+_LOOK_EVERY_S = 1.0
 
 
 def build_service(
@@ -132,7 +133,7 @@ class _Process:
             self._import_class(),
             self._measure(),
             self._sweep(),
-            _end_with_parent(),
+            _end_when_useless(),
         )
         self._tasks = [asyncio.create_task(one) for one in work]
 
@@ -201,12 +202,18 @@ def _configuration(shape: Shape) -> dict[str, Any]:
     return configuration
 
 
-async def _end_with_parent() -> None:
-    """End this process when BentoML's supervisor was killed, as it can not say so."""
+async def _end_when_useless() -> None:
+    """End this process when BentoML's supervisor was killed, as it can not say so.
+
+    And when its GPU is lost: the supervisor starts another, which has the GPU again.
+    """
     parent = os.getppid()
-    while os.getppid() == parent:
-        await asyncio.sleep(_PARENT_EVERY_S)
-    log.error("BentoML's supervisor is gone: this process ends too")
+    while os.getppid() == parent and not is_device_lost():
+        await asyncio.sleep(_LOOK_EVERY_S)
+    if is_device_lost():
+        log.error("the GPU is lost: this process ends, and BentoML starts another")
+    else:
+        log.error("BentoML's supervisor is gone: this process ends too")
     os.kill(os.getpid(), signal.SIGTERM)
 
 
