@@ -186,13 +186,18 @@ class _Checkpoints:
                 self._thread.start()
 
     def close(self) -> None:
-        """Wait for the one that is being made, and end."""
+        """Make the one that was asked for, and end."""
         with self._lock:
+            if self._thread is None:
+                return
+            is_due = self._asked.is_set()
             self._closing.set()
             self._asked.set()
-            if self._thread is not None:
-                self._thread.join()
-                self._thread = None
+            self._thread.join()
+            self._thread = None
+            self._asked.clear()
+        if is_due:
+            self._make()
 
     def _serve(self) -> None:
         while not self._closing.wait(_CHECKPOINT_EVERY_S):

@@ -185,6 +185,19 @@ class TestCheckpoints:
         assert self.copied(path) == 1_500
         assert threading.active_count() == before
 
+    def test_a_process_that_ends_leaves_nothing_of_its_own_to_copy(
+        self, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "state.db"
+        other = SqliteState(path, "test")  # or SQLite copies it with the last one
+        state = SqliteState(path, "test")
+        state.change(put_a)
+
+        state.close()
+
+        assert self.copied(path) == 1
+        other.close()
+
     def test_the_log_does_not_grow_for_ever_under_writers_that_never_rest(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
