@@ -154,5 +154,5 @@ def moment(seconds: float | None) -> str | None:
     """A time as clients read it: ISO 8601, in UTC."""
     if seconds is None:
         return None
-    found = datetime.fromtimestamp(seconds, timezone.utc)
-    return found.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    found = datetime.fromtimestamp(seconds, timezone.utc).replace(tzinfo=None)
+    return found.isoformat(timespec="milliseconds") + "Z"

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 from lsml_bento.errors import LeaseLost
@@ -79,13 +80,14 @@ class Ledger:
             status: any by default.
             limit: the newest so many.
         """
-        found = [
+        stored = [value for _, value in self._state.each(below("job"))]
+        found = (
             job
-            for job in self._all()
+            for job in map(Job.model_validate_json, reversed(stored))
             if project in (None, job.project, job.project.partition(".")[0])
             and status in (None, job.status)
-        ]
-        return found[::-1][:limit]
+        )
+        return list(islice(found, limit))
 
     def data(self, job_id: str) -> dict[str, Any]:
         """What ``fit`` gets as ``data``: the newest event's body without its action."""

@@ -80,7 +80,7 @@ LIBRARIES = {
     # For what a user writes with torch.
     "torch": {"torch"},
     "served": {"bentoml"},
-    "cli": {"click", "rich"},
+    "cli": {"click", "orjson", "rich"},
     "adapters.edge": {"starlette"},
     "adapters.label_studio_http": {"starlette", "orjson"},
     "adapters.bentoml_service": {"bentoml", "starlette", "orjson", "prometheus_client"},

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
-from lsml_bento.cli.showing import metrics_of, outcome, status_of
+from lsml_bento.cli.showing import status_of
+from lsml_bento.cli.words import metrics_of, outcome
 from lsml_bento.errors import StateError
 from lsml_bento.jobs import Job, JobStatus
 from lsml_bento.ledger import Ledger

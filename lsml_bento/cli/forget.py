@@ -31,7 +31,7 @@ def forget(
     """
     with opened(directory) as backend:
         from lsml_bento.assembly import open_weights
-        from lsml_bento.cli.showing import print_json
+        from lsml_bento.cli.printing import print_json
         from lsml_bento.cli.versions import confirm
         from lsml_bento.forgetting import forget_project, holdings
         from lsml_bento.naming import project_called

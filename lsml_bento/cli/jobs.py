@@ -60,7 +60,7 @@ def list_(
     if watch and as_json:
         raise click.UsageError("--watch is for people: leave out --json")
     with opened(directory) as backend:
-        from lsml_bento.cli.showing import print_jobs, print_json
+        from lsml_bento.cli.printing import print_jobs, print_json
         from lsml_bento.jobs import JobStatus
         from lsml_bento.ledger import Ledger
 
@@ -159,7 +159,7 @@ def see_through(state: State, job: Job, *, as_json: bool, hint: str) -> None:
 def cancel(job: str, directory: Path, as_json: bool, debug: bool) -> None:
     """Take a job off the queue, or tell its run to stop."""
     with opened(directory) as backend:
-        from lsml_bento.cli.showing import print_json
+        from lsml_bento.cli.printing import print_json
         from lsml_bento.ledger import Ledger
         from lsml_bento.naming import job_called
 
@@ -183,7 +183,7 @@ def cancel(job: str, directory: Path, as_json: bool, debug: bool) -> None:
 def retry(job: str, directory: Path, as_json: bool, debug: bool) -> None:
     """Queue a job again that failed or was cancelled."""
     with opened(directory) as backend:
-        from lsml_bento.cli.showing import print_json
+        from lsml_bento.cli.printing import print_json
         from lsml_bento.jobs import JobStatus
         from lsml_bento.ledger import Ledger
         from lsml_bento.naming import job_called
@@ -206,7 +206,7 @@ def retry(job: str, directory: Path, as_json: bool, debug: bool) -> None:
 
 
 def _print_details(state: State, job: Job) -> None:
-    from lsml_bento.cli.showing import print_json
+    from lsml_bento.cli.printing import print_json
     from lsml_bento.ledger import Ledger
 
     print_json({**job.details(), "log": Ledger(state).log_tail(job.id)})
@@ -215,7 +215,8 @@ def _print_details(state: State, job: Job) -> None:
 def _show(job: Job, state: State) -> None:
     from rich.text import Text
 
-    from lsml_bento.cli.showing import console, facts, metrics_of, status_of, waits_for
+    from lsml_bento.cli.showing import console, facts, status_of
+    from lsml_bento.cli.words import metrics_of, waits_for
     from lsml_bento.jobs import JobStatus
     from lsml_bento.ledger import Ledger
 
@@ -248,7 +249,7 @@ def _show(job: Job, state: State) -> None:
 
 
 def _times(job: Job) -> dict[str, str | None]:
-    from lsml_bento.cli.showing import at, took
+    from lsml_bento.cli.words import at, took
 
     told = job.details()
     return {

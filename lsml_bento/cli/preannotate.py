@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import sys
@@ -91,6 +90,8 @@ def preannotate(as_json: bool, debug: bool, **options: Any) -> None:
     another try. The exit code is 1 if a task failed, or the run.
     """
     asked = _asked(**options)
+    import asyncio
+
     from rich.console import Console
 
     from lsml_bento.cli.bulk_run import BulkRun

@@ -40,7 +40,7 @@ def train(
     """
     with opened(directory) as backend:
         from lsml_bento.cli.jobs import see_through
-        from lsml_bento.cli.showing import print_json
+        from lsml_bento.cli.printing import print_json
         from lsml_bento.ledger import Ledger
         from lsml_bento.naming import project_called
 

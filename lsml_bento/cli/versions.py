@@ -57,7 +57,7 @@ def show(
 ) -> None:
     """Show all that is known of a version of PROJECT."""
     with opened(directory) as backend:
-        from lsml_bento.cli.showing import print_json
+        from lsml_bento.cli.printing import print_json
         from lsml_bento.naming import project_called
         from lsml_bento.overview import list_versions
         from lsml_bento.versions import Versions
@@ -164,7 +164,7 @@ def confirm(question: str, *, yes: bool) -> None:
 
 def _print(state: State, project: Project, *, as_json: bool, said: str = "") -> None:
     """Print a project's versions, or what was done to them."""
-    from lsml_bento.cli.showing import print_json, print_versions
+    from lsml_bento.cli.printing import print_json, print_versions
     from lsml_bento.overview import list_versions
 
     if said and not as_json:
@@ -191,7 +191,8 @@ def _details(version: Version, label_config: str | None) -> dict[str, Any]:
 
 
 def _show(told: dict[str, Any]) -> None:
-    from lsml_bento.cli.showing import at, console, facts, metrics_of
+    from lsml_bento.cli.showing import console, facts
+    from lsml_bento.cli.words import at, metrics_of
 
     rows: dict[str, Any] = {"version": told["version"]}
     pinned = ", pinned" if told.get("pinned") else ""
