@@ -80,6 +80,15 @@ class Ledger:
             status: any by default.
             limit: the newest so many.
         """
+        return list(self.each_job(project, status, limit))
+
+    def each_job(
+        self,
+        project: str | None = None,
+        status: JobStatus | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Job]:
+        """As ``jobs``, one at a time: thousands cost the garbage collector nothing."""
         stored = [value for _, value in self._state.each(below("job"))]
         found = (
             job
@@ -87,7 +96,7 @@ class Ledger:
             if project in (None, job.project, job.project.partition(".")[0])
             and status in (None, job.status)
         )
-        return list(islice(found, limit))
+        return islice(found, limit)
 
     def data(self, job_id: str) -> dict[str, Any]:
         """What ``fit`` gets as ``data``: the newest event's body without its action."""

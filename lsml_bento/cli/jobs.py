@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,11 +70,11 @@ def list_(
         if watch:
             _watch(lambda most: ledger.jobs(project, wanted, min(limit, most)))
             return
-        found = ledger.jobs(project, wanted, limit)
+        found = ledger.each_job(project, wanted, limit)
         if as_json:
             print_json({"jobs": [job.public() for job in found]})
-        elif found:
-            print_jobs(found)
+        elif (newest := next(found, None)) is not None:
+            print_jobs(chain([newest], found))
         else:
             click.echo("There are no such jobs." if project or status else _NONE)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import click
@@ -21,15 +22,17 @@ def print_json(found: Mapping[str, Any]) -> None:
     click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2))
 
 
-def print_jobs(jobs: Sequence[Job]) -> None:
+def print_jobs(jobs: Iterable[Job]) -> None:
     """Print a line for each job."""
-    if len(jobs) > _TABLE_MOST:
-        _print_lines(job_cells(jobs, time.time()))
+    rest = iter(jobs)
+    first = list(islice(rest, _TABLE_MOST + 1))
+    if len(first) > _TABLE_MOST:
+        _print_lines(job_cells(chain(first, rest), time.time()))
         return
     from lsml_bento.cli.showing import console, jobs_table
 
     shown = console()
-    shown.print(jobs_table(jobs, shown.width))
+    shown.print(jobs_table(first, shown.width))
 
 
 def print_versions(listed: Sequence[Mapping[str, Any]]) -> None:

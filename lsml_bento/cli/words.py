@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -86,16 +86,19 @@ def waits_for(job: Job, now: float) -> str:
     return f"for a worker, {ago(job.due_at, now)} due"
 
 
-def job_cells(jobs: Sequence[Job], now: float) -> list[Cells]:
+def job_cells(jobs: Iterable[Job], now: float) -> list[Cells]:
     """What the list of jobs says of each."""
-    names = short_ids([job.id for job in jobs])
-    return [_job_cells(job, names[job.id], now) for job in jobs]
+    found = [_job_cells(job, now) for job in jobs]
+    names = short_ids([cells["job"] for cells in found])
+    for cells in found:
+        cells["job"] = names[cells["job"]]
+    return found
 
 
-def _job_cells(job: Job, name: str, now: float) -> Cells:
+def _job_cells(job: Job, now: float) -> Cells:
     is_known = job.status is JobStatus.RUNNING and job.progress is not None
     return {
-        "job": name,
+        "job": job.id,
         "project": job.project,
         "event": job.event,
         "status": job.status.value,
