@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import secrets
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -346,12 +348,19 @@ class Machine(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_whatever_happens_a_job_has_one_status_and_one_holder_and_ends(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+    kind: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     url = url_of(kind, request)
 
     class Opened(Machine):
         def __init__(self) -> None:
+            # The random end of an id orders the jobs of one moment: hypothesis gives
+            # up where the same steps mean something else when it takes them again.
+            dice = random.Random(0)
+            monkeypatch.setattr(secrets, "token_hex", lambda n: dice.randbytes(n).hex())
             super().__init__(open_state(kind, tmp_path, url))
 
     run_state_machine_as_test(

@@ -47,7 +47,8 @@ def print_versions(listed: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _print_lines(rows: Sequence[Cells]) -> None:
-    cells = [list(rows[0]), *(list(row.values()) for row in rows)]
+    titles = [title for title in rows[0] if any(row[title] for row in rows)]
+    cells = [titles, *([row[title] for title in titles] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     line = "  ".join(f"{{:{width}}}" for width in widths)
     click.echo("\n".join(line.format(*row).rstrip() for row in cells))

@@ -23,6 +23,7 @@ _STYLES = {
 }
 _BAR = 12
 _WIDE = 110
+
 Row = Mapping[str, RenderableType]
 """Cells by the titles of their columns."""
 

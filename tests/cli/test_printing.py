@@ -19,7 +19,8 @@ def test_thousands_of_jobs_are_printed_at_once(
     lines = capsys.readouterr().out.splitlines()
 
     assert len(lines) == 3_000
-    assert lines[0].split()[:4] == ["job", "project", "event", "status"]
+    columns = ["job", "project", "event", "status", "progress", "created", "took"]
+    assert lines[0].split() == [*columns, "result"]
     assert "25%" in lines[1]
 
 
