@@ -486,7 +486,7 @@ class TestVersions:
 
         start = time.monotonic()
         assert client.version() == "echo-1"
-        assert 1.5 < time.monotonic() - start < 4
+        assert 1.5 < time.monotonic() - start < 2.9
 
 
 class TestSetup:
@@ -522,8 +522,8 @@ class TestSetup:
             f"Slow is still being made for project {PROJECT} and has no version yet: "
             "Label Studio asks again by itself"
         )
-        assert 1.9 < setup_s < 4
-        assert health_s < 1
+        assert 1.9 < setup_s < 2.9
+        assert health_s < 0.5
         gate.opened.set()
         assert client.version() == "echo-1"
         assert made == 1
@@ -818,7 +818,7 @@ class TestDeadline:
         start = time.monotonic()
         results = client.results(texts("fast", "fast", "slow", "fast"))
 
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 1.5
         assert said(results) == ["fast", "fast", None, None]
         assert results[2:] == [[], []]
         line = next(r for r in caplog.records if "deadline" in r.getMessage())

@@ -56,11 +56,13 @@ def waker(wakes: Wakes) -> Iterator[Waker]:
     assert made.close(5)
 
 
-def test_a_wake_is_sent_with_what_is_left_of_its_delay(
+def test_a_wake_is_sent_at_once_with_what_is_left_of_its_delay(
     wakes: Wakes, waker: Waker
 ) -> None:
+    asked = time.monotonic()
     waker.wake("now")
     until(lambda: wakes.jobs == ["now"])
+    assert time.monotonic() - asked < 0.05
 
     waker.wake("later", 5)
     until(lambda: wakes.jobs == ["now", "later"])

@@ -206,7 +206,7 @@ def test_a_second_worker_stands_by_and_takes_over_after_a_kill(
     eventually(lambda: workers.log.count(waiting) == 2, "the others", 20)
     third.send_signal(signal.SIGTERM)
     code, seconds = ended(third)
-    assert (code, seconds < 4) == (0, True)
+    assert (code, seconds < 2) == (0, True)
 
     first.kill()
     eventually(lambda: is_gone(fit) and is_gone(sleeper), "no orphan", 5)
