@@ -112,11 +112,10 @@ def parse_event(body: object) -> Event:
         project = parse_project(fields.get("project"))
     except ValueError as error:
         raise BadRequest(f"project: {error}") from None
-    data = {
-        key: value
-        for key, value in without_secrets(fields).items()
-        if key != "action" and _can_be_kept(value)
-    }
+    data = without_secrets(fields)
+    del data["action"]
+    if not _can_be_kept(data):
+        data = {key: value for key, value in data.items() if _can_be_kept(value)}
     if action == "TASKS_DELETED":
         return Event(action, project, data, deleted_tasks=_ids(data.get("tasks")))
     if action in {"ANNOTATIONS_DELETED", "ANNOTATION_DELETED"}:

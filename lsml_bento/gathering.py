@@ -83,13 +83,14 @@ def _merge(
     found = waiting(change, event.project, "")
     job = found or _new(change, event, "", now)
     asked = event.action == START_TRAINING
-    if job.event != START_TRAINING or asked:
+    counts = job.event != START_TRAINING or asked
+    if counts:
         _put_data(change, job.id, event)
-        job = job.with_(event=event.action)
     new = _note(change, job, event.action, annotations)
     total = job.new_annotations + (0 if asked else new)
     ready = total >= rules.policy.min_new_annotations
     job = job.with_(
+        event=event.action if counts else job.event,
         events=job.events + max(1, len(annotations)),
         new_annotations=total,
         asked_at=(job.asked_at or now) if asked else job.asked_at,

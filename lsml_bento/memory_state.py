@@ -11,6 +11,8 @@ from typing import TypeVar
 from lsml_bento.state import Change, Pair, State
 
 _Answer = TypeVar("_Answer")
+Values = dict[str, str | None]
+"""Keys with their values; None for a key that is not there."""
 
 
 class BufferedChange:
@@ -34,7 +36,7 @@ class BufferedChange:
         scan: Callable[[str, str, int | None], list[Pair]],
         get_all: Callable[[list[str]], list[str | None]] | None = None,
         scan_all: Callable[[list[str]], list[list[Pair] | None]] | None = None,
-        seen: dict[str, str | None] | None = None,
+        seen: Values | None = None,
     ) -> None:
         self._get = get
         self._scan = scan
@@ -42,8 +44,13 @@ class BufferedChange:
         self._scan_all = scan_all
         self._scanned: dict[str, list[Pair]] = {}
         self._order: list[str] = []
-        self.seen = {} if seen is None else seen
-        self.writes: dict[str, str | None] = {}
+        self.seen: Values = {} if seen is None else seen
+        self.writes: Values = {}
+
+    def suppose(self, values: Values) -> None:
+        """Take these for the values of the state's keys, and read none; scans do."""
+        self._get = values.get
+        self._get_all = lambda keys: [values.get(key) for key in keys]
 
     def fetch(self, keys: Iterable[str]) -> None:
         """Read keys ahead."""
@@ -71,7 +78,7 @@ class BufferedChange:
         self, prefix: str, after: str = "", limit: int | None = None
     ) -> list[Pair]:
         """The keys as this change left them."""
-        own: dict[str, str | None] = {}
+        own: Values = {}
         for key in self._order[bisect_left(self._order, max(prefix, after)) :]:
             if not key.startswith(prefix):
                 break
@@ -82,7 +89,7 @@ class BufferedChange:
         else:
             more = None if limit is None else limit + len(own)
             stored = self._scan(prefix, after, more)
-        found: dict[str, str | None] = {**dict(stored), **own}
+        found: Values = {**dict(stored), **own}
         pairs = [(key, value) for key, value in found.items() if value is not None]
         return sorted(pairs)[:limit]
 

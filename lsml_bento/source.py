@@ -40,6 +40,7 @@ class ModelSource:
         self._directory = directory
         self._lock = threading.Lock()
         self._loaded: ModelClass | None = None
+        self._rules: tuple[ModelClass, TrainingRules] | None = None
         self._failure: tuple[float, ModelImportError] | None = None
 
     @property
@@ -69,11 +70,13 @@ class ModelSource:
     @property
     def rules(self) -> TrainingRules | None:
         """When the class learns; None while it is not imported."""
-        with self._lock:
-            loaded = self._loaded
+        loaded = self._loaded  # without the lock, which an import holds for seconds
         if loaded is None and isinstance(self._target, str):
             return None
-        return rules_of(loaded or self.load(), each_event=self.is_drop_in)
+        loaded = loaded or self.load()
+        if self._rules is None or self._rules[0] is not loaded:
+            self._rules = loaded, rules_of(loaded, each_event=self.is_drop_in)
+        return self._rules[1]
 
     def load_afresh(self) -> ModelClass:
         """The class of modules imported anew, those of the directory.

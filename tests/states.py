@@ -13,7 +13,7 @@ from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.memory_state import MemoryState
 from lsml_bento.state import State
 
-KINDS = ("memory", "sqlite", "redis")
+KINDS = ("memory", "sqlite", "redis", "hasty redis")
 
 
 def open_state(kind: str, tmp_path: Path, redis_url: str = "") -> State:
@@ -22,12 +22,12 @@ def open_state(kind: str, tmp_path: Path, redis_url: str = "") -> State:
         return MemoryState()
     if kind == "sqlite":
         return SqliteState(tmp_path / f"{uuid.uuid4().hex}.db", "test")
-    return RedisState(redis_url, uuid.uuid4().hex)
+    return RedisState(redis_url, uuid.uuid4().hex, is_hasty=kind == "hasty redis")
 
 
 def url_of(kind: str, request: pytest.FixtureRequest) -> str:
     """What ``open_state`` needs beside a directory; starts a Redis if it must."""
-    return request.getfixturevalue("redis_server") if kind == "redis" else ""
+    return request.getfixturevalue("redis_server") if "redis" in kind else ""
 
 
 def each_state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[State]:

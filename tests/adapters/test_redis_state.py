@@ -16,6 +16,7 @@ from lsml_bento.adapters.redis_state import RedisState
 from lsml_bento.errors import StateError
 from lsml_bento.events import Event, parse_event
 from lsml_bento.intake import Intake
+from lsml_bento.ledger import Ledger
 from lsml_bento.state import Change
 from lsml_bento.training import TrainingRules
 from lsml_bento.types import Project
@@ -193,7 +194,7 @@ class TestRoundTrips:
         assert sent == {"cmdstat_evalsha"} | inside
         assert all(calls[name]["calls"] == 1 for name in sent)
 
-    def test_an_event_that_a_waiting_job_gathers_is_two_calls(
+    def test_an_event_that_a_waiting_job_gathers_is_one_call(
         self, state: RedisState, redis_server: str
     ) -> None:
         intake = Intake(state, TrainingRules, lambda job: None)
@@ -206,8 +207,38 @@ class TestRoundTrips:
         intake.close()
 
         assert receipt.job is not None
-        assert calls["cmdstat_hmget"]["calls"] == 1
         assert calls["cmdstat_evalsha"]["calls"] == 1
+        assert "cmdstat_hmget" not in calls
+        assert [e.annotation for e in Ledger(state).events(receipt.job)] == [1, 2, 3]
+
+    def test_an_event_after_one_of_another_process_is_three_calls_once(
+        self, redis_server: str
+    ) -> None:
+        """A guess that is compared in vain, what is read, and what is written."""
+        owner = uuid.uuid4().hex
+        state, other = (RedisState(redis_server, owner) for _ in range(2))
+        here, there = (
+            Intake(one, TrainingRules, lambda job: None) for one in (state, other)
+        )
+        for number in (1, 2):
+            here.take(annotated(number)).result(10)
+        there.take(annotated(3)).result(10)
+        calls = []
+        with redis.Redis.from_url(redis_server) as admin:
+            for number in (4, 5):
+                admin.config_resetstat()
+                receipt = here.take(annotated(number)).result(10)
+                calls.append(admin.info("commandstats"))
+        here.close()
+        there.close()
+
+        assert [c["cmdstat_evalsha"]["calls"] for c in calls] == [2, 1]
+        assert [c["cmdstat_hmget"]["calls"] for c in calls] == [1, 1]
+        assert receipt.job is not None
+        gathered = [e.annotation for e in Ledger(state).events(receipt.job)]
+        assert gathered == [1, 2, 3, 4, 5]
+        state.close()
+        other.close()
 
 
 class TestRestart:
@@ -238,10 +269,38 @@ class TestRestart:
             assert state.get("a") == str(step)
         state.close()
 
-    def test_a_kill_in_the_middle_of_writes_loses_and_doubles_none(
+    def test_a_restart_costs_a_busy_thread_in_a_hurry_one_call(
         self, server: RedisServer
     ) -> None:
-        state = RedisState(server.url, "test")
+        state = RedisState(server.url, "test", is_hasty=True)
+        state.change(increment)
+        server.kill()
+        server.start()
+
+        with pytest.raises(StateError, match="check REDIS_URL, and that Redis runs"):
+            state.change(increment)
+
+        state.change(increment)
+        assert state.get("a") == "2"
+        state.close()
+
+    def test_a_restart_is_not_noticed_by_an_idle_thread_in_a_hurry(
+        self, server: RedisServer
+    ) -> None:
+        state = RedisState(server.url, "test", is_hasty=True)
+        for step in ("1", "2"):
+            state.change(increment)
+            assert state.get("a") == step
+            server.kill()
+            server.start()
+            time.sleep(1.1)
+        state.close()
+
+    @pytest.mark.parametrize("is_hasty", [False, True])
+    def test_a_kill_in_the_middle_of_writes_loses_and_doubles_none(
+        self, server: RedisServer, is_hasty: bool
+    ) -> None:
+        state = RedisState(server.url, "test", is_hasty=is_hasty)
         done, unsure = [], []
         ended = threading.Event()
 
@@ -316,10 +375,11 @@ class TestRestart:
 
 
 class TestHang:
+    @pytest.mark.parametrize("is_hasty", [False, True])
     def test_every_use_of_a_redis_that_hangs_ends_in_time(
-        self, server: RedisServer
+        self, server: RedisServer, is_hasty: bool
     ) -> None:
-        state = RedisState(server.url, "test")
+        state = RedisState(server.url, "test", is_hasty=is_hasty)
         state.write(ONE, {"a": 1})
         server.pause()
 
@@ -338,6 +398,24 @@ class TestHang:
     ) -> None:
         state = RedisState(server.url, "a", wait_s=5)
         state.change(increment, 0.2)
+        server.pause()
+        start = time.monotonic()
+
+        with pytest.raises(StateError, match="could not be written"):
+            state.change(increment, 0.2)
+
+        assert time.monotonic() - start < 1
+        server.resume()
+        wait_for(lambda: state.get("a") == "2")  # it guessed, and had sent that
+        state.change(increment, 0.2)
+        assert state.get("a") == "3"
+        state.close()
+
+    def test_a_change_in_a_hurry_that_has_to_read_waits_no_longer_either(
+        self, server: RedisServer
+    ) -> None:
+        state = RedisState(server.url, "a", wait_s=5)
+        state.change(increment)
         server.pause()
         start = time.monotonic()
 

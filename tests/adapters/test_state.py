@@ -16,11 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsml_bento.adapters.redis_state import RedisState
+from lsml_bento.adapters.redis_state import RedisState, guesses
 from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.memory_state import MemoryState
 from lsml_bento.state import PAGE, Change, State, resolve
 from lsml_bento.types import Project
+from tests.states import KINDS
 
 ONE = Project("1", 100)
 TWO = Project("2", 100)
@@ -40,7 +41,7 @@ class Place(NamedTuple):
             return MemoryState()
         if self.kind == "sqlite":
             return SqliteState(Path(self.where), self.owner)
-        return RedisState(self.where, self.owner)
+        return RedisState(self.where, self.owner, is_hasty=self.kind == "hasty redis")
 
 
 def place_of(kind: str, request: pytest.FixtureRequest) -> Place:
@@ -52,14 +53,14 @@ def place_of(kind: str, request: pytest.FixtureRequest) -> Place:
     return Place(kind, request.getfixturevalue("redis_server"), uuid.uuid4().hex)
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=KINDS)
 def state(request: pytest.FixtureRequest) -> Iterator[State]:
     made = place_of(request.param, request).open()
     yield made
     made.close()
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=[kind for kind in KINDS if kind != "memory"])
 def shared(request: pytest.FixtureRequest) -> Place:
     return place_of(request.param, request)
 
@@ -300,7 +301,7 @@ class TestChange:
         assert state.read(ONE) == {str(number): 19 for number in range(8)}
 
 
-# The three states, told the same, answer the same.
+# All states, told the same, answer the same.
 
 ODD = "ab(+[-\0\x1f\x7f\x80é\ud7ff\ue000\uffff\U00010000\U0010ffff"
 KEYS = st.text(ODD, max_size=3)
@@ -341,6 +342,33 @@ def do(state: State, operations: list[tuple[Any, ...]], stop: bool) -> list[Any]
     return [*answers, state.scan(""), list(state.each("a"))]
 
 
+IN_TURN = st.lists(
+    st.tuples(st.lists(OPERATIONS, max_size=8), st.booleans(), st.integers(0, 2))
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(changes=IN_TURN)
+def test_what_one_writes_is_never_guessed_wrong_by_another(
+    changes: list[tuple[list[tuple[Any, ...]], bool, int]], redis_server: str
+) -> None:
+    """Two processes that guess what they will read, and one that reads it."""
+    memory, owner = MemoryState(), uuid.uuid4().hex
+    processes = [
+        RedisState(redis_server, owner, is_hasty=hasty) for hasty in (True, True, False)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        # A wrong guess is followed by the next one at once.
+        patch.setattr(guesses, "CAREFUL", 0)
+        try:
+            for operations, stop, number in changes:
+                expected = do(memory, operations, stop)
+                assert do(processes[number], operations, stop) == expected
+        finally:
+            for process in processes:
+                process.close()
+
+
 @settings(deadline=None, max_examples=100)
 @given(changes=CHANGES)
 def test_all_states_answer_any_sequence_of_changes_equally(
@@ -352,6 +380,7 @@ def test_all_states_answer_any_sequence_of_changes_equally(
     others: list[State] = [
         SqliteState(tmp_path_factory.mktemp("state") / "state.db", "test"),
         RedisState(redis_server, uuid.uuid4().hex),
+        RedisState(redis_server, uuid.uuid4().hex, is_hasty=True),
     ]
     try:
         for operations, stop in changes:

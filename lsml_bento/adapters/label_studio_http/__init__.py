@@ -57,11 +57,12 @@ def contract_app(max_body_mib: float) -> Starlette:
     routes = _Routes(int(max_body_mib * _MIB))
     app = Starlette(
         routes=[
+            # Starlette tries one after the other: what is called most comes first.
+            Route("/predict", routes.predict, methods=["POST"]),
+            Route("/webhook", routes.webhook, methods=["POST"]),
             Route("/", routes.health, methods=["GET"]),
             Route("/health", routes.health, methods=["GET"]),
             Route("/setup", routes.setup, methods=["POST"]),
-            Route("/predict", routes.predict, methods=["POST"]),
-            Route("/webhook", routes.webhook, methods=["POST"]),
             Route("/versions", routes.versions, methods=["GET"]),
             Route("/train", routes.train, methods=["POST"]),
             Route("/job_status", routes.job_status, methods=["POST"]),

@@ -14,9 +14,10 @@ from typing import TypeVar
 from redis.exceptions import BusyLoadingError, ReadOnlyError, RedisError
 
 from lsml_bento.adapters.redis_state.client import open_client
+from lsml_bento.adapters.redis_state.guesses import Guesses
 from lsml_bento.adapters.redis_state.scripts import CHANGE, PAGE, SCAN, SCAN_ALL
 from lsml_bento.errors import StateError
-from lsml_bento.memory_state import BufferedChange
+from lsml_bento.memory_state import BufferedChange, Values
 from lsml_bento.state import Change, Pair, State
 
 _PAUSE_S = 0.001
@@ -35,22 +36,27 @@ class RedisState(State):
         url: ``redis://``, ``rediss://`` or ``unix://``, with a password or without.
         owner: the backend's name. Backends of other names live beside it.
         wait_s: how long to wait for a connection and for each answer.
+        is_hasty: whether its changes spare what they can: those of a busy thread.
 
     Raises:
         StateError: if the URL is none.
     """
 
-    def __init__(self, url: str, owner: str, *, wait_s: float = 0.5) -> None:
+    def __init__(
+        self, url: str, owner: str, *, wait_s: float = 0.5, is_hasty: bool = False
+    ) -> None:
         self.writes = 0
         self._lock = threading.Lock()
         self._wait_s = wait_s
         self._url = url
         self._owner = owner
         self._in_haste: dict[float, RedisState] = {}
+        self._is_hasty = is_hasty
+        self._guesses = Guesses()
         # In braces, so that a cluster keeps both on one node.
         self._values = f"lsml:{{{owner}}}:values"
         self._order = f"lsml:{{{owner}}}:order"
-        self._client = open_client(url, wait_s)
+        self._client = open_client(url, wait_s, is_lean=is_hasty)
         options = self._client.get_connection_kwargs()
         self._password = options.get("password") or ""
         self._where = options.get("path") or "{}:{}/{}".format(
@@ -91,6 +97,9 @@ class RedisState(State):
         ledger's do. An error that ``work`` raises counts only if what it read was still
         so then: else it may have seen half of another's change, and runs again.
 
+        One in a hurry guesses what it will read (``Guesses``), which spares a round
+        trip: a wrong guess is found out as what another wrote is.
+
         Args:
             work: as ``State.change`` says.
             wait_s: for how long to run ``work`` again while others come between, and
@@ -108,17 +117,8 @@ class RedisState(State):
                     self.writes += 1
         deadline = time.monotonic() + wait_s
         for attempt in count():
-            change = self._begin(deadline)
-            try:
-                answer = work(change)
-            except StateError:
-                raise
-            except Exception:
-                if self._holds(change):
-                    raise
-            else:
-                if self._applied(change):
-                    return answer
+            if done := self._tried(work, self._begin(deadline)):
+                return done[0]
             pause = _DICE.uniform(0, _PAUSE_S * 2 ** min(attempt, 6))
             if time.monotonic() + pause > deadline:
                 raise StateError(
@@ -138,14 +138,14 @@ class RedisState(State):
         with self._lock:
             if wait_s not in self._in_haste:
                 self._in_haste[wait_s] = RedisState(
-                    self._url, self._owner, wait_s=wait_s
+                    self._url, self._owner, wait_s=wait_s, is_hasty=True
                 )
             return self._in_haste[wait_s]
 
     def _begin(self, deadline: float) -> BufferedChange:
         """A change whose reads end some time, even where each of them is slow."""
         # The functions do not know the change: a cycle would be left to the collector.
-        seen: dict[str, str | None] = {}
+        seen: Values = {}
 
         def in_time() -> None:
             if time.monotonic() > deadline + self._wait_s:
@@ -179,6 +179,26 @@ class RedisState(State):
             return found
 
         return BufferedChange(get, scan, get_all, scan_all, seen)
+
+    def _tried(
+        self, work: Callable[[Change], _Answer], change: BufferedChange
+    ) -> tuple[_Answer] | None:
+        """What ``work`` answered; None if what it read was not so any more."""
+        if self._is_hasty and (guess := self._guesses.take()) is not None:
+            change.suppose(guess)
+        try:
+            answer = work(change)
+        except StateError:
+            raise
+        except Exception:
+            if self._holds(change):
+                raise
+            return None
+        if not self._applied(change):
+            return None
+        if self._is_hasty:
+            self._guesses.keep(change)
+        return (answer,)
 
     def _page(self, prefix: str, after: str, size: int) -> list[Pair]:
         first = f"({after}" if after >= prefix else f"[{prefix}"
@@ -222,9 +242,7 @@ class RedisState(State):
             with self._lock:
                 self.writes += 1
 
-    def _compare_and_write(
-        self, seen: dict[str, str | None], writes: dict[str, str | None]
-    ) -> bool:
+    def _compare_and_write(self, seen: Values, writes: Values) -> bool:
         present, absent = _split(seen)
         puts, deletes = _split(writes)
         counts = [len(present) // 2, len(absent), len(puts) // 2]
@@ -265,7 +283,7 @@ def _behind(prefix: str) -> bytes:
     return b"(" + prefix.encode() + b"\xff"
 
 
-def _split(entries: dict[str, str | None]) -> tuple[list[str], list[str]]:
+def _split(entries: Values) -> tuple[list[str], list[str]]:
     """Key, value, key, value, .. of those with a value, and the keys without one."""
     there: list[str] = []
     gone: list[str] = []
