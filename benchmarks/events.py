@@ -18,6 +18,7 @@ import psutil
 from benchmarks import backends, learners
 from benchmarks.backends import Learning, learning
 from benchmarks.clients import Answer, Clients, lateness, percentile
+from lsml_bento.jobs import Job
 from lsml_bento.journal import Journal
 from lsml_bento.ledger import Ledger
 from tests.redis_server import RedisServer
@@ -200,7 +201,10 @@ def _paused(redis: RedisServer) -> Iterator[None]:
 
 @dataclass
 class _Watch:
-    """Looks at the jobs, and at the process of the running fit, until it is left."""
+    """Looks at the jobs, and at the process of the running fit, until it is left.
+
+    It reads the ledger, not the server: ten looks a second would be part of its load.
+    """
 
     backend: Learning
     most: Counter[str] = field(default_factory=Counter)
@@ -231,19 +235,21 @@ class _Watch:
 
     def _work(self) -> None:
         try:
-            while not self._over.wait(_LOOK_S):
-                self._look()
-                if self.looks % 10 == 0:
-                    self._look_at_fit()
+            with self.backend.state() as state:
+                ledger = Ledger(state)
+                while not self._over.wait(_LOOK_S):
+                    self._look(ledger.jobs())
+                    if self.looks % 10 == 0:
+                        self._look_at_fit()
         except Exception as error:  # noqa: BLE001 - raised by whoever waits
             self._failed = error
 
-    def _look(self) -> None:
+    def _look(self, jobs: Sequence[Job]) -> None:
         found: Counter[str] = Counter()
-        for job in self.backend.jobs():
-            found[job["status"]] += 1
-            if job["started_at"]:
-                self.begun.setdefault(job["id"], time.monotonic())
+        for job in jobs:
+            found[job.status.value] += 1
+            if job.started_at:
+                self.begun.setdefault(job.id, time.monotonic())
         self.looks += 1
         self.fits += found["running"] > 0
         self.most |= found

@@ -70,7 +70,7 @@ class Event:
 
     def of(self, project: Project) -> Event:
         """The event, of this project."""
-        return replace(self, project=project)
+        return self if project == self.project else replace(self, project=project)
 
     @property
     def body(self) -> dict[str, Any]:

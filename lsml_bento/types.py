@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import (
@@ -28,6 +29,9 @@ Context = dict[str, Any]
 """What an annotator just drew: ``{"result": [region, ...]}``."""
 
 _PROJECT = re.compile(r"(?P<id>[A-Za-z0-9_-]{1,64})(?:\.(?P<created_at>[0-9]{1,15}))?")
+
+_LONGEST = 100
+"""Characters of a time at most: what is longer is none."""
 
 _DEPTH = 100
 """Levels of nesting that params may have; what renders them to JSON takes some 250."""
@@ -99,14 +103,21 @@ def _parse_project_object(value: dict[str, Any]) -> Project:
         return project
     if not isinstance(created_at, str):
         return project
+    seconds = _seconds(created_at[:_LONGEST])
+    return project if seconds is None else Project(project.id, seconds)
+
+
+@lru_cache(maxsize=1024)  # the same text in every event of a project
+def _seconds(text: str) -> int | None:
+    """A time as seconds since the epoch; None for what is none, or before it."""
     try:
-        moment = datetime.fromisoformat(created_at.replace("Z", "+00:00"))
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
-        return project
+        return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
     seconds = int(moment.timestamp())
-    return project if seconds < 0 else Project(project.id, seconds)
+    return seconds if seconds >= 0 else None
 
 
 def _params(value: object) -> dict[str, Any]:

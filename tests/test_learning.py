@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,9 @@ from typing import Any
 import pytest
 
 from lsml_bento.errors import NotFound
-from lsml_bento.events import Event
+from lsml_bento.events import Event, parse_event
+from lsml_bento.intake import Receipt
+from lsml_bento.jobs import Job
 from lsml_bento.learning import Learning
 from lsml_bento.ledger import Ledger
 from lsml_bento.memory_state import MemoryState
@@ -77,6 +81,46 @@ class TestRules:
 
         assert learning.rules() == TrainingRules(each_event=True)
         learning.close()
+
+
+def test_whoever_hangs_up_leaves_the_others_their_answers() -> None:
+    """The thread that stores goes on, and does not trip over the one that went."""
+    stored = threading.Event()
+
+    def wait(_: Job) -> None:
+        assert stored.wait(10)
+
+    learning = Learning(
+        ModelSource(Learner),
+        MemoryState(),
+        wait,
+        None,
+        lambda _: None,
+    )
+
+    def tasks_created(number: int) -> Event:
+        return parse_event(
+            {
+                "action": "TASKS_CREATED",
+                "project": {"id": 1, "created_at": "2026-11-23T09:34:49Z"},
+                "tasks": [{"id": number, "data": {"text": "a"}}],
+            }
+        )
+
+    async def ask() -> list[Receipt]:
+        gone = asyncio.create_task(learning.event(tasks_created(1)))
+        others = [asyncio.create_task(learning.event(tasks_created(n))) for n in (2, 3)]
+        await asyncio.sleep(0.05)
+        gone.cancel()
+        await asyncio.wait([gone])
+        stored.set()
+        return await asyncio.wait_for(asyncio.gather(*others), 5)
+
+    receipts = asyncio.run(ask())
+
+    assert receipts[0].job is not None
+    assert receipts[0].job == receipts[1].job
+    learning.close()
 
 
 class TestProjects:
