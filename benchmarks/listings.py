@@ -127,12 +127,11 @@ def _beside(backend: Learning, path: str) -> Found:
 
 
 def _run(backend: Learning, *command: str) -> None:
+    env = os.environ | {"LSML_HOME": str(backend.home)}
+    # What pip installs is compiled; a checkout is by the first command, if it may be.
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
-        command,
-        capture_output=True,
-        cwd=REPOSITORY,
-        env=os.environ | {"LSML_HOME": str(backend.home)},
-        timeout=60,
+        command, capture_output=True, cwd=REPOSITORY, env=env, timeout=60
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.decode()[-300:]}")
