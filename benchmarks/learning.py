@@ -19,7 +19,7 @@ _RESULTS = Path(__file__).with_name("learning.md")
 _NOTES = Path(__file__).with_name("learning_notes.md")
 _HOW = """\
 Each part starts a server of its own with a worker beside it, on a fresh home. The load
-comes from one process of asyncio clients on the same machine, whose own lateness is in
+comes from one process of clients on the same machine, whose own lateness is in
 the tables; the latency of an event counts from the moment when it was due. Events are
 `ANNOTATION_CREATED` of 3 KB as Label Studio was recorded to send them, each of another
 annotation and task; "new connection" opens one for each event, as Label Studio does.

@@ -56,12 +56,17 @@ class Device:
                 answer = function(*arguments)
             except BaseException as error:  # noqa: BLE001 - whoever awaits gets it
                 failure = error
-            # The loop may be closed when a call ends that was stuck.
-            with suppress(RuntimeError):
-                future.get_loop().call_soon_threadsafe(
-                    _deliver, future, answer, failure
-                )
+            hand_over(future, answer, failure)
             del call, future, function, arguments, answer, failure
+
+
+def hand_over(
+    future: asyncio.Future[_Answer], answer: _Answer, failure: BaseException | None
+) -> None:
+    """Answer from another thread what a loop waits for, or did."""
+    # The loop may be closed when a call ends that was stuck.
+    with suppress(RuntimeError):
+        future.get_loop().call_soon_threadsafe(_deliver, future, answer, failure)
 
 
 def _deliver(

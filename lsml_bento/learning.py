@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lsml_bento.device import Device
+from lsml_bento.device import Device, hand_over
 from lsml_bento.errors import BadRequest, StateError
 from lsml_bento.events import Event
 from lsml_bento.intake import Intake, Receipt
@@ -229,16 +229,6 @@ class Learning:
 # what the thread is about to answer, if the client hangs up.
 
 
-def _hand_over(waiting: asyncio.Future[Receipt], stored: Future[Receipt]) -> None:
-    """From the thread that stores to the loop, which may be closed by now."""
-    with suppress(RuntimeError):
-        waiting.get_loop().call_soon_threadsafe(_deliver, waiting, stored)
-
-
-def _deliver(waiting: asyncio.Future[Receipt], stored: Future[Receipt]) -> None:
-    if waiting.done():
-        return
-    if (error := stored.exception()) is not None:
-        waiting.set_exception(error)
-    else:
-        waiting.set_result(stored.result())
+def _hand_over(waiting: asyncio.Future[Any], stored: Future[Receipt]) -> None:
+    failure = stored.exception()
+    hand_over(waiting, None if failure else stored.result(), failure)

@@ -175,7 +175,7 @@ class TestVersions:
             took.append(time.monotonic() - start)
 
         # The fastest: whatever else runs on the machine may hold up one of them.
-        assert min(took) < 1
+        assert min(took) < 0.5
         assert [one["version"] for one in listed] == names[::-1]
 
 
