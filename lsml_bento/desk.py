@@ -13,7 +13,7 @@ from lsml_bento.fit_process import FitProcess
 from lsml_bento.ledger import Lease, Ledger
 from lsml_bento.publishing import Publisher
 from lsml_bento.settings import Settings
-from lsml_bento.state import State
+from lsml_bento.state.store import State
 from lsml_bento.watch import Watch
 
 log = logging.getLogger(__name__)

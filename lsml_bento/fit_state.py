@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from lsml_bento.state import Change, Pair, State, encode
+from lsml_bento.state.store import Change, Pair, State, encode
 from lsml_bento.types import Project
 
 _Answer = TypeVar("_Answer")

@@ -12,7 +12,7 @@ from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.directory import bento_of
 from lsml_bento.settings import Settings
 from lsml_bento.spec import BackendSpec, service_name
-from lsml_bento.state import State
+from lsml_bento.state.store import State
 
 
 def default_home(directory: Path, name: str) -> Path:

@@ -22,7 +22,7 @@ from lsml_bento.jobs import Job
 from lsml_bento.journal import fetch_record, observe, record
 from lsml_bento.ledger import Ledger
 from lsml_bento.spool import Spool
-from lsml_bento.state import Change, State, known_projects, resolve
+from lsml_bento.state.store import Change, State, known_projects, resolve
 from lsml_bento.training import TrainingRules
 from lsml_bento.types import Project, Task
 

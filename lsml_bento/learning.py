@@ -25,7 +25,7 @@ from lsml_bento.overview import (
     stored_rules,
 )
 from lsml_bento.source import ModelSource
-from lsml_bento.state import State
+from lsml_bento.state.store import State
 from lsml_bento.training import START_TRAINING, TrainingRules
 from lsml_bento.types import Project, Task
 from lsml_bento.versions import Versions

@@ -18,7 +18,7 @@ from lsml_bento.media import Media
 from lsml_bento.model import LabelStudioMLBase, Surroundings, surrounded_by
 from lsml_bento.promotion import Version
 from lsml_bento.source import ModelClass, ModelSource, locate
-from lsml_bento.state import State
+from lsml_bento.state.store import State
 from lsml_bento.types import Project, Task
 from lsml_bento.versions import Versions
 from lsml_bento.weights import Weights

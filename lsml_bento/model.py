@@ -16,9 +16,9 @@ from semver import Version
 
 from lsml_bento.label_config import EMPTY, parse_label_config, parse_tags
 from lsml_bento.media import Media, NoMedia, names_a_file
-from lsml_bento.memory_state import MemoryState
 from lsml_bento.response import ModelResponse
-from lsml_bento.state import State
+from lsml_bento.state.memory import MemoryState
+from lsml_bento.state.store import State
 from lsml_bento.training import (
     NoRun,
     Run,

@@ -15,7 +15,7 @@ from lsml_bento.making import ModelKey, to_key
 from lsml_bento.models import Models
 from lsml_bento.rendering import Slot, render
 from lsml_bento.serving import Serving
-from lsml_bento.state import State
+from lsml_bento.state.store import State
 from lsml_bento.types import Context, Project, Task
 
 log = logging.getLogger(__name__)

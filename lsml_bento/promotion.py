@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from lsml_bento.jobs import moment
-from lsml_bento.state import Change, identify, key_of
+from lsml_bento.state.store import Change, identify, key_of
 from lsml_bento.types import Project
 from lsml_bento.weights import Manifest
 

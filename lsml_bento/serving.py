@@ -17,7 +17,7 @@ from lsml_bento.errors import LsmlError
 from lsml_bento.ledger import Ledger
 from lsml_bento.models import Models
 from lsml_bento.promotion import Pointer, Version
-from lsml_bento.state import State
+from lsml_bento.state.store import State
 from lsml_bento.types import Project
 from lsml_bento.versions import Versions
 

@@ -19,7 +19,7 @@ from lsml_bento.promotion import (
     pointer_key,
     version_key,
 )
-from lsml_bento.state import Change, State, below, identify, last_of
+from lsml_bento.state.store import Change, State, below, identify, last_of
 from lsml_bento.types import Project
 
 

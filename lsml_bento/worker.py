@@ -27,11 +27,11 @@ from lsml_bento.errors import LsmlError, SettingsError, WeightsError
 from lsml_bento.fit_process import FitProcess
 from lsml_bento.home import open_state
 from lsml_bento.ledger import Ledger
-from lsml_bento.presence import Presence
 from lsml_bento.publishing import Publisher
 from lsml_bento.settings import Settings
 from lsml_bento.spec import BackendSpec, class_name
-from lsml_bento.state import State
+from lsml_bento.state.heartbeat import Presence
+from lsml_bento.state.store import State
 from lsml_bento.weights import Weights
 
 if TYPE_CHECKING:

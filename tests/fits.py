@@ -28,7 +28,7 @@ from lsml_bento.run import Workbench
 from lsml_bento.settings import Settings
 from lsml_bento.source import ModelClass, ModelSource
 from lsml_bento.spec import BackendSpec
-from lsml_bento.state import State
+from lsml_bento.state.store import State
 from lsml_bento.trainer import Trainer
 from lsml_bento.training import START_TRAINING, TrainingRules
 from lsml_bento.types import Project

@@ -18,7 +18,7 @@ from lsml_bento.predictor import Group, Predictor
 from lsml_bento.promotion import Version, promote
 from lsml_bento.serving import Serving
 from lsml_bento.source import ModelSource
-from lsml_bento.state import State
+from lsml_bento.state.store import State
 from lsml_bento.training import START_TRAINING, TrainingRules
 from lsml_bento.types import Project
 from lsml_bento.versions import Versions

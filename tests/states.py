@@ -10,8 +10,8 @@ import pytest
 
 from lsml_bento.adapters.redis_state import RedisState
 from lsml_bento.adapters.sqlite_state import SqliteState
-from lsml_bento.memory_state import MemoryState
-from lsml_bento.state import State
+from lsml_bento.state.memory import MemoryState
+from lsml_bento.state.store import State
 
 KINDS = ("memory", "sqlite", "redis", "hasty redis")
 

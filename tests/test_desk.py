@@ -16,9 +16,9 @@ from lsml_bento.desk import Desk
 from lsml_bento.fit_process import FitProcess
 from lsml_bento.jobs import LEASE_S, Job, JobStatus
 from lsml_bento.ledger import Ledger
-from lsml_bento.memory_state import MemoryState
 from lsml_bento.publishing import Publisher
-from lsml_bento.state import below
+from lsml_bento.state.memory import MemoryState
+from lsml_bento.state.store import below
 from lsml_bento.weights import store_name
 from tests.fits import NAME, ONE, Home, eventually, is_gone, lines, speaker
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lsml_bento.fit_state import FitState
-from lsml_bento.memory_state import MemoryState
+from lsml_bento.state.memory import MemoryState
 from lsml_bento.types import Project
 
 ONE = Project("1", 100)

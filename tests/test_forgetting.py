@@ -19,7 +19,7 @@ from lsml_bento.jobs import LEASE_S, JobStatus
 from lsml_bento.journal import record
 from lsml_bento.ledger import Ledger
 from lsml_bento.promotion import Version, move, promote
-from lsml_bento.state import Change, State, key_of
+from lsml_bento.state.store import Change, State, key_of
 from lsml_bento.training import TrainingRules
 from lsml_bento.types import Project
 from lsml_bento.versions import Versions

@@ -18,7 +18,7 @@ from lsml_bento.desk import Desk
 from lsml_bento.errors import SettingsError, StateError
 from lsml_bento.health import Health
 from lsml_bento.ledger import Ledger
-from lsml_bento.memory_state import MemoryState
+from lsml_bento.state.memory import MemoryState
 from tests.fits import Home, eventually, speaker
 
 HOLD = """

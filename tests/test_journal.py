@@ -18,8 +18,8 @@ from lsml_bento.errors import BadRequest
 from lsml_bento.events import Event, parse_event
 from lsml_bento.journal import Journal, observe, record
 from lsml_bento.ledger import Ledger
-from lsml_bento.memory_state import MemoryState
-from lsml_bento.state import Change, State, resolve
+from lsml_bento.state.memory import MemoryState
+from lsml_bento.state.store import Change, State, resolve
 from lsml_bento.training import TrainingRules
 from lsml_bento.types import Project, Task
 from tests.states import KINDS, each_state, open_state

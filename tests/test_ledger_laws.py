@@ -26,7 +26,7 @@ from lsml_bento.errors import JobNotFound, LeaseLost
 from lsml_bento.events import parse_event
 from lsml_bento.jobs import LEASE_S, MAX_ATTEMPTS, Job, JobStatus
 from lsml_bento.ledger import Lease, Ledger
-from lsml_bento.state import SEPARATOR, State, below, identify, key_of
+from lsml_bento.state.store import SEPARATOR, State, below, identify, key_of
 from lsml_bento.training import TrainingPolicy, TrainingRules
 from tests.states import KINDS, open_state, url_of
 

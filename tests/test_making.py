@@ -12,9 +12,9 @@ import pytest
 from lsml_bento.errors import LabelConfigError, ModelError, ModelSetupError
 from lsml_bento.making import Maker, ModelKey
 from lsml_bento.media import NoMedia
-from lsml_bento.memory_state import MemoryState
 from lsml_bento.model import LabelStudioMLBase
 from lsml_bento.source import ModelSource
+from lsml_bento.state.memory import MemoryState
 from lsml_bento.types import Task
 from tests.doubles import CONFIG, OTHER_CONFIG, texts
 from tests.learned import ONE, TWO, Named, Store

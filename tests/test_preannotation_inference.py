@@ -12,7 +12,6 @@ import pytest
 from lsml_bento.errors import ModelError
 from lsml_bento.inference import Inference, LocalEngine, snapshot
 from lsml_bento.media import NoMedia
-from lsml_bento.memory_state import MemoryState
 from lsml_bento.model import LabelStudioMLBase
 from lsml_bento.outcomes import Failure, Outcome, Tally
 from lsml_bento.preannotation import (
@@ -23,6 +22,7 @@ from lsml_bento.preannotation import (
 )
 from lsml_bento.promotion import Version, promote
 from lsml_bento.source import ModelSource
+from lsml_bento.state.memory import MemoryState
 from lsml_bento.types import Project, Task
 from lsml_bento.versions import Versions
 from tests.doubles import CONFIG, OTHER_CONFIG, Echo

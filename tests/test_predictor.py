@@ -18,14 +18,14 @@ from lsml_bento.errors import (
     WrongCount,
 )
 from lsml_bento.media import NoMedia
-from lsml_bento.memory_state import MemoryState
 from lsml_bento.model import LabelStudioMLBase
 from lsml_bento.models import Models
 from lsml_bento.predictor import Group, Predictor
 from lsml_bento.promotion import Version, promote
 from lsml_bento.serving import Serving
 from lsml_bento.source import ModelSource
-from lsml_bento.state import Pair
+from lsml_bento.state.memory import MemoryState
+from lsml_bento.state.store import Pair
 from lsml_bento.types import Project
 from tests.doubles import CONFIG, OTHER_CONFIG, Echo, texts
 

@@ -17,10 +17,10 @@ from lsml_bento.errors import LeaseLost
 from lsml_bento.jobs import LEASE_S, JobStatus
 from lsml_bento.ledger import Lease, Ledger
 from lsml_bento.media import NoMedia
-from lsml_bento.memory_state import MemoryState
 from lsml_bento.promotion import Version
 from lsml_bento.publishing import Publisher, sweep
 from lsml_bento.source import ModelSource
+from lsml_bento.state.memory import MemoryState
 from lsml_bento.types import Project
 from lsml_bento.weights import store_name
 from tests.fits import NAME, ONE, Home

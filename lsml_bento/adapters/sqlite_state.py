@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lsml_bento.errors import StateError
-from lsml_bento.memory_state import BufferedChange
-from lsml_bento.state import Change, Pair, State
+from lsml_bento.state.memory import BufferedChange
+from lsml_bento.state.store import Change, Pair, State
 
 log = logging.getLogger(__name__)
 

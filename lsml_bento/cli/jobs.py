@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lsml_bento.jobs import Job
-    from lsml_bento.state import State
+    from lsml_bento.state.store import State
 
 STATUSES = ("queued", "running", "succeeded", "failed", "cancelled")
 """``JobStatus``, without what importing it costs."""

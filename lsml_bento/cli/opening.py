@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lsml_bento.jobs import Job
     from lsml_bento.settings import Settings
     from lsml_bento.spec import BackendSpec
-    from lsml_bento.state import State
+    from lsml_bento.state.store import State
 
 
 class OpeningError(LsmlError):

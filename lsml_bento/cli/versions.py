@@ -13,7 +13,7 @@ from lsml_bento.errors import LsmlError
 
 if TYPE_CHECKING:
     from lsml_bento.promotion import Version
-    from lsml_bento.state import State
+    from lsml_bento.state.store import State
     from lsml_bento.types import Project
 
 

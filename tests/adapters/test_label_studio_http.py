@@ -21,10 +21,10 @@ from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.backend import Backend
 from lsml_bento.ledger import Lease, Ledger
 from lsml_bento.media import NoMedia
-from lsml_bento.memory_state import MemoryState
 from lsml_bento.promotion import Version, promote
 from lsml_bento.settings import Settings
 from lsml_bento.source import ModelSource
+from lsml_bento.state.memory import MemoryState
 from lsml_bento.training import TrainingPolicy
 from lsml_bento.types import parse_project
 from lsml_bento.versions import Versions

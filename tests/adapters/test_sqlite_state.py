@@ -14,7 +14,7 @@ import pytest
 from lsml_bento.adapters import sqlite_state
 from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.errors import StateError
-from lsml_bento.state import Change
+from lsml_bento.state.store import Change
 from lsml_bento.types import Project
 from tests.fits import eventually
 

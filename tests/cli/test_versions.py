@@ -11,7 +11,7 @@ import pytest
 
 from lsml_bento.overview import list_versions
 from lsml_bento.promotion import Version, promote
-from lsml_bento.state import Change
+from lsml_bento.state.store import Change
 from lsml_bento.versions import Versions
 from lsml_bento.weights import store_name
 from tests.cli.commands import LABEL_CONFIG

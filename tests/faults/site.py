@@ -14,7 +14,7 @@ from lsml_bento.adapters.bentoml_models import BentoModels
 from lsml_bento.adapters.redis_state import RedisState
 from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.journal import Journal
-from lsml_bento.state import State
+from lsml_bento.state.store import State
 from lsml_bento.types import Project
 from lsml_bento.versions import Versions
 from lsml_bento.weights import store_name

@@ -17,8 +17,8 @@ from lsml_bento.adapters.redis_state.client import open_client
 from lsml_bento.adapters.redis_state.guesses import Guesses
 from lsml_bento.adapters.redis_state.scripts import CHANGE, PAGE, SCAN, SCAN_ALL
 from lsml_bento.errors import StateError
-from lsml_bento.memory_state import BufferedChange, Values
-from lsml_bento.state import Change, Pair, State
+from lsml_bento.state.memory import BufferedChange, Values
+from lsml_bento.state.store import Change, Pair, State
 
 _PAUSE_S = 0.001
 _DICE = random.SystemRandom()

@@ -6,7 +6,7 @@ what an event reads is nearly always what the one before it left, or not there.
 
 from __future__ import annotations
 
-from lsml_bento.memory_state import BufferedChange, Values
+from lsml_bento.state.memory import BufferedChange, Values
 
 _KEPT = 10_000
 """Characters of a value at most: the journal's largest are not read again."""

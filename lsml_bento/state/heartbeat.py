@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from lsml_bento.errors import NameTaken, StateError
-from lsml_bento.state import Change, State, below, key_of
+from lsml_bento.state.store import Change, State, below, key_of
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ import os
 import pytest
 
 from lsml_bento.errors import NameTaken
-from lsml_bento.memory_state import MemoryState
-from lsml_bento.presence import GONE_S, Presence
-from lsml_bento.state import below
+from lsml_bento.state.heartbeat import GONE_S, Presence
+from lsml_bento.state.memory import MemoryState
+from lsml_bento.state.store import below
 
 
 class Clock:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TypeVar
 
-from lsml_bento.state import Change, Pair, State
+from lsml_bento.state.store import Change, Pair, State
 
 _Answer = TypeVar("_Answer")
 Values = dict[str, str | None]
