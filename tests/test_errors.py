@@ -36,7 +36,7 @@ def subclasses(root: type[LsmlError]) -> list[type[LsmlError]]:
 
 
 COMMANDS = (
-    *("lsml_bento.cli", "lsml_bento.scaffold", "lsml_bento.wheel"),
+    *("lsml_bento.cli", "lsml_bento.scaffold.create", "lsml_bento.scaffold.wheel"),
     *("lsml_bento.preannotation", "lsml_bento.bulk"),
     *("lsml_bento.output_files", "lsml_bento.task_files"),
 )

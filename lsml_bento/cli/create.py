@@ -42,7 +42,7 @@ def create(
 
     It answers valid predictions for its label config at once, and its tests pass.
     """
-    from lsml_bento.scaffold import create_backend, find_source
+    from lsml_bento.scaffold.create import create_backend, find_source
 
     directory = resolve(directory, root_dir)
     source = find_source(from_) if from_ is not None else None

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from lsml_bento import LabelStudioMLBase
 from lsml_bento.adapters.label_studio_http import contract_app
 from lsml_bento.cli import main
-from lsml_bento.scaffold import create_backend
+from lsml_bento.scaffold.create import create_backend
 from lsml_bento.testing import client_for
 from tests.e2e.processes import ROOT
 

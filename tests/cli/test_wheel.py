@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lsml_bento.wheel import wheel_name, write_wheel
+from lsml_bento.scaffold.wheel import wheel_name, write_wheel
 from tests.cli.commands import call, environ
 from tests.e2e.processes import ROOT
 
@@ -87,7 +87,7 @@ def test_packed_again_where_it_is_installed_it_is_the_same(
 
 
 def test_without_an_installation_there_is_nothing_to_pack(tmp_path: Path) -> None:
-    code = "from lsml_bento.wheel import wheel_name; wheel_name()"
+    code = "from lsml_bento.scaffold.wheel import wheel_name; wheel_name()"
     env = environ(PYTHONPATH=str(ROOT))  # and with -S none of the environment's
     done = call([sys.executable, "-S", "-c", code], cwd=tmp_path, env=env)
     assert "lsml-bento runs from files that were never installed" in done.stderr

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bentoml._internal.bento.build_config import BentoEnvSchema
 from bentoml.images import Image
 
-from lsml_bento.wheel import write_wheel
+from lsml_bento.scaffold.wheel import write_wheel
 
 if TYPE_CHECKING:
     from bentoml._internal.bento.bento import ImageInfo

@@ -21,8 +21,8 @@ from lsml_bento.directory import (
     siblings,
 )
 from lsml_bento.errors import LsmlError
+from lsml_bento.scaffold.wheel import wheel_name, write_wheel
 from lsml_bento.spec import class_name, service_name
-from lsml_bento.wheel import wheel_name, write_wheel
 
 _FILES = {
     "model.py": ["model.py"],

@@ -84,7 +84,7 @@ def _installed() -> Distribution:
 
 
 def _package_files() -> Iterator[tuple[str, bytes]]:
-    root = Path(__file__).parent
+    root = Path(__file__).parents[1]
     if not root.is_dir():
         raise WheelError(
             f"lsml-bento runs from {root}, which is no directory, so it can not be "

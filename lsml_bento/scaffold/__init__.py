@@ -1,0 +1,1 @@
+"""New backend directories, and the wheel they bring along."""
