@@ -18,8 +18,8 @@ from benchmarks.learners import NAME
 from benchmarks.payloads import REPOSITORY
 from lsml_bento.events import parse_event
 from lsml_bento.ledger import Ledger
+from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.promotion import Version, promote
-from lsml_bento.training import TrainingRules
 
 JOBS = 10_000
 VERSIONS = 1_000

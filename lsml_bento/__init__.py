@@ -7,10 +7,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lsml_bento.model import LabelStudioMLBase, predict_fn, update_fn
-    from lsml_bento.response import ModelResponse, PredictionValue
+    from lsml_bento.model.base_class import LabelStudioMLBase, predict_fn, update_fn
+    from lsml_bento.model.response import ModelResponse, PredictionValue
+    from lsml_bento.model.training_policy import TrainingPolicy
     from lsml_bento.service import create_service
-    from lsml_bento.training import TrainingPolicy
 
 __all__ = [
     "LabelStudioMLBase",
@@ -23,13 +23,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "LabelStudioMLBase": "model",
-    "ModelResponse": "response",
-    "PredictionValue": "response",
-    "TrainingPolicy": "training",
+    "LabelStudioMLBase": "model.base_class",
+    "ModelResponse": "model.response",
+    "PredictionValue": "model.response",
+    "TrainingPolicy": "model.training_policy",
     "create_service": "service",
-    "predict_fn": "model",
-    "update_fn": "model",
+    "predict_fn": "model.base_class",
+    "update_fn": "model.base_class",
 }
 
 

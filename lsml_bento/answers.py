@@ -6,8 +6,8 @@ import logging
 from typing import Any
 
 from lsml_bento.errors import DeadlineExceeded, LsmlError, ModelError
-from lsml_bento.rendering import EMPTY_SLOT, Slot
-from lsml_bento.source import locate
+from lsml_bento.model.loader import locate
+from lsml_bento.model.render import EMPTY_SLOT, Slot
 from lsml_bento.types import Project, Task
 
 log = logging.getLogger(__name__)

@@ -15,15 +15,15 @@ from lsml_bento.errors import ModelError, NotReady, StateError
 from lsml_bento.hang_up import HangUpWatch, HungUp
 from lsml_bento.lanes import Lane, Observer, Ticket
 from lsml_bento.learning import Learning, Wake
-from lsml_bento.media import Media
+from lsml_bento.model.loader import ModelSource
+from lsml_bento.model.media import Media
+from lsml_bento.model.render import EMPTY_SLOT, Slot, for_annotator
 from lsml_bento.models import Models
 from lsml_bento.overview import known_versions, projects_at_a_glance
 from lsml_bento.predictor import Group, Predictor
 from lsml_bento.publishing import sweep
-from lsml_bento.rendering import EMPTY_SLOT, Slot, for_annotator
 from lsml_bento.serving import Serving
 from lsml_bento.settings import Settings
-from lsml_bento.source import ModelSource
 from lsml_bento.state.heartbeat import Presence
 from lsml_bento.state.store import State, resolve
 from lsml_bento.types import PredictRequest, Project, SetupRequest, Task

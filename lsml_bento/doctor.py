@@ -27,7 +27,7 @@ from pydantic import SecretStr
 
 from lsml_bento.checking import check_results, sample_tasks
 from lsml_bento.errors import LabelConfigError, MediaError
-from lsml_bento.media import Media, names_a_file
+from lsml_bento.model.media import Media, names_a_file
 from lsml_bento.types import Task
 
 Status = Literal["ok", "warn", "fail"]

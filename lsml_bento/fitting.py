@@ -26,9 +26,9 @@ from lsml_bento.fit_process import END_OF_LOG
 from lsml_bento.home import open_state
 from lsml_bento.jobs import Job
 from lsml_bento.label_studio import open_media, open_tasks
+from lsml_bento.model.loader import ModelSource, locate
 from lsml_bento.run import Workbench
 from lsml_bento.settings import Settings
-from lsml_bento.source import ModelSource, locate
 from lsml_bento.spec import BackendSpec
 from lsml_bento.trainer import Trainer
 

@@ -13,8 +13,8 @@ import orjson
 from lsml_bento.errors import JobNotFound
 from lsml_bento.events import Event
 from lsml_bento.jobs import Job, due_at, new_id
+from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
 from lsml_bento.state.store import Change, identify, key_of, know
-from lsml_bento.training import START_TRAINING, TrainingRules
 from lsml_bento.types import Project
 
 

@@ -15,14 +15,14 @@ from lsml_bento.batcher import Batcher
 from lsml_bento.device import Device
 from lsml_bento.errors import DeviceLost, MediaError, PredictionError
 from lsml_bento.lanes import Lane, Ticket
-from lsml_bento.media import Media
+from lsml_bento.model.loader import ModelSource
+from lsml_bento.model.media import Media
+from lsml_bento.model.render import Slot
 from lsml_bento.models import Models
 from lsml_bento.preannotation import Answer, PreannotationError
 from lsml_bento.predictor import Group, Predictor
 from lsml_bento.promotion import pointer_key
-from lsml_bento.rendering import Slot
 from lsml_bento.serving import Serving
-from lsml_bento.source import ModelSource
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change, State, below, identify
 from lsml_bento.types import Project, Task

@@ -21,9 +21,9 @@ from lsml_bento.gathering import fetch_gathering, keys_of_gathering
 from lsml_bento.jobs import Job
 from lsml_bento.journal import fetch_record, observe, record
 from lsml_bento.ledger import Ledger
+from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.spool import Spool
 from lsml_bento.state.store import Change, State, known_projects, resolve
-from lsml_bento.training import TrainingRules
 from lsml_bento.types import Project, Task
 
 log = logging.getLogger(__name__)

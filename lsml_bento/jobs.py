@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from lsml_bento.training import TrainingPolicy
+from lsml_bento.model.training_policy import TrainingPolicy
 from lsml_bento.types import Project, parse_project
 
 LEASE_S = 6.0

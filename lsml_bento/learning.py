@@ -18,15 +18,15 @@ from lsml_bento.events import Event
 from lsml_bento.intake import Intake, Receipt
 from lsml_bento.jobs import Job, JobStatus
 from lsml_bento.ledger import Ledger
+from lsml_bento.model.loader import ModelSource
+from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
 from lsml_bento.overview import (
     RULES,
     known_project,
     list_versions,
     stored_rules,
 )
-from lsml_bento.source import ModelSource
 from lsml_bento.state.store import State
-from lsml_bento.training import START_TRAINING, TrainingRules
 from lsml_bento.types import Project, Task
 from lsml_bento.versions import Versions
 

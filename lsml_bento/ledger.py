@@ -27,8 +27,8 @@ from lsml_bento.gathering import (
     waiting,
 )
 from lsml_bento.jobs import LEASE_S, MAX_ATTEMPTS, Job, JobStatus
+from lsml_bento.model.training_policy import TrainingEvent, TrainingRules
 from lsml_bento.state.store import SEPARATOR, Change, State, below, identify, key_of
-from lsml_bento.training import TrainingEvent, TrainingRules
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Any
 from lsml_bento.errors import NotFound
 from lsml_bento.jobs import Job
 from lsml_bento.ledger import Ledger
+from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.store import State, key_of, resolve
-from lsml_bento.training import TrainingRules
 from lsml_bento.types import Project, parse_project
 from lsml_bento.versions import Versions
 

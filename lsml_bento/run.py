@@ -17,8 +17,8 @@ from lsml_bento.fit_state import FitState
 from lsml_bento.jobs import Job
 from lsml_bento.journal import Journal
 from lsml_bento.ledger import Ledger
+from lsml_bento.model.training_policy import TrainingEvent
 from lsml_bento.state.store import State
-from lsml_bento.training import TrainingEvent
 from lsml_bento.types import Project, Task
 from lsml_bento.versions import Versions
 from lsml_bento.weights import Saved, Weights, store_name

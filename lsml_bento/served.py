@@ -18,10 +18,10 @@ import bentoml
 from lsml_bento.adapters import label_studio_ml
 from lsml_bento.directory import find_target, has_service, with_class
 from lsml_bento.errors import LsmlError
+from lsml_bento.model.loader import locate
 from lsml_bento.pipelines import pipeline_name
 from lsml_bento.service import create_service
 from lsml_bento.settings import Settings
-from lsml_bento.source import locate
 from lsml_bento.spec import service_name
 
 _PIPELINE_MODEL = "lsml_bento.adapters.transformers_pipelines:PipelineModel"

@@ -26,9 +26,9 @@ from lsml_bento.embedded import EmbeddedWorker
 from lsml_bento.home import open_state, settle
 from lsml_bento.jobs import Job
 from lsml_bento.label_studio import open_media
-from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.model.base_class import LabelStudioMLBase
+from lsml_bento.model.loader import ModelSource
 from lsml_bento.settings import Settings
-from lsml_bento.source import ModelSource
 from lsml_bento.waking import Waker
 from lsml_bento.worker import child_environ, worker_command
 

@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import httpx
 
 from lsml_bento.backend import Backend
-from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.model.base_class import LabelStudioMLBase
+from lsml_bento.model.loader import ModelSource
+from lsml_bento.model.training_policy import START_TRAINING, LocalRun
 from lsml_bento.service import asgi_app, make_backend
 from lsml_bento.settings import Settings
-from lsml_bento.source import ModelSource
-from lsml_bento.training import START_TRAINING, LocalRun
 from lsml_bento.types import Task
 
 _Answer = TypeVar("_Answer")

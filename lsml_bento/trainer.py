@@ -11,23 +11,23 @@ import re
 import time
 from pathlib import Path
 
-from lsml_bento.calling import try_sample
 from lsml_bento.errors import LsmlError, StateError, TrainingError
 from lsml_bento.fit_state import FitState
 from lsml_bento.jobs import Job
 from lsml_bento.journal import Journal
-from lsml_bento.label_config import EMPTY
 from lsml_bento.ledger import Ledger
-from lsml_bento.media import Media
-from lsml_bento.model import (
+from lsml_bento.model.base_class import (
     LabelStudioMLBase,
     Surroundings,
     rules_of,
     surrounded_by,
 )
+from lsml_bento.model.invoke import try_sample
+from lsml_bento.model.label_config import EMPTY
+from lsml_bento.model.loader import ModelClass, ModelSource, locate
+from lsml_bento.model.media import Media
 from lsml_bento.promotion import Version
 from lsml_bento.run import JobRun, Workbench
-from lsml_bento.source import ModelClass, ModelSource, locate
 from lsml_bento.versions import Versions
 
 log = logging.getLogger(__name__)

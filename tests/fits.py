@@ -21,16 +21,16 @@ from lsml_bento.fit_process import FitProcess
 from lsml_bento.jobs import Job
 from lsml_bento.journal import record
 from lsml_bento.ledger import Lease, Ledger
-from lsml_bento.media import NoMedia
+from lsml_bento.model.loader import ModelClass, ModelSource
+from lsml_bento.model.media import NoMedia
+from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
 from lsml_bento.promotion import Version
 from lsml_bento.publishing import Publisher
 from lsml_bento.run import Workbench
 from lsml_bento.settings import Settings
-from lsml_bento.source import ModelClass, ModelSource
 from lsml_bento.spec import BackendSpec
 from lsml_bento.state.store import State
 from lsml_bento.trainer import Trainer
-from lsml_bento.training import START_TRAINING, TrainingRules
 from lsml_bento.types import Project
 from lsml_bento.versions import Versions
 from lsml_bento.weights import store_name

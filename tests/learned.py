@@ -11,15 +11,15 @@ from typing import Any
 from lsml_bento.adapters.bentoml_models import BentoModels
 from lsml_bento.events import Event
 from lsml_bento.ledger import Ledger
-from lsml_bento.media import NoMedia
-from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.model.base_class import LabelStudioMLBase
+from lsml_bento.model.loader import ModelSource
+from lsml_bento.model.media import NoMedia
+from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
 from lsml_bento.models import Models
 from lsml_bento.predictor import Group, Predictor
 from lsml_bento.promotion import Version, promote
 from lsml_bento.serving import Serving
-from lsml_bento.source import ModelSource
 from lsml_bento.state.store import State
-from lsml_bento.training import START_TRAINING, TrainingRules
 from lsml_bento.types import Project
 from lsml_bento.versions import Versions
 from lsml_bento.weights import store_name

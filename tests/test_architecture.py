@@ -18,11 +18,11 @@ CORE = {"pydantic", "pydantic_core", "semver"}
 LABEL_STUDIO = {"label_studio_sdk"}
 LIBRARIES = {
     # Label configs, regions and PredictionValue are the SDK's: never rewritten here.
-    "label_config": LABEL_STUDIO,
-    "model": CORE | LABEL_STUDIO,
-    "response": CORE | LABEL_STUDIO,
+    "model.label_config": LABEL_STUDIO,
+    "model.base_class": CORE | LABEL_STUDIO,
+    "model.response": CORE | LABEL_STUDIO,
     # A third of the time that pydantic takes for plain JSON.
-    "rendering": CORE | LABEL_STUDIO | {"orjson"},
+    "model.render": CORE | LABEL_STUDIO | {"orjson"},
     "journal": {"orjson"},
     "gathering": {"orjson"},
     "checking": LABEL_STUDIO,
@@ -187,7 +187,9 @@ HEAVY = {"torch", "transformers", "bentoml", "starlette", "PIL", "rich", "click"
 
 
 def test_what_a_model_needs_loads_nothing_heavy_and_does_no_work() -> None:
-    found = import_alone("lsml_bento", "lsml_bento.model", "lsml_bento.response")
+    found = import_alone(
+        "lsml_bento", "lsml_bento.model.base_class", "lsml_bento.model.response"
+    )
 
     assert found["work"] == []
     assert not found["handlers"]

@@ -16,7 +16,7 @@ from lsml_bento.checking import (
     sample_tasks,
 )
 from lsml_bento.errors import LabelConfigError, MediaError, WrongCount
-from lsml_bento.rendering import Slot, render
+from lsml_bento.model.render import Slot, render
 from lsml_bento.types import Context, Task
 
 TEXT = """<View><Text name="text" value="$text"/>

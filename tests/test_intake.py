@@ -18,9 +18,9 @@ from lsml_bento.intake import Intake, Receipt
 from lsml_bento.jobs import Job
 from lsml_bento.journal import Journal
 from lsml_bento.ledger import Ledger
+from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import State, know
-from lsml_bento.training import TrainingRules
 from lsml_bento.types import Project
 from tests.states import KINDS, open_state, url_of
 

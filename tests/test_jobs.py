@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsml_bento.jobs import ASKED_WAIT_S, Job, JobStatus, due_at, moment, new_id
-from lsml_bento.training import TrainingPolicy
+from lsml_bento.model.training_policy import TrainingPolicy
 from lsml_bento.types import Project
 
 JOB = Job(id="j", project="1.1795426489", event="X", created_at=1_800_000_000.25)

@@ -18,9 +18,9 @@ from lsml_bento.errors import BadRequest
 from lsml_bento.events import Event, parse_event
 from lsml_bento.journal import Journal, observe, record
 from lsml_bento.ledger import Ledger
+from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change, State, resolve
-from lsml_bento.training import TrainingRules
 from lsml_bento.types import Project, Task
 from tests.states import KINDS, each_state, open_state
 from tests.test_contract_replay import RECORDED, request_of

@@ -16,12 +16,12 @@ from lsml_bento.intake import Receipt
 from lsml_bento.jobs import Job
 from lsml_bento.learning import Learning
 from lsml_bento.ledger import Ledger
-from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.model.base_class import LabelStudioMLBase
+from lsml_bento.model.loader import ModelSource
+from lsml_bento.model.training_policy import TrainingPolicy, TrainingRules
 from lsml_bento.overview import known_project, list_versions
 from lsml_bento.promotion import Version, promote
-from lsml_bento.source import ModelSource
 from lsml_bento.state.memory import MemoryState
-from lsml_bento.training import TrainingPolicy, TrainingRules
 from lsml_bento.types import Project
 from lsml_bento.versions import Versions
 

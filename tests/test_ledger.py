@@ -16,9 +16,13 @@ from lsml_bento.events import Event, parse_event
 from lsml_bento.jobs import LEASE_S, MAX_ATTEMPTS, Job, JobStatus
 from lsml_bento.journal import record
 from lsml_bento.ledger import Lease, Ledger
+from lsml_bento.model.training_policy import (
+    TrainingEvent,
+    TrainingPolicy,
+    TrainingRules,
+)
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change, Pair, State, below, key_of
-from lsml_bento.training import TrainingEvent, TrainingPolicy, TrainingRules
 from lsml_bento.types import Project
 from tests.states import KINDS, each_state, open_state
 

@@ -26,8 +26,8 @@ from lsml_bento.errors import JobNotFound, LeaseLost
 from lsml_bento.events import parse_event
 from lsml_bento.jobs import LEASE_S, MAX_ATTEMPTS, Job, JobStatus
 from lsml_bento.ledger import Lease, Ledger
+from lsml_bento.model.training_policy import TrainingPolicy, TrainingRules
 from lsml_bento.state.store import SEPARATOR, State, below, identify, key_of
-from lsml_bento.training import TrainingPolicy, TrainingRules
 from tests.states import KINDS, open_state, url_of
 
 GATHERED = TrainingRules(policy=TrainingPolicy(2, quiet_s=5, max_wait_s=20))

@@ -14,10 +14,10 @@ import pytest
 
 from lsml_bento.errors import LabelConfigError, ModelSetupError
 from lsml_bento.making import ModelKey
-from lsml_bento.media import NoMedia
-from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.model.base_class import LabelStudioMLBase
+from lsml_bento.model.loader import ModelSource
+from lsml_bento.model.media import NoMedia
 from lsml_bento.models import Models
-from lsml_bento.source import ModelSource
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.types import Project
 from tests.conftest import Serve

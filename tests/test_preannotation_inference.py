@@ -11,8 +11,9 @@ import pytest
 
 from lsml_bento.errors import ModelError
 from lsml_bento.inference import Inference, LocalEngine, snapshot
-from lsml_bento.media import NoMedia
-from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.model.base_class import LabelStudioMLBase
+from lsml_bento.model.loader import ModelSource
+from lsml_bento.model.media import NoMedia
 from lsml_bento.outcomes import Failure, Outcome, Tally
 from lsml_bento.preannotation import (
     Answer,
@@ -21,7 +22,6 @@ from lsml_bento.preannotation import (
     predictions_of,
 )
 from lsml_bento.promotion import Version, promote
-from lsml_bento.source import ModelSource
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.types import Project, Task
 from lsml_bento.versions import Versions

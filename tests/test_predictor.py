@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from lsml_bento import calling
 from lsml_bento.errors import (
     DeviceLost,
     LabelConfigError,
@@ -17,13 +16,14 @@ from lsml_bento.errors import (
     StateError,
     WrongCount,
 )
-from lsml_bento.media import NoMedia
-from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.model import invoke
+from lsml_bento.model.base_class import LabelStudioMLBase
+from lsml_bento.model.loader import ModelSource
+from lsml_bento.model.media import NoMedia
 from lsml_bento.models import Models
 from lsml_bento.predictor import Group, Predictor
 from lsml_bento.promotion import Version, promote
 from lsml_bento.serving import Serving
-from lsml_bento.source import ModelSource
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Pair
 from lsml_bento.types import Project
@@ -167,7 +167,7 @@ class TestLostDevice:
     def test_an_error_that_lasts_is_told_from_others(
         self, monkeypatch: pytest.MonkeyPatch, said: str, is_lost: bool
     ) -> None:
-        monkeypatch.setattr(calling, "_device_is_lost", threading.Event())
+        monkeypatch.setattr(invoke, "_device_is_lost", threading.Event())
 
         class Brittle(LabelStudioMLBase):
             def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> Any:
@@ -175,7 +175,7 @@ class TestLostDevice:
 
         with pytest.raises(DeviceLost if is_lost else RuntimeError, match=said):
             predictor_of(Brittle).predict(group(), TASKS)
-        assert calling.is_device_lost() is is_lost
+        assert invoke.is_device_lost() is is_lost
 
 
 class OutOfMemoryError(RuntimeError):

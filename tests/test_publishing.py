@@ -16,10 +16,10 @@ from lsml_bento.backend import Backend
 from lsml_bento.errors import LeaseLost
 from lsml_bento.jobs import LEASE_S, JobStatus
 from lsml_bento.ledger import Lease, Ledger
-from lsml_bento.media import NoMedia
+from lsml_bento.model.loader import ModelSource
+from lsml_bento.model.media import NoMedia
 from lsml_bento.promotion import Version
 from lsml_bento.publishing import Publisher, sweep
-from lsml_bento.source import ModelSource
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.types import Project
 from lsml_bento.weights import store_name

@@ -18,7 +18,7 @@ import pytest
 from lsml_bento import serving as serving_module
 from lsml_bento.errors import StateError
 from lsml_bento.journal import observe
-from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.promotion import Version, promote
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change

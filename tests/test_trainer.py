@@ -12,7 +12,7 @@ import pytest
 
 from lsml_bento.errors import MediaError, TrainingError
 from lsml_bento.jobs import JobStatus
-from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.promotion import Pointer
 from lsml_bento.state.memory import MemoryState
 from tests.doubles import OTHER_CONFIG, choice

@@ -16,7 +16,7 @@ from lsml_bento.errors import LsmlError
 
 if TYPE_CHECKING:
     from lsml_bento.doctor import Check
-    from lsml_bento.media import Media
+    from lsml_bento.model.media import Media
     from lsml_bento.settings import Settings
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}

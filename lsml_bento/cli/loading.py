@@ -10,12 +10,12 @@ from lsml_bento.adapters.label_studio_api import LabelStudioMedia
 from lsml_bento.answers import for_client
 from lsml_bento.checking import Predict
 from lsml_bento.directory import find_target, service_target, with_class
+from lsml_bento.model.loader import ModelSource
+from lsml_bento.model.render import Slot
 from lsml_bento.models import Models
 from lsml_bento.predictor import Group, Predictor
-from lsml_bento.rendering import Slot
 from lsml_bento.serving import Serving
 from lsml_bento.settings import Settings
-from lsml_bento.source import ModelSource
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.types import Context, Project, Task
 

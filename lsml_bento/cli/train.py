@@ -13,7 +13,7 @@ from lsml_bento.errors import LsmlError
 
 if TYPE_CHECKING:
     from lsml_bento.events import Event
-    from lsml_bento.training import TrainingRules
+    from lsml_bento.model.training_policy import TrainingRules
     from lsml_bento.types import Project
 
 
@@ -64,8 +64,8 @@ def train(
 def _rules(backend: Opened) -> TrainingRules:
     """What a server noted of the class; what it would suppose, before it did."""
     from lsml_bento.directory import is_drop_in
+    from lsml_bento.model.training_policy import TrainingRules
     from lsml_bento.overview import stored_rules
-    from lsml_bento.training import TrainingRules
 
     directory = backend.spec.directory_path
     return stored_rules(backend.state) or TrainingRules(
@@ -77,7 +77,7 @@ def _event(backend: Opened, project: Project) -> Event:
     """As Label Studio's, with what is known here of the project."""
     from lsml_bento.events import Event
     from lsml_bento.jobs import moment
-    from lsml_bento.training import START_TRAINING
+    from lsml_bento.model.training_policy import START_TRAINING
 
     about: dict[str, Any] = {
         "id": int(project.id) if project.id.isdecimal() else project.id,

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import pytest
 
 from lsml_bento.adapters.transformers_pipelines import PipelineModel
-from lsml_bento.calling import call
 from lsml_bento.checking import check_results
 from lsml_bento.errors import MediaError
-from lsml_bento.model import Surroundings, surrounded_by
-from lsml_bento.rendering import render
+from lsml_bento.model.base_class import Surroundings, surrounded_by
+from lsml_bento.model.invoke import call
+from lsml_bento.model.render import render
 from lsml_bento.types import Project
 
 ONE = Project("1", 1795426489)

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.model.base_class import LabelStudioMLBase
 from tests.conftest import Serve
 from tests.doubles import (
     CONFIG,

@@ -20,12 +20,12 @@ from lsml_bento.adapters.edge import EdgeMiddleware
 from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.backend import Backend
 from lsml_bento.ledger import Lease, Ledger
-from lsml_bento.media import NoMedia
+from lsml_bento.model.loader import ModelSource
+from lsml_bento.model.media import NoMedia
+from lsml_bento.model.training_policy import TrainingPolicy
 from lsml_bento.promotion import Version, promote
 from lsml_bento.settings import Settings
-from lsml_bento.source import ModelSource
 from lsml_bento.state.memory import MemoryState
-from lsml_bento.training import TrainingPolicy
 from lsml_bento.types import parse_project
 from lsml_bento.versions import Versions
 from tests.conftest import Serve

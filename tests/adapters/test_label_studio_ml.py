@@ -23,10 +23,10 @@ from lsml_bento.adapters.label_studio_ml import functions
 from lsml_bento.adapters.label_studio_ml.flask_app import Client, init_app
 from lsml_bento.directory import find_target
 from lsml_bento.errors import SettingsError
-from lsml_bento.label_config import parse_tags
-from lsml_bento.model import LabelStudioMLBase, Surroundings, surrounded_by
+from lsml_bento.model.base_class import LabelStudioMLBase, Surroundings, surrounded_by
+from lsml_bento.model.label_config import parse_tags
+from lsml_bento.model.loader import ModelSource
 from lsml_bento.settings import Settings
-from lsml_bento.source import ModelSource
 from lsml_bento.types import Project
 
 LEGACY = Path(__file__).parent.parent / "legacy"
@@ -473,7 +473,8 @@ def test_unrelated_tests_keep_a_package_that_is_installed(
     assert "1 passed" in output, output
     directory.joinpath("test_theirs.py").write_text(
         "from conftest import LabelStudioMLBase\n"
-        "def test_ours(): assert LabelStudioMLBase.__module__ == 'lsml_bento.model'\n"
+        "def test_ours():\n"
+        "    assert LabelStudioMLBase.__module__ == 'lsml_bento.model.base_class'\n"
     )
     output = run_pytest(directory, "--lsml-bento", path=str(really_installed))
     assert "1 passed" in output, output

@@ -17,8 +17,8 @@ from lsml_bento.errors import StateError
 from lsml_bento.events import Event, parse_event
 from lsml_bento.intake import Intake
 from lsml_bento.ledger import Ledger
+from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.store import Change
-from lsml_bento.training import TrainingRules
 from lsml_bento.types import Project
 from tests.e2e.processes import free_port
 from tests.redis_server import RedisServer

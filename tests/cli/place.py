@@ -23,9 +23,9 @@ from lsml_bento.cli import main
 from lsml_bento.events import Event
 from lsml_bento.jobs import Job
 from lsml_bento.ledger import Ledger
+from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
 from lsml_bento.promotion import Version, promote
 from lsml_bento.state.store import State
-from lsml_bento.training import START_TRAINING, TrainingRules
 from lsml_bento.types import Project
 from lsml_bento.weights import store_name
 from tests.cli.commands import LABEL_CONFIG, TOOL, Run, environ, refused, run, write

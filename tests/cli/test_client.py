@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lsml_bento.errors import SettingsError
-from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.testing import Client, client_for
 from tests.cli.commands import LABEL_CONFIG, MODEL, write
 

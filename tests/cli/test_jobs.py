@@ -18,8 +18,8 @@ import pytest
 from lsml_bento.events import Event
 from lsml_bento.jobs import JobStatus
 from lsml_bento.ledger import Lease, Ledger
+from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.store import Change
-from lsml_bento.training import TrainingRules
 from tests.cli.commands import TOOL
 from tests.cli.place import LEARNER, ONE, TWO, Place, QuickPlace, seconds
 

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from lsml_bento.ledger import Ledger
+from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.overview import RULES
-from lsml_bento.training import TrainingRules
 from tests.cli.commands import LABEL_CONFIG
 from tests.cli.place import LEARNER, ONE, Place
 from tests.cli.test_jobs import DESERTED

@@ -35,7 +35,7 @@ from lsml_bento.errors import (
     UnsupportedMedia,
 )
 from lsml_bento.events import Event, parse_event
-from lsml_bento.label_config import parse_label_config
+from lsml_bento.model.label_config import parse_label_config
 from lsml_bento.types import (
     check_media_type,
     parse_predict,

@@ -25,13 +25,13 @@ _HERE = __name__
 
 _OURS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "label_studio_ml": {
-        "lsml_bento.model": ("LabelStudioMLBase", "predict_fn", "update_fn"),
-        "lsml_bento.response": ("ModelResponse", "PredictionValue"),
+        "lsml_bento.model.base_class": ("LabelStudioMLBase", "predict_fn", "update_fn"),
+        "lsml_bento.model.response": ("ModelResponse", "PredictionValue"),
         f"{_HERE}.functions": ("__version__", "package_name"),
     },
     "label_studio_ml.model": {
-        "lsml_bento.model": ("LabelStudioMLBase", "predict_fn", "update_fn"),
-        "lsml_bento.response": ("ModelResponse", "PredictionValue"),
+        "lsml_bento.model.base_class": ("LabelStudioMLBase", "predict_fn", "update_fn"),
+        "lsml_bento.model.response": ("ModelResponse", "PredictionValue"),
         f"{_HERE}.functions": (
             "LabelInterface",
             "get_local_path",
@@ -40,7 +40,7 @@ _OURS: Mapping[str, Mapping[str, Sequence[str]]] = {
         ),
     },
     "label_studio_ml.response": {
-        "lsml_bento.response": (
+        "lsml_bento.model.response": (
             "ModelResponse",
             "PredictionValue",
             "SingleTaskPredictions",
@@ -66,8 +66,8 @@ _OURS: Mapping[str, Mapping[str, Sequence[str]]] = {
     },
     "label_studio_ml.api": {
         f"{_HERE}.flask_app": ("init_app",),
-        "lsml_bento.model": ("LabelStudioMLBase",),
-        "lsml_bento.response": ("ModelResponse",),
+        "lsml_bento.model.base_class": ("LabelStudioMLBase",),
+        "lsml_bento.model.response": ("ModelResponse",),
     },
 }
 """Module -> where its names come from."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import httpx
 
-from lsml_bento.model import PREDICT_MARK, UPDATE_MARK, LabelStudioMLBase
+from lsml_bento.model.base_class import PREDICT_MARK, UPDATE_MARK, LabelStudioMLBase
 
 if TYPE_CHECKING:
     from lsml_bento import testing

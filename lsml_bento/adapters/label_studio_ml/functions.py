@@ -15,8 +15,8 @@ from label_studio_sdk._extensions.label_studio_tools.core.utils import io as sdk
 from label_studio_sdk._extensions.label_studio_tools.core.utils.params import get_env
 from label_studio_sdk.label_interface import LabelInterface
 
-from lsml_bento.media import names_a_file
-from lsml_bento.model import media_here
+from lsml_bento.model.base_class import media_here
+from lsml_bento.model.media import names_a_file
 
 package_name = "label-studio-ml"
 __version__ = "2.0.1.dev0"

@@ -23,7 +23,7 @@ from lsml_bento.adapters.label_studio_tasks.selecting import SelectedPages, of_v
 from lsml_bento.adapters.label_studio_tasks.session import Session
 from lsml_bento.adapters.label_studio_tasks.trouble import Trouble
 from lsml_bento.errors import LsmlError
-from lsml_bento.label_config import parse_label_config
+from lsml_bento.model.label_config import parse_label_config
 from lsml_bento.preannotation import (
     FateUnknown,
     PreannotationError,

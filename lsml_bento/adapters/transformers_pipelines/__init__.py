@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsml_bento.errors import LsmlError, ModelSetupError
-from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.settings import Settings
 from lsml_bento.types import Context, Task
 

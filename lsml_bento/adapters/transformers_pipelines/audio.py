@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsml_bento.errors import MediaError
-from lsml_bento.source import describe
+from lsml_bento.model.loader import describe
 
 Samples = NDArray[np.float32]
 """One channel, from -1 to 1."""

@@ -26,7 +26,7 @@ from lsml_bento.adapters.transformers_pipelines.target import (
     match_target,
 )
 from lsml_bento.errors import ModelSetupError
-from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.model.base_class import LabelStudioMLBase
 
 _LENGTH = 512
 """Tokens that are read of a text, for models that do not say how many they take."""

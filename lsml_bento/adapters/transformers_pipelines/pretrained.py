@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from lsml_bento.errors import ModelSetupError
-from lsml_bento.source import describe
+from lsml_bento.model.loader import describe
 from lsml_bento.torch import device as default_device
 from lsml_bento.torch import inference
 

@@ -20,7 +20,7 @@ from lsml_bento.adapters.transformers_pipelines.pretrained import (
 )
 from lsml_bento.adapters.transformers_pipelines.target import match_target
 from lsml_bento.errors import ModelSetupError
-from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.model.base_class import LabelStudioMLBase
 
 _WINDOW = 512
 """Tokens of a window, for models that do not say how many they take."""

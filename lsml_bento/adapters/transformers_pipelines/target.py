@@ -13,7 +13,7 @@ from label_studio_sdk.label_interface.control_tags import ControlTag
 from label_studio_sdk.label_interface.object_tags import ObjectTag
 
 from lsml_bento.errors import ModelSetupError
-from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.model.base_class import LabelStudioMLBase
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from lsml_bento.adapters.transformers_pipelines.pretrained import (
     pad_with_end,
 )
 from lsml_bento.adapters.transformers_pipelines.target import find_target
-from lsml_bento.model import LabelStudioMLBase
+from lsml_bento.model.base_class import LabelStudioMLBase
 
 _NEW_TOKENS = 256
 

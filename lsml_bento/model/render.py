@@ -11,8 +11,8 @@ from label_studio_sdk.label_interface.region import Region
 from pydantic_core import from_json, to_json
 
 from lsml_bento.errors import LsmlError, PredictionError, WrongCount
-from lsml_bento.response import ModelResponse, PredictionValue
-from lsml_bento.source import describe
+from lsml_bento.model.loader import describe
+from lsml_bento.model.response import ModelResponse, PredictionValue
 
 EMPTY_SLOT = b"[]"
 """No prediction for a task, as Label Studio understands it."""

@@ -14,18 +14,18 @@ from typing import Any, ClassVar, TypeVar
 from label_studio_sdk.label_interface import LabelInterface
 from semver import Version
 
-from lsml_bento.label_config import EMPTY, parse_label_config, parse_tags
-from lsml_bento.media import Media, NoMedia, names_a_file
-from lsml_bento.response import ModelResponse
-from lsml_bento.state.memory import MemoryState
-from lsml_bento.state.store import State
-from lsml_bento.training import (
+from lsml_bento.model.label_config import EMPTY, parse_label_config, parse_tags
+from lsml_bento.model.media import Media, NoMedia, names_a_file
+from lsml_bento.model.response import ModelResponse
+from lsml_bento.model.training_policy import (
     NoRun,
     Run,
     TrainingEvent,
     TrainingPolicy,
     TrainingRules,
 )
+from lsml_bento.state.memory import MemoryState
+from lsml_bento.state.store import State
 from lsml_bento.types import Context, Project, Task
 
 PREDICT_MARK = "__lsml_predict_fn__"

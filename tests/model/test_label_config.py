@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lsml_bento.errors import LabelConfigError
-from lsml_bento.label_config import EMPTY, parse_label_config, parse_tags
+from lsml_bento.model.label_config import EMPTY, parse_label_config, parse_tags
 from tests.doubles import CONFIG
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from lsml_bento.directory import find_target
 from lsml_bento.errors import ModelImportError
-from lsml_bento.model import LabelStudioMLBase
-from lsml_bento.source import ModelSource, describe, locate
+from lsml_bento.model.base_class import LabelStudioMLBase
+from lsml_bento.model.loader import ModelSource, describe, locate
 
 Write = Callable[[str], ModelSource]
 
@@ -341,7 +341,7 @@ class TestPlaces:
 
         assert locate(failed.value).startswith(
             "JSONDecodeError: Expecting value: line 1 column 1 (char 0) "
-            "(test_source.py, line "
+            "(test_loader.py, line "
         )
 
     def test_an_error_without_a_traceback_has_no_place(self) -> None:

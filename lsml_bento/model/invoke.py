@@ -14,9 +14,9 @@ from functools import lru_cache
 from typing import Any
 
 from lsml_bento.errors import DeviceLost, MediaError, ModelError, OutOfMemory
-from lsml_bento.model import LabelStudioMLBase, surrounded_by
-from lsml_bento.rendering import render
-from lsml_bento.source import locate
+from lsml_bento.model.base_class import LabelStudioMLBase, surrounded_by
+from lsml_bento.model.loader import locate
+from lsml_bento.model.render import render
 from lsml_bento.types import Context, Task
 
 _LASTING = re.compile(

@@ -17,9 +17,14 @@ from typing import Any
 
 from lsml_bento.directory import is_drop_in
 from lsml_bento.errors import ModelImportError
-from lsml_bento.model import PREDICT_MARK, UPDATE_MARK, LabelStudioMLBase, rules_of
+from lsml_bento.model.base_class import (
+    PREDICT_MARK,
+    UPDATE_MARK,
+    LabelStudioMLBase,
+    rules_of,
+)
+from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.spec import class_name
-from lsml_bento.training import TrainingRules
 
 RETRY_AFTER_S = 2.0
 """How long a failure is answered again before the user's code gets another try."""
@@ -165,7 +170,7 @@ def where(error: BaseException) -> str:
     """
     if isinstance(error, SyntaxError) and error.filename:
         return f"{Path(error.filename).name}, line {error.lineno}"
-    ours = str(Path(__file__).parent), importlib.__path__[0], "<frozen"
+    ours = str(Path(__file__).parents[1]), importlib.__path__[0], "<frozen"
     places = [
         (frame.f_code.co_filename, line)
         for frame, line in traceback.walk_tb(error.__traceback__)

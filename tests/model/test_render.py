@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from label_studio_sdk.label_interface import LabelInterface
 
 from lsml_bento.errors import MediaError, PredictionError, WrongCount
-from lsml_bento.rendering import for_annotator, render
-from lsml_bento.response import ModelResponse, PredictionValue
+from lsml_bento.model.render import for_annotator, render
+from lsml_bento.model.response import ModelResponse, PredictionValue
 from tests.doubles import CONFIG, choice
 
 REGION = choice("Positive")

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsml_bento.errors import NotTraining
-from lsml_bento.model import LabelStudioMLBase, rules_of
-from lsml_bento.testing import fit
-from lsml_bento.training import (
+from lsml_bento.model.base_class import LabelStudioMLBase, rules_of
+from lsml_bento.model.training_policy import (
     START_TRAINING,
     LocalRun,
     NoRun,
@@ -20,6 +19,7 @@ from lsml_bento.training import (
     TrainingPolicy,
     TrainingRules,
 )
+from lsml_bento.testing import fit
 
 
 class TestPolicy:

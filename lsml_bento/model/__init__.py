@@ -1,0 +1,1 @@
+"""The user's class: its base class, how it is loaded, called and rendered."""
