@@ -19,7 +19,7 @@ from benchmarks.payloads import REPOSITORY
 from lsml_bento.events import parse_event
 from lsml_bento.ledger import Ledger
 from lsml_bento.model.training_policy import TrainingRules
-from lsml_bento.promotion import Version, promote
+from lsml_bento.versions.version import Version, promote
 
 JOBS = 10_000
 VERSIONS = 1_000

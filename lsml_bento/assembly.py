@@ -15,7 +15,7 @@ from lsml_bento.adapters.model_repository import ModelRepository
 from lsml_bento.secret import secret_of
 from lsml_bento.settings import Settings
 from lsml_bento.spec import BackendSpec
-from lsml_bento.weights import Weights
+from lsml_bento.versions.weights import Weights
 
 if TYPE_CHECKING:
     from lsml_bento.adapters.huey_queue import HueyQueue

@@ -27,7 +27,7 @@ from lsml_bento.settings import Settings
 from lsml_bento.state.heartbeat import Presence
 from lsml_bento.state.store import State, resolve
 from lsml_bento.types import PredictRequest, Project, SetupRequest, Task
-from lsml_bento.weights import Weights
+from lsml_bento.versions.weights import Weights
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from typing import NamedTuple
 from lsml_bento.errors import StillRunning
 from lsml_bento.jobs import LEASE_S, Job, JobStatus
 from lsml_bento.ledger import Ledger, forget
-from lsml_bento.promotion import move
 from lsml_bento.state.store import SEPARATOR, Change, State, below, identify, key_of
 from lsml_bento.types import Project
-from lsml_bento.versions import Versions
-from lsml_bento.weights import Weights, store_name
+from lsml_bento.versions.registry import Versions
+from lsml_bento.versions.version import move
+from lsml_bento.versions.weights import Weights, store_name
 
 KEYS = 500
 """Keys that one change deletes at most, so that webhooks need not wait for it."""

@@ -21,12 +21,12 @@ from lsml_bento.model.render import Slot
 from lsml_bento.models import Models
 from lsml_bento.preannotation import Answer, PreannotationError
 from lsml_bento.predictor import Group, Predictor
-from lsml_bento.promotion import pointer_key
 from lsml_bento.serving import Serving
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change, State, below, identify
 from lsml_bento.types import Project, Task
-from lsml_bento.weights import Weights
+from lsml_bento.versions.version import pointer_key
+from lsml_bento.versions.weights import Weights
 
 _OWN_FAULTS = (MediaError, PredictionError, PreannotationError)
 """Errors that are a task's own, or everybody's, however they came."""

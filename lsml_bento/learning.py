@@ -28,7 +28,7 @@ from lsml_bento.overview import (
 )
 from lsml_bento.state.store import State
 from lsml_bento.types import Project, Task
-from lsml_bento.versions import Versions
+from lsml_bento.versions.registry import Versions
 
 log = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from lsml_bento.model.base_class import LabelStudioMLBase, Surroundings, surroun
 from lsml_bento.model.invoke import try_sample
 from lsml_bento.model.loader import ModelClass, ModelSource, locate
 from lsml_bento.model.media import Media
-from lsml_bento.promotion import Version
 from lsml_bento.state.store import State
 from lsml_bento.types import Project, Task
-from lsml_bento.versions import Versions
-from lsml_bento.weights import Weights
+from lsml_bento.versions.registry import Versions
+from lsml_bento.versions.version import Version
+from lsml_bento.versions.weights import Weights
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from lsml_bento.model.loader import RETRY_AFTER_S, ModelSource
 from lsml_bento.model.media import Media
 from lsml_bento.state.store import State
 from lsml_bento.types import Project, Task
-from lsml_bento.weights import Weights
+from lsml_bento.versions.weights import Weights
 
 log = logging.getLogger(__name__)
 

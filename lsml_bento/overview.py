@@ -11,7 +11,7 @@ from lsml_bento.ledger import Ledger
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.store import State, key_of, resolve
 from lsml_bento.types import Project, parse_project
-from lsml_bento.versions import Versions
+from lsml_bento.versions.registry import Versions
 
 RULES = key_of("class", "rules")
 """Where a server that imported the class notes when it learns."""

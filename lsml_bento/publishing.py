@@ -8,12 +8,12 @@ from functools import partial
 from lsml_bento.errors import JobNotFound, LeaseLost, StateError, WeightsError
 from lsml_bento.jobs import Job, JobStatus
 from lsml_bento.ledger import Lease, Ledger
-from lsml_bento.promotion import Version, promote
 from lsml_bento.settings import Settings
 from lsml_bento.state.store import State
 from lsml_bento.types import Project
-from lsml_bento.versions import Versions
-from lsml_bento.weights import Weights, parse_tag, store_name
+from lsml_bento.versions.registry import Versions
+from lsml_bento.versions.version import Version, promote
+from lsml_bento.versions.weights import Weights, parse_tag, store_name
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from lsml_bento.ledger import Ledger
 from lsml_bento.model.training_policy import TrainingEvent
 from lsml_bento.state.store import State
 from lsml_bento.types import Project, Task
-from lsml_bento.versions import Versions
-from lsml_bento.weights import Saved, Weights, store_name
+from lsml_bento.versions.registry import Versions
+from lsml_bento.versions.weights import Saved, Weights, store_name
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from lsml_bento.errors import LsmlError
 from lsml_bento.ledger import Ledger
 from lsml_bento.models import Models
-from lsml_bento.promotion import Pointer, Version
 from lsml_bento.state.store import State
 from lsml_bento.types import Project
-from lsml_bento.versions import Versions
+from lsml_bento.versions.registry import Versions
+from lsml_bento.versions.version import Pointer, Version
 
 log = logging.getLogger(__name__)
 

@@ -26,9 +26,9 @@ from lsml_bento.model.invoke import try_sample
 from lsml_bento.model.label_config import EMPTY
 from lsml_bento.model.loader import ModelClass, ModelSource, locate
 from lsml_bento.model.media import Media
-from lsml_bento.promotion import Version
 from lsml_bento.run import JobRun, Workbench
-from lsml_bento.versions import Versions
+from lsml_bento.versions.registry import Versions
+from lsml_bento.versions.version import Version
 
 log = logging.getLogger(__name__)
 

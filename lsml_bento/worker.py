@@ -32,7 +32,7 @@ from lsml_bento.settings import Settings
 from lsml_bento.spec import BackendSpec, class_name
 from lsml_bento.state.heartbeat import Presence
 from lsml_bento.state.store import State
-from lsml_bento.weights import Weights
+from lsml_bento.versions.weights import Weights
 
 if TYPE_CHECKING:
     from lsml_bento.health import Health

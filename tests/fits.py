@@ -24,7 +24,6 @@ from lsml_bento.ledger import Lease, Ledger
 from lsml_bento.model.loader import ModelClass, ModelSource
 from lsml_bento.model.media import NoMedia
 from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
-from lsml_bento.promotion import Version
 from lsml_bento.publishing import Publisher
 from lsml_bento.run import Workbench
 from lsml_bento.settings import Settings
@@ -32,8 +31,9 @@ from lsml_bento.spec import BackendSpec
 from lsml_bento.state.store import State
 from lsml_bento.trainer import Trainer
 from lsml_bento.types import Project
-from lsml_bento.versions import Versions
-from lsml_bento.weights import store_name
+from lsml_bento.versions.registry import Versions
+from lsml_bento.versions.version import Version
+from lsml_bento.versions.weights import store_name
 from tests.doubles import CONFIG
 
 CREATED_AT = "2026-11-23T09:34:49.839721Z"

@@ -17,12 +17,12 @@ from lsml_bento.model.media import NoMedia
 from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
 from lsml_bento.models import Models
 from lsml_bento.predictor import Group, Predictor
-from lsml_bento.promotion import Version, promote
 from lsml_bento.serving import Serving
 from lsml_bento.state.store import State
 from lsml_bento.types import Project
-from lsml_bento.versions import Versions
-from lsml_bento.weights import store_name
+from lsml_bento.versions.registry import Versions
+from lsml_bento.versions.version import Version, promote
+from lsml_bento.versions.weights import store_name
 from tests.doubles import CONFIG, choice, texts
 
 ONE = Project("1", 100)

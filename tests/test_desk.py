@@ -19,7 +19,7 @@ from lsml_bento.ledger import Ledger
 from lsml_bento.publishing import Publisher
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import below
-from lsml_bento.weights import store_name
+from lsml_bento.versions.weights import store_name
 from tests.fits import NAME, ONE, Home, eventually, is_gone, lines, speaker
 
 PIDS = """

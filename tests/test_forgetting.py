@@ -19,11 +19,11 @@ from lsml_bento.jobs import LEASE_S, JobStatus
 from lsml_bento.journal import record
 from lsml_bento.ledger import Ledger
 from lsml_bento.model.training_policy import TrainingRules
-from lsml_bento.promotion import Version, move, promote
 from lsml_bento.state.store import Change, State, key_of
 from lsml_bento.types import Project
-from lsml_bento.versions import Versions
-from lsml_bento.weights import store_name
+from lsml_bento.versions.registry import Versions
+from lsml_bento.versions.version import Version, move, promote
+from lsml_bento.versions.weights import store_name
 from tests.learned import Named, Process, Store
 from tests.states import KINDS, each_state, open_state
 

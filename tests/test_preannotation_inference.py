@@ -21,10 +21,10 @@ from lsml_bento.preannotation import (
     Unreachable,
     predictions_of,
 )
-from lsml_bento.promotion import Version, promote
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.types import Project, Task
-from lsml_bento.versions import Versions
+from lsml_bento.versions.registry import Versions
+from lsml_bento.versions.version import Version, promote
 from tests.doubles import CONFIG, OTHER_CONFIG, Echo
 
 NOBODY = Project("0", 0)

@@ -22,11 +22,11 @@ from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
 from lsml_bento.models import Models
 from lsml_bento.predictor import Group, Predictor
-from lsml_bento.promotion import Version, promote
 from lsml_bento.serving import Serving
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Pair
 from lsml_bento.types import Project
+from lsml_bento.versions.version import Version, promote
 from tests.doubles import CONFIG, OTHER_CONFIG, Echo, texts
 
 PROJECT = Project("1", 5)

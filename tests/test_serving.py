@@ -19,10 +19,10 @@ from lsml_bento import serving as serving_module
 from lsml_bento.errors import StateError
 from lsml_bento.journal import observe
 from lsml_bento.model.base_class import LabelStudioMLBase
-from lsml_bento.promotion import Version, promote
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change
 from lsml_bento.types import Project
+from lsml_bento.versions.version import Version, promote
 from tests.doubles import CONFIG, OTHER_CONFIG, choice
 from tests.learned import ONE, TWO, Named, Process, Store, name_in
 

@@ -13,8 +13,8 @@ import pytest
 from lsml_bento.errors import MediaError, TrainingError
 from lsml_bento.jobs import JobStatus
 from lsml_bento.model.base_class import LabelStudioMLBase
-from lsml_bento.promotion import Pointer
 from lsml_bento.state.memory import MemoryState
+from lsml_bento.versions.version import Pointer
 from tests.doubles import OTHER_CONFIG, choice
 from tests.fits import ONE, Home
 

@@ -16,10 +16,10 @@ from lsml_bento.errors import JobNotFound, LeaseLost
 from lsml_bento.fit_process import FitProcess
 from lsml_bento.jobs import LEASE_S, MAX_ATTEMPTS, Job, JobStatus
 from lsml_bento.ledger import Lease, Ledger
-from lsml_bento.promotion import Version
 from lsml_bento.state.store import below
+from lsml_bento.versions.version import Version
+from lsml_bento.versions.weights import store_name
 from lsml_bento.watch import Watch
-from lsml_bento.weights import store_name
 from tests.fits import NAME, ONE, Home, eventually, speaker
 
 

@@ -17,7 +17,8 @@ from typing import Any
 from uuid import uuid4
 
 from lsml_bento.errors import LsmlError, WeightsError
-from lsml_bento.weights import (
+from lsml_bento.versions.staging import Workroom, age_s, flush
+from lsml_bento.versions.weights import (
     Manifest,
     Repository,
     Saved,
@@ -26,7 +27,6 @@ from lsml_bento.weights import (
     manifest_of,
     parse_tag,
 )
-from lsml_bento.workroom import Workroom, age_s, flush
 
 _DESCRIPTION = "model.yaml"
 _WEIGHTS = "weights"

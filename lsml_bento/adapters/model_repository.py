@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 import fsspec
 
 from lsml_bento.errors import LsmlError, SettingsError, WeightsError
-from lsml_bento.weights import Manifest, check_manifest, manifest_of, parse_tag
+from lsml_bento.versions.weights import Manifest, check_manifest, manifest_of, parse_tag
 
 _MARK = "lsml.json"
 """Written last: what has none was not pushed to its end."""

@@ -12,9 +12,9 @@ from lsml_bento.cli.options import backend_option, debug_option, json_option, ye
 from lsml_bento.errors import LsmlError
 
 if TYPE_CHECKING:
-    from lsml_bento.promotion import Version
     from lsml_bento.state.store import State
     from lsml_bento.types import Project
+    from lsml_bento.versions.version import Version
 
 
 class NotConfirmed(LsmlError):
@@ -60,7 +60,7 @@ def show(
         from lsml_bento.cli.printing import print_json
         from lsml_bento.naming import project_called
         from lsml_bento.overview import list_versions
-        from lsml_bento.versions import Versions
+        from lsml_bento.versions.registry import Versions
 
         known = project_called(backend.state, project)
         listed = list_versions(backend.state, known)
@@ -92,7 +92,7 @@ def activate(
     """
     with opened(directory) as backend:
         from lsml_bento.naming import project_called
-        from lsml_bento.versions import Versions
+        from lsml_bento.versions.registry import Versions
 
         known = project_called(backend.state, project)
         Versions(backend.state).activate(known, version, pin=pin)
@@ -113,7 +113,7 @@ def rollback(project: str | None, directory: Path, as_json: bool, debug: bool) -
     """
     with opened(directory) as backend:
         from lsml_bento.naming import project_called
-        from lsml_bento.versions import Versions
+        from lsml_bento.versions.registry import Versions
 
         known = project_called(backend.state, project)
         served = Versions(backend.state).rollback(known).version
@@ -135,7 +135,7 @@ def delete(
     with opened(directory) as backend:
         from lsml_bento.assembly import open_weights
         from lsml_bento.naming import project_called
-        from lsml_bento.versions import Versions
+        from lsml_bento.versions.registry import Versions
 
         kept = Versions(backend.state)
         known = project_called(backend.state, project)

@@ -24,7 +24,7 @@ from bentoml._internal.models import ModelStore
 from lsml_bento.adapters.bentoml_models import BentoModels, default_store
 from lsml_bento.adapters.model_repository import ModelRepository
 from lsml_bento.errors import WeightsError
-from lsml_bento.weights import Manifest, Saved, Weights, manifest_of
+from lsml_bento.versions.weights import Manifest, Saved, Weights, manifest_of
 
 NAME = "ner-p1.100"
 ROOT = Path(__file__).parents[2]

@@ -23,11 +23,11 @@ from lsml_bento.ledger import Lease, Ledger
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
 from lsml_bento.model.training_policy import TrainingPolicy
-from lsml_bento.promotion import Version, promote
 from lsml_bento.settings import Settings
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.types import parse_project
-from lsml_bento.versions import Versions
+from lsml_bento.versions.registry import Versions
+from lsml_bento.versions.version import Version, promote
 from tests.conftest import Serve
 from tests.doubles import (
     CONFIG,

@@ -13,7 +13,7 @@ import pytest
 
 from lsml_bento.adapters.model_repository import ModelRepository
 from lsml_bento.errors import SettingsError, WeightsError
-from lsml_bento.weights import Repository, manifest_of
+from lsml_bento.versions.weights import Repository, manifest_of
 
 TAG = "ner-p1.100:v1"
 

@@ -24,10 +24,10 @@ from lsml_bento.events import Event
 from lsml_bento.jobs import Job
 from lsml_bento.ledger import Ledger
 from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
-from lsml_bento.promotion import Version, promote
 from lsml_bento.state.store import State
 from lsml_bento.types import Project
-from lsml_bento.weights import store_name
+from lsml_bento.versions.version import Version, promote
+from lsml_bento.versions.weights import store_name
 from tests.cli.commands import LABEL_CONFIG, TOOL, Run, environ, refused, run, write
 
 ONE = Project("1", 1795426489)

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from uuid import uuid4
 
-from lsml_bento.weights import store_name
+from lsml_bento.versions.weights import store_name
 from tests.cli.commands import TOOL
 from tests.cli.place import LEARNER, ONE, TWO, QuickPlace
 

@@ -16,9 +16,9 @@ from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.journal import Journal
 from lsml_bento.state.store import State
 from lsml_bento.types import Project
-from lsml_bento.versions import Versions
-from lsml_bento.weights import store_name
-from lsml_bento.workroom import age_s
+from lsml_bento.versions.registry import Versions
+from lsml_bento.versions.staging import age_s
+from lsml_bento.versions.weights import store_name
 from tests.e2e.processes import eventually
 from tests.e2e.serving import start_command
 from tests.faults.backends.learner.model import read

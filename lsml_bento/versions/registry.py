@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 
 from lsml_bento.errors import VersionInUse, VersionNotFound
-from lsml_bento.promotion import (
+from lsml_bento.state.store import Change, State, below, identify, last_of
+from lsml_bento.types import Project
+from lsml_bento.versions.version import (
     Pointer,
     Version,
     base_of,
@@ -19,8 +21,6 @@ from lsml_bento.promotion import (
     pointer_key,
     version_key,
 )
-from lsml_bento.state.store import Change, State, below, identify, last_of
-from lsml_bento.types import Project
 
 
 class Versions:

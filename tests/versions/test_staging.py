@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lsml_bento.errors import WeightsError
-from lsml_bento.workroom import Workroom
+from lsml_bento.versions.staging import Workroom
 
 
 def room_of(store: Path) -> Workroom:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lsml_bento.errors import WeightsError
 from lsml_bento.types import Project
-from lsml_bento.weights import check_manifest, is_tag, manifest_of, store_name
+from lsml_bento.versions.weights import check_manifest, is_tag, manifest_of, store_name
 
 PROJECTS = st.builds(
     Project,

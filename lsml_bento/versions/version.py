@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from lsml_bento.jobs import moment
 from lsml_bento.state.store import Change, identify, key_of
 from lsml_bento.types import Project
-from lsml_bento.weights import Manifest
+from lsml_bento.versions.weights import Manifest
 
 _HISTORY = 20
 

@@ -17,10 +17,10 @@ from lsml_bento.events import Event
 from lsml_bento.jobs import LEASE_S
 from lsml_bento.ledger import Lease, Ledger
 from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
-from lsml_bento.promotion import Pointer, Version, move, promote
 from lsml_bento.state.store import Change, State, identify, key_of
 from lsml_bento.types import Project
-from lsml_bento.versions import Versions
+from lsml_bento.versions.registry import Versions
+from lsml_bento.versions.version import Pointer, Version, move, promote
 from tests.states import KINDS, each_state, open_state
 
 state = pytest.fixture(params=KINDS)(each_state)

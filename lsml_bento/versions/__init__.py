@@ -1,0 +1,1 @@
+"""Model versions: what they are, where their weights lie, which one serves."""
