@@ -18,9 +18,9 @@ import psutil
 from benchmarks import backends, learners
 from benchmarks.backends import Learning, learning
 from benchmarks.clients import Answer, Clients, lateness, percentile
-from lsml_bento.jobs import Job
-from lsml_bento.journal import Journal
-from lsml_bento.ledger import Ledger
+from lsml_bento.jobs.annotations import Journal
+from lsml_bento.jobs.job import Job
+from lsml_bento.jobs.job_store import Ledger
 from tests.redis_server import RedisServer
 
 BURST_RATE = 200.0

@@ -16,8 +16,8 @@ from benchmarks.backends import Learning, learning
 from benchmarks.clients import Clients, percentile
 from benchmarks.learners import NAME
 from benchmarks.payloads import REPOSITORY
-from lsml_bento.events import parse_event
-from lsml_bento.ledger import Ledger
+from lsml_bento.jobs.events import parse_event
+from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.versions.version import Version, promote
 

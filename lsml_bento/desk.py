@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 
 from lsml_bento.errors import JobNotFound, LeaseLost, StateError
 from lsml_bento.fit_process import FitProcess
-from lsml_bento.ledger import Lease, Ledger
+from lsml_bento.jobs.job_store import Lease, Ledger
 from lsml_bento.publishing import Publisher
 from lsml_bento.settings import Settings
 from lsml_bento.state.store import State

@@ -20,7 +20,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any
 
-from lsml_bento.jobs import Job
+from lsml_bento.jobs.job import Job
 
 LOG_LINES = 200
 """Lines of a run's output that are kept with its job."""

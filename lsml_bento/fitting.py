@@ -24,7 +24,7 @@ from lsml_bento.assembly import log_to_stderr, open_weights
 from lsml_bento.errors import LsmlError, StateError
 from lsml_bento.fit_process import END_OF_LOG
 from lsml_bento.home import open_state
-from lsml_bento.jobs import Job
+from lsml_bento.jobs.job import Job
 from lsml_bento.label_studio import open_media, open_tasks
 from lsml_bento.model.loader import ModelSource, locate
 from lsml_bento.run import Workbench

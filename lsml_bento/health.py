@@ -18,8 +18,8 @@ from prometheus_client.registry import Collector
 
 from lsml_bento.desk import Desk
 from lsml_bento.errors import SettingsError, StateError
-from lsml_bento.figures import FIT_SECONDS, FITS, JOBS, OLDEST_QUEUED
-from lsml_bento.ledger import Ledger
+from lsml_bento.jobs.figures import FIT_SECONDS, FITS, JOBS, OLDEST_QUEUED
+from lsml_bento.jobs.job_store import Ledger
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from lsml_bento.device import Device, hand_over
 from lsml_bento.errors import BadRequest, StateError
-from lsml_bento.events import Event
-from lsml_bento.intake import Intake, Receipt
-from lsml_bento.jobs import Job, JobStatus
-from lsml_bento.ledger import Ledger
+from lsml_bento.jobs.event_writer import Intake, Receipt
+from lsml_bento.jobs.events import Event
+from lsml_bento.jobs.job import Job, JobStatus
+from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
 from lsml_bento.overview import (

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lsml_bento.errors import LsmlError, ModelSetupError, StateError, WeightsError
-from lsml_bento.journal import Journal
+from lsml_bento.jobs.annotations import Journal
 from lsml_bento.model.base_class import LabelStudioMLBase, Surroundings, surrounded_by
 from lsml_bento.model.invoke import try_sample
 from lsml_bento.model.loader import ModelClass, ModelSource, locate

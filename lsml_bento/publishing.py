@@ -6,8 +6,8 @@ import logging
 from functools import partial
 
 from lsml_bento.errors import JobNotFound, LeaseLost, StateError, WeightsError
-from lsml_bento.jobs import Job, JobStatus
-from lsml_bento.ledger import Lease, Ledger
+from lsml_bento.jobs.job import Job, JobStatus
+from lsml_bento.jobs.job_store import Lease, Ledger
 from lsml_bento.settings import Settings
 from lsml_bento.state.store import State
 from lsml_bento.types import Project

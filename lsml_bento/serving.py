@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 
 from lsml_bento.errors import LsmlError
-from lsml_bento.ledger import Ledger
+from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.models import Models
 from lsml_bento.state.store import State
 from lsml_bento.types import Project

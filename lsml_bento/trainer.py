@@ -13,9 +13,9 @@ from pathlib import Path
 
 from lsml_bento.errors import LsmlError, StateError, TrainingError
 from lsml_bento.fit_state import FitState
-from lsml_bento.jobs import Job
-from lsml_bento.journal import Journal
-from lsml_bento.ledger import Ledger
+from lsml_bento.jobs.annotations import Journal
+from lsml_bento.jobs.job import Job
+from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.model.base_class import (
     LabelStudioMLBase,
     Surroundings,

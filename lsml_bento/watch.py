@@ -9,8 +9,8 @@ from typing import Any
 
 from lsml_bento.errors import JobNotFound, LeaseLost, StateError
 from lsml_bento.fit_process import FitProcess, Message
-from lsml_bento.jobs import Job
-from lsml_bento.ledger import Lease, Ledger
+from lsml_bento.jobs.job import Job
+from lsml_bento.jobs.job_store import Lease, Ledger
 from lsml_bento.publishing import Publisher
 from lsml_bento.versions.version import Version
 

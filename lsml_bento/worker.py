@@ -26,7 +26,7 @@ from lsml_bento.directory import is_drop_in
 from lsml_bento.errors import LsmlError, SettingsError, WeightsError
 from lsml_bento.fit_process import FitProcess
 from lsml_bento.home import open_state
-from lsml_bento.ledger import Ledger
+from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.publishing import Publisher
 from lsml_bento.settings import Settings
 from lsml_bento.spec import BackendSpec, class_name

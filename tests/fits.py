@@ -16,11 +16,11 @@ import psutil
 from lsml_bento.adapters.bentoml_models import BentoModels
 from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.errors import LsmlError
-from lsml_bento.events import parse_event
 from lsml_bento.fit_process import FitProcess
-from lsml_bento.jobs import Job
-from lsml_bento.journal import record
-from lsml_bento.ledger import Lease, Ledger
+from lsml_bento.jobs.annotations import record
+from lsml_bento.jobs.events import parse_event
+from lsml_bento.jobs.job import Job
+from lsml_bento.jobs.job_store import Lease, Ledger
 from lsml_bento.model.loader import ModelClass, ModelSource
 from lsml_bento.model.media import NoMedia
 from lsml_bento.model.training_policy import START_TRAINING, TrainingRules

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lsml_bento.adapters.bentoml_models import BentoModels
-from lsml_bento.events import Event
-from lsml_bento.ledger import Ledger
+from lsml_bento.jobs.events import Event
+from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia

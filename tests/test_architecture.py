@@ -23,8 +23,8 @@ LIBRARIES = {
     "model.response": CORE | LABEL_STUDIO,
     # A third of the time that pydantic takes for plain JSON.
     "model.render": CORE | LABEL_STUDIO | {"orjson"},
-    "journal": {"orjson"},
-    "gathering": {"orjson"},
+    "jobs.annotations": {"orjson"},
+    "jobs.coalescing": {"orjson"},
     "checking": LABEL_STUDIO,
     "doctor": CORE | {"httpx"},
     "testing": {"httpx"},
@@ -38,7 +38,7 @@ LIBRARIES = {
     "adapters.label_studio_http": {"starlette", "orjson"},
     "adapters.bentoml_service": {"bentoml", "starlette", "orjson", "prometheus_client"},
     # A lock that the system lets go of when its process dies.
-    "spool": {"filelock"},
+    "jobs.spool": {"filelock"},
     "embedded": {"filelock"},
     "checkpoint": CORE | {"filelock"},
     # A JSON list of any size, item by item.

@@ -14,8 +14,8 @@ import pytest
 
 from lsml_bento.desk import Desk
 from lsml_bento.fit_process import FitProcess
-from lsml_bento.jobs import LEASE_S, Job, JobStatus
-from lsml_bento.ledger import Ledger
+from lsml_bento.jobs.job import LEASE_S, Job, JobStatus
+from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.publishing import Publisher
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import below

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from lsml_bento.fit_process import LOG_LINES, FitProcess
-from lsml_bento.jobs import Job
+from lsml_bento.jobs.job import Job
 from tests.fits import eventually, is_gone, speaker
 
 Speak = Callable[..., FitProcess]

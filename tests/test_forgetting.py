@@ -13,11 +13,11 @@ import pytest
 
 from lsml_bento.adapters.bentoml_models import BentoModels
 from lsml_bento.errors import StillRunning, WeightsError
-from lsml_bento.events import parse_event
 from lsml_bento.forgetting import KEYS, forget_project, holdings
-from lsml_bento.jobs import LEASE_S, JobStatus
-from lsml_bento.journal import record
-from lsml_bento.ledger import Ledger
+from lsml_bento.jobs.annotations import record
+from lsml_bento.jobs.events import parse_event
+from lsml_bento.jobs.job import LEASE_S, JobStatus
+from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.store import Change, State, key_of
 from lsml_bento.types import Project

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from lsml_bento.errors import BadRequest, JobNotFound, NotFound
-from lsml_bento.jobs import Job
+from lsml_bento.jobs.job import Job
 from lsml_bento.naming import job_called, project_called, short_ids
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change, key_of

@@ -14,8 +14,8 @@ from lsml_bento.adapters.bentoml_models import BentoModels
 from lsml_bento.adapters.model_repository import ModelRepository
 from lsml_bento.backend import Backend
 from lsml_bento.errors import LeaseLost
-from lsml_bento.jobs import LEASE_S, JobStatus
-from lsml_bento.ledger import Lease, Ledger
+from lsml_bento.jobs.job import LEASE_S, JobStatus
+from lsml_bento.jobs.job_store import Lease, Ledger
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
 from lsml_bento.publishing import Publisher, sweep

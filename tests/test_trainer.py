@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 
 from lsml_bento.errors import MediaError, TrainingError
-from lsml_bento.jobs import JobStatus
+from lsml_bento.jobs.job import JobStatus
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.versions.version import Pointer

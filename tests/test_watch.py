@@ -14,8 +14,8 @@ import pytest
 
 from lsml_bento.errors import JobNotFound, LeaseLost
 from lsml_bento.fit_process import FitProcess
-from lsml_bento.jobs import LEASE_S, MAX_ATTEMPTS, Job, JobStatus
-from lsml_bento.ledger import Lease, Ledger
+from lsml_bento.jobs.job import LEASE_S, MAX_ATTEMPTS, Job, JobStatus
+from lsml_bento.jobs.job_store import Lease, Ledger
 from lsml_bento.state.store import below
 from lsml_bento.versions.version import Version
 from lsml_bento.versions.weights import store_name

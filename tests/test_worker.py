@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from lsml_bento.jobs import Job, JobStatus
+from lsml_bento.jobs.job import Job, JobStatus
 from lsml_bento.worker import child_environ, worker_command
 from tests.fits import NAME, ONE, Home, eventually, is_gone, lines
 

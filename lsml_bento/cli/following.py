@@ -15,8 +15,8 @@ from rich.text import Text
 from lsml_bento.cli.showing import status_of
 from lsml_bento.cli.words import metrics_of, outcome
 from lsml_bento.errors import StateError
-from lsml_bento.jobs import Job, JobStatus
-from lsml_bento.ledger import Ledger
+from lsml_bento.jobs.job import Job, JobStatus
+from lsml_bento.jobs.job_store import Ledger
 
 _LOOK_S = 0.5
 _PATIENCE_S = 30.0

@@ -15,7 +15,7 @@ from lsml_bento.cli.options import backend_option, debug_option, json_option
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lsml_bento.jobs import Job
+    from lsml_bento.jobs.job import Job
     from lsml_bento.state.store import State
 
 STATUSES = ("queued", "running", "succeeded", "failed", "cancelled")
@@ -62,8 +62,8 @@ def list_(
         raise click.UsageError("--watch is for people: leave out --json")
     with opened(directory) as backend:
         from lsml_bento.cli.printing import print_jobs, print_json
-        from lsml_bento.jobs import JobStatus
-        from lsml_bento.ledger import Ledger
+        from lsml_bento.jobs.job import JobStatus
+        from lsml_bento.jobs.job_store import Ledger
 
         ledger = Ledger(backend.state)
         wanted = JobStatus(status) if status else None
@@ -138,8 +138,8 @@ def see_through(state: State, job: Job, *, as_json: bool, hint: str) -> None:
 
     from lsml_bento.cli.following import follow, verdict
     from lsml_bento.cli.showing import console
-    from lsml_bento.jobs import JobStatus
-    from lsml_bento.ledger import Ledger
+    from lsml_bento.jobs.job import JobStatus
+    from lsml_bento.jobs.job_store import Ledger
 
     # JSON alone goes to the output.
     shown = Console(highlight=False, stderr=True) if as_json else console()
@@ -161,7 +161,7 @@ def cancel(job: str, directory: Path, as_json: bool, debug: bool) -> None:
     """Take a job off the queue, or tell its run to stop."""
     with opened(directory) as backend:
         from lsml_bento.cli.printing import print_json
-        from lsml_bento.ledger import Ledger
+        from lsml_bento.jobs.job_store import Ledger
         from lsml_bento.naming import job_called
 
         before = job_called(backend.state, job)
@@ -185,8 +185,8 @@ def retry(job: str, directory: Path, as_json: bool, debug: bool) -> None:
     """Queue a job again that failed or was cancelled."""
     with opened(directory) as backend:
         from lsml_bento.cli.printing import print_json
-        from lsml_bento.jobs import JobStatus
-        from lsml_bento.ledger import Ledger
+        from lsml_bento.jobs.job import JobStatus
+        from lsml_bento.jobs.job_store import Ledger
         from lsml_bento.naming import job_called
 
         wanted = job_called(backend.state, job).id
@@ -208,7 +208,7 @@ def retry(job: str, directory: Path, as_json: bool, debug: bool) -> None:
 
 def _print_details(state: State, job: Job) -> None:
     from lsml_bento.cli.printing import print_json
-    from lsml_bento.ledger import Ledger
+    from lsml_bento.jobs.job_store import Ledger
 
     print_json({**job.details(), "log": Ledger(state).log_tail(job.id)})
 
@@ -218,8 +218,8 @@ def _show(job: Job, state: State) -> None:
 
     from lsml_bento.cli.showing import console, facts, status_of
     from lsml_bento.cli.words import metrics_of, waits_for
-    from lsml_bento.jobs import JobStatus
-    from lsml_bento.ledger import Ledger
+    from lsml_bento.jobs.job import JobStatus
+    from lsml_bento.jobs.job_store import Ledger
 
     shown = console()
     rows: dict[str, Any] = {"job": job.id, "project": job.project, "event": job.event}

@@ -27,7 +27,7 @@ from lsml_bento.directory import (
 from lsml_bento.errors import LsmlError
 
 if TYPE_CHECKING:
-    from lsml_bento.jobs import Job
+    from lsml_bento.jobs.job import Job
     from lsml_bento.settings import Settings
     from lsml_bento.spec import BackendSpec
     from lsml_bento.state.store import State

@@ -11,7 +11,7 @@ import click
 import orjson
 
 from lsml_bento.cli.words import Cells, job_cells, version_cells
-from lsml_bento.jobs import Job
+from lsml_bento.jobs.job import Job
 
 _TABLE_MOST = 500
 """Rows that rich lays out in some tenths of a second; more come without colours."""

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lsml_bento.cli.words import Cells, job_cells, version_cells
-from lsml_bento.jobs import Job, JobStatus
+from lsml_bento.jobs.job import Job, JobStatus
 
 _STYLES = {
     JobStatus.QUEUED: "cyan",

@@ -12,7 +12,7 @@ from lsml_bento.cli.options import backend_option, debug_option, json_option
 from lsml_bento.errors import LsmlError
 
 if TYPE_CHECKING:
-    from lsml_bento.events import Event
+    from lsml_bento.jobs.events import Event
     from lsml_bento.model.training_policy import TrainingRules
     from lsml_bento.types import Project
 
@@ -41,7 +41,7 @@ def train(
     with opened(directory) as backend:
         from lsml_bento.cli.jobs import see_through
         from lsml_bento.cli.printing import print_json
-        from lsml_bento.ledger import Ledger
+        from lsml_bento.jobs.job_store import Ledger
         from lsml_bento.naming import project_called
 
         known = project_called(backend.state, project)
@@ -75,8 +75,8 @@ def _rules(backend: Opened) -> TrainingRules:
 
 def _event(backend: Opened, project: Project) -> Event:
     """As Label Studio's, with what is known here of the project."""
-    from lsml_bento.events import Event
-    from lsml_bento.jobs import moment
+    from lsml_bento.jobs.events import Event
+    from lsml_bento.jobs.job import moment
     from lsml_bento.model.training_policy import START_TRAINING
 
     about: dict[str, Any] = {

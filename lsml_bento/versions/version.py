@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from lsml_bento.jobs import moment
+from lsml_bento.jobs.job import moment
 from lsml_bento.state.store import Change, identify, key_of
 from lsml_bento.types import Project
 from lsml_bento.versions.weights import Manifest

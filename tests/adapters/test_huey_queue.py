@@ -22,7 +22,7 @@ from lsml_bento.adapters.huey_queue.consumer import HueyConsumer
 from lsml_bento.adapters.huey_queue.messages import JsonSerializer, NotOurs
 from lsml_bento.adapters.huey_queue.storages import WAITING_MOST
 from lsml_bento.errors import QueueError
-from lsml_bento.waking import Waker
+from lsml_bento.jobs.waker import Waker
 from tests.redis_server import RedisServer
 
 SECRET = b"a secret of this test"

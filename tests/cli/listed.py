@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lsml_bento.jobs import Job, new_id
+from lsml_bento.jobs.job import Job, new_id
 
 NOW = 1_795_426_489.0
 

@@ -20,9 +20,9 @@ from lsml_bento.adapters.bentoml_models import BentoModels
 from lsml_bento.adapters.redis_state import RedisState
 from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.cli import main
-from lsml_bento.events import Event
-from lsml_bento.jobs import Job
-from lsml_bento.ledger import Ledger
+from lsml_bento.jobs.events import Event
+from lsml_bento.jobs.job import Job
+from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
 from lsml_bento.state.store import State
 from lsml_bento.types import Project

@@ -15,9 +15,9 @@ from uuid import uuid4
 
 import pytest
 
-from lsml_bento.events import Event
-from lsml_bento.jobs import JobStatus
-from lsml_bento.ledger import Lease, Ledger
+from lsml_bento.jobs.events import Event
+from lsml_bento.jobs.job import JobStatus
+from lsml_bento.jobs.job_store import Lease, Ledger
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.store import Change
 from tests.cli.commands import TOOL

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from lsml_bento.cli.showing import jobs_table, versions_table
-from lsml_bento.jobs import Job
+from lsml_bento.jobs.job import Job
 from tests.cli.listed import NOW, job
 
 

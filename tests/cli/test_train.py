@@ -8,7 +8,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from lsml_bento.ledger import Ledger
+from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.overview import RULES
 from tests.cli.commands import LABEL_CONFIG

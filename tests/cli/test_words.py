@@ -8,7 +8,7 @@ import pytest
 
 from lsml_bento.cli.jobs import STATUSES
 from lsml_bento.cli.words import ago, metrics_of, outcome
-from lsml_bento.jobs import JobStatus, moment
+from lsml_bento.jobs.job import JobStatus, moment
 from tests.cli.listed import NOW, job
 
 

@@ -13,8 +13,8 @@ import httpx
 import psutil
 import pytest
 
-from lsml_bento.jobs import JobStatus
-from lsml_bento.ledger import Ledger
+from lsml_bento.jobs.job import JobStatus
+from lsml_bento.jobs.job_store import Ledger
 from tests.cli.commands import refused, run, write
 from tests.cli.place import LEARNER, ONE, Place, Running
 from tests.e2e.processes import free_port

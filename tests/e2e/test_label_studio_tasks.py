@@ -10,7 +10,7 @@ import pytest
 
 from lsml_bento.adapters.label_studio_tasks import LabelStudioTasks
 from lsml_bento.errors import TrainingError
-from lsml_bento.events import annotations_of
+from lsml_bento.jobs.events import annotations_of
 from lsml_bento.types import parse_project
 from tests.e2e.client import Json, LabelStudioApi, Project
 from tests.e2e.label_studio import TOKEN

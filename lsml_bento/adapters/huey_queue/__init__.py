@@ -16,7 +16,7 @@ from lsml_bento.adapters.huey_queue.consumer import HueyConsumer, Wakes
 from lsml_bento.adapters.huey_queue.messages import TASK, JsonSerializer
 from lsml_bento.adapters.huey_queue.storages import ERRORS, on_redis, on_sqlite
 from lsml_bento.errors import QueueError
-from lsml_bento.waking import Outage
+from lsml_bento.jobs.waker import Outage
 
 log = logging.getLogger(__name__)
 

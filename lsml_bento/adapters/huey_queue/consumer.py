@@ -17,7 +17,7 @@ from huey.consumer import Consumer, Scheduler, Worker
 
 from lsml_bento.adapters.huey_queue.messages import NotOurs
 from lsml_bento.adapters.huey_queue.storages import ERRORS
-from lsml_bento.waking import Outage
+from lsml_bento.jobs.waker import Outage
 
 log = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ from lsml_bento.errors import (
     NotFound,
     UnsupportedMedia,
 )
-from lsml_bento.events import Event, parse_event
+from lsml_bento.jobs.events import Event, parse_event
 from lsml_bento.model.label_config import parse_label_config
 from lsml_bento.types import (
     check_media_type,

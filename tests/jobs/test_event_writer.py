@@ -13,11 +13,11 @@ import pytest
 
 from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.errors import StateError
-from lsml_bento.events import Event, parse_event
-from lsml_bento.intake import Intake, Receipt
-from lsml_bento.jobs import Job
-from lsml_bento.journal import Journal
-from lsml_bento.ledger import Ledger
+from lsml_bento.jobs.annotations import Journal
+from lsml_bento.jobs.event_writer import Intake, Receipt
+from lsml_bento.jobs.events import Event, parse_event
+from lsml_bento.jobs.job import Job
+from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import State, know

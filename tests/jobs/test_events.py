@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lsml_bento.errors import BadRequest
-from lsml_bento.events import annotations_of, has_id, parse_event, without_secrets
+from lsml_bento.jobs.events import annotations_of, has_id, parse_event, without_secrets
 from lsml_bento.types import Project
 from tests.test_contract_replay import RECORDED, request_of
 

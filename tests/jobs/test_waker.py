@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from lsml_bento.errors import QueueError
-from lsml_bento.waking import PENDING_MOST, Outage, Waker
+from lsml_bento.jobs.waker import PENDING_MOST, Outage, Waker
 
 
 class Wakes:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsml_bento.jobs import ASKED_WAIT_S, Job, JobStatus, due_at, moment, new_id
+from lsml_bento.jobs.job import ASKED_WAIT_S, Job, JobStatus, due_at, moment, new_id
 from lsml_bento.model.training_policy import TrainingPolicy
 from lsml_bento.types import Project
 

@@ -23,9 +23,9 @@ from hypothesis.stateful import (
 )
 
 from lsml_bento.errors import JobNotFound, LeaseLost
-from lsml_bento.events import parse_event
-from lsml_bento.jobs import LEASE_S, MAX_ATTEMPTS, Job, JobStatus
-from lsml_bento.ledger import Lease, Ledger
+from lsml_bento.jobs.events import parse_event
+from lsml_bento.jobs.job import LEASE_S, MAX_ATTEMPTS, Job, JobStatus
+from lsml_bento.jobs.job_store import Lease, Ledger
 from lsml_bento.model.training_policy import TrainingPolicy, TrainingRules
 from lsml_bento.state.store import SEPARATOR, State, below, identify, key_of
 from tests.states import KINDS, open_state, url_of

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lsml_bento.errors import StateError
-from lsml_bento.spool import Spool
+from lsml_bento.jobs.spool import Spool
 
 Body = dict[str, Any]
 
@@ -101,7 +101,7 @@ class TestAdoption:
     def test_the_file_of_a_dead_process_is_replayed(self, tmp_path: Path) -> None:
         script = (
             "import os, signal, sys, pathlib\n"
-            "from lsml_bento.spool import Spool\n"
+            "from lsml_bento.jobs.spool import Spool\n"
             "spool = Spool(pathlib.Path(sys.argv[1]))\n"
             "spool.append([{'action': 'X', 'number': n} for n in (1, 2)])\n"
             "os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -165,7 +165,7 @@ class TestTrouble:
         script = (
             "import resource, signal, sys, pathlib\n"
             "from lsml_bento.errors import StateError\n"
-            "from lsml_bento.spool import Spool\n"
+            "from lsml_bento.jobs.spool import Spool\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
             "spool = Spool(pathlib.Path(sys.argv[1]))\n"
             "spool.append([{'action': 'X', 'number': 1}])\n"

@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from lsml_bento.errors import SettingsError
-from lsml_bento.secret import FILE, secret_of
+from lsml_bento.jobs.secret import FILE, secret_of
 
 SPAWN = multiprocessing.get_context("spawn")
 

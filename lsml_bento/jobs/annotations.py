@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from lsml_bento.errors import LabelConfigError
-from lsml_bento.events import Annotation, Event, annotations_of
+from lsml_bento.jobs.events import Annotation, Event, annotations_of
 from lsml_bento.model.label_config import parse_label_config
 from lsml_bento.state.store import (
     SEPARATOR,

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from lsml_bento.errors import JobNotFound, LeaseLost
-from lsml_bento.events import Event, parse_event
-from lsml_bento.jobs import LEASE_S, MAX_ATTEMPTS, Job, JobStatus
-from lsml_bento.journal import record
-from lsml_bento.ledger import Lease, Ledger
+from lsml_bento.jobs.annotations import record
+from lsml_bento.jobs.events import Event, parse_event
+from lsml_bento.jobs.job import LEASE_S, MAX_ATTEMPTS, Job, JobStatus
+from lsml_bento.jobs.job_store import Lease, Ledger
 from lsml_bento.model.training_policy import (
     TrainingEvent,
     TrainingPolicy,

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsml_bento.errors import BadRequest
-from lsml_bento.events import Event, parse_event
-from lsml_bento.journal import Journal, observe, record
-from lsml_bento.ledger import Ledger
+from lsml_bento.jobs.annotations import Journal, observe, record
+from lsml_bento.jobs.events import Event, parse_event
+from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change, State, resolve

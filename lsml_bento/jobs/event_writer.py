@@ -16,13 +16,13 @@ from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 from lsml_bento.errors import LsmlError, StateError
-from lsml_bento.events import Event, parse_event
-from lsml_bento.gathering import fetch_gathering, keys_of_gathering
-from lsml_bento.jobs import Job
-from lsml_bento.journal import fetch_record, observe, record
-from lsml_bento.ledger import Ledger
+from lsml_bento.jobs.annotations import fetch_record, observe, record
+from lsml_bento.jobs.coalescing import fetch_gathering, keys_of_gathering
+from lsml_bento.jobs.events import Event, parse_event
+from lsml_bento.jobs.job import Job
+from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.jobs.spool import Spool
 from lsml_bento.model.training_policy import TrainingRules
-from lsml_bento.spool import Spool
 from lsml_bento.state.store import Change, State, known_projects, resolve
 from lsml_bento.types import Project, Task
 
