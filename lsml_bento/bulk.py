@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from typing import Generic, Protocol, TypeVar
 
-from lsml_bento.checking import check_results
 from lsml_bento.device import Device
+from lsml_bento.diagnostics.check import check_results
 from lsml_bento.inference import Inference
 from lsml_bento.outcomes import Outcome, Page, Tally
 from lsml_bento.preannotation import Answer, PreannotationError, predictions_of

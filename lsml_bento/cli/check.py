@@ -12,7 +12,7 @@ from lsml_bento.directory import serves
 from lsml_bento.errors import LsmlError
 
 if TYPE_CHECKING:
-    from lsml_bento.checking import Report
+    from lsml_bento.diagnostics.check import Report
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
@@ -38,8 +38,8 @@ def check(
     """
     directory = resolve(directory, root_dir)
     config = _read(directory, label_config)
-    from lsml_bento.checking import check_model
     from lsml_bento.cli.loading import load_predict
+    from lsml_bento.diagnostics.check import check_model
 
     quiet(debug)
     name, version, predict = load_predict(directory, config)

@@ -15,7 +15,7 @@ from lsml_bento.cli.options import debug_option
 from lsml_bento.errors import LsmlError
 
 if TYPE_CHECKING:
-    from lsml_bento.doctor import Check
+    from lsml_bento.diagnostics.doctor import Check
     from lsml_bento.model.media import Media
     from lsml_bento.settings import Settings
 
@@ -63,7 +63,7 @@ def doctor(
     The API key is read from LABEL_STUDIO_API_KEY, user and password from
     BASIC_AUTH_USER and BASIC_AUTH_PASS. The exit code is 1 if something fails.
     """
-    from lsml_bento.doctor import diagnose
+    from lsml_bento.diagnostics.doctor import diagnose
     from lsml_bento.settings import Settings
 
     environ = dict(os.environ)

@@ -8,7 +8,7 @@ from pathlib import Path
 from lsml_bento.adapters import label_studio_ml
 from lsml_bento.adapters.label_studio_api import LabelStudioMedia
 from lsml_bento.answers import for_client
-from lsml_bento.checking import Predict
+from lsml_bento.diagnostics.check import Predict
 from lsml_bento.directory import find_target, service_target, with_class
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.render import Slot

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import pytest
 
 from lsml_bento.adapters.transformers_pipelines import PipelineModel
-from lsml_bento.checking import check_results
+from lsml_bento.diagnostics.check import check_results
 from lsml_bento.errors import MediaError
 from lsml_bento.model.base_class import Surroundings, surrounded_by
 from lsml_bento.model.invoke import call

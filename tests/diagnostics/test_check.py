@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lsml_bento.checking import (
+from lsml_bento.diagnostics.check import (
     Finding,
     Report,
     check_model,

@@ -25,7 +25,7 @@ from urllib.parse import SplitResult, urlsplit
 import httpx
 from pydantic import SecretStr
 
-from lsml_bento.checking import check_results, sample_tasks
+from lsml_bento.diagnostics.check import check_results, sample_tasks
 from lsml_bento.errors import LabelConfigError, MediaError
 from lsml_bento.model.media import Media, names_a_file
 from lsml_bento.types import Task

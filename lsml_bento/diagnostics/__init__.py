@@ -1,0 +1,1 @@
+"""What `lsml-bento check` and `lsml-bento doctor` find."""
