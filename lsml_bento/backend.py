@@ -8,21 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lsml_bento.answers import for_client, slots_of
-from lsml_bento.batcher import Batcher
-from lsml_bento.device import Device
 from lsml_bento.errors import ModelError, NotReady, StateError
-from lsml_bento.hang_up import HangUpWatch, HungUp
-from lsml_bento.lanes import Lane, Observer, Ticket
 from lsml_bento.learning import Learning, Wake
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import Media
 from lsml_bento.model.render import EMPTY_SLOT, Slot, for_annotator
-from lsml_bento.models import Models
 from lsml_bento.overview import known_versions, projects_at_a_glance
-from lsml_bento.predictor import Group, Predictor
+from lsml_bento.prediction.batcher import Batcher
+from lsml_bento.prediction.call_threads import Device
+from lsml_bento.prediction.disconnect import HangUpWatch, HungUp
+from lsml_bento.prediction.failures import for_client, slots_of
+from lsml_bento.prediction.model_pool import Models
+from lsml_bento.prediction.predictor import Group, Predictor
+from lsml_bento.prediction.request_queue import Lane, Observer, Ticket
+from lsml_bento.prediction.version_follower import Serving
 from lsml_bento.publishing import sweep
-from lsml_bento.serving import Serving
 from lsml_bento.settings import Settings
 from lsml_bento.state.heartbeat import Presence
 from lsml_bento.state.store import State, resolve

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from typing import Generic, Protocol, TypeVar
 
-from lsml_bento.device import Device
 from lsml_bento.diagnostics.check import check_results
 from lsml_bento.inference import Inference
 from lsml_bento.outcomes import Outcome, Page, Tally
 from lsml_bento.preannotation import Answer, PreannotationError, predictions_of
+from lsml_bento.prediction.call_threads import Device
 from lsml_bento.types import Task
 
 log = logging.getLogger(__name__)

@@ -11,17 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from lsml_bento.batcher import Batcher
-from lsml_bento.device import Device
 from lsml_bento.errors import DeviceLost, MediaError, PredictionError
-from lsml_bento.lanes import Lane, Ticket
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import Media
 from lsml_bento.model.render import Slot
-from lsml_bento.models import Models
 from lsml_bento.preannotation import Answer, PreannotationError
-from lsml_bento.predictor import Group, Predictor
-from lsml_bento.serving import Serving
+from lsml_bento.prediction.batcher import Batcher
+from lsml_bento.prediction.call_threads import Device
+from lsml_bento.prediction.model_pool import Models
+from lsml_bento.prediction.predictor import Group, Predictor
+from lsml_bento.prediction.request_queue import Lane, Ticket
+from lsml_bento.prediction.version_follower import Serving
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change, State, below, identify
 from lsml_bento.types import Project, Task

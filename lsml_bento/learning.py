@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lsml_bento.device import Device, hand_over
 from lsml_bento.errors import BadRequest, StateError
 from lsml_bento.jobs.event_writer import Intake, Receipt
 from lsml_bento.jobs.events import Event
@@ -26,6 +25,7 @@ from lsml_bento.overview import (
     list_versions,
     stored_rules,
 )
+from lsml_bento.prediction.call_threads import Device, hand_over
 from lsml_bento.state.store import State
 from lsml_bento.types import Project, Task
 from lsml_bento.versions.registry import Versions

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from lsml_bento.answers import for_client
+from lsml_bento.prediction.failures import for_client
 from lsml_bento.types import Task
 
 SHOWN = 20

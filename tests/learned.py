@@ -15,9 +15,9 @@ from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
 from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
-from lsml_bento.models import Models
-from lsml_bento.predictor import Group, Predictor
-from lsml_bento.serving import Serving
+from lsml_bento.prediction.model_pool import Models
+from lsml_bento.prediction.predictor import Group, Predictor
+from lsml_bento.prediction.version_follower import Serving
 from lsml_bento.state.store import State
 from lsml_bento.types import Project
 from lsml_bento.versions.registry import Versions

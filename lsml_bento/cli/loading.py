@@ -7,14 +7,14 @@ from pathlib import Path
 
 from lsml_bento.adapters import label_studio_ml
 from lsml_bento.adapters.label_studio_api import LabelStudioMedia
-from lsml_bento.answers import for_client
 from lsml_bento.diagnostics.check import Predict
 from lsml_bento.directory import find_target, service_target, with_class
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.render import Slot
-from lsml_bento.models import Models
-from lsml_bento.predictor import Group, Predictor
-from lsml_bento.serving import Serving
+from lsml_bento.prediction.failures import for_client
+from lsml_bento.prediction.model_pool import Models
+from lsml_bento.prediction.predictor import Group, Predictor
+from lsml_bento.prediction.version_follower import Serving
 from lsml_bento.settings import Settings
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.types import Context, Project, Task

@@ -13,7 +13,7 @@ from lsml_bento.adapters.bentoml_service.shape import Shape
 from lsml_bento.backend import Backend
 from lsml_bento.errors import LsmlError
 from lsml_bento.jobs.figures import FIT_SECONDS, FITS, JOBS, OLDEST_QUEUED
-from lsml_bento.lanes import Lane
+from lsml_bento.prediction.request_queue import Lane
 
 log = logging.getLogger(__name__)
 

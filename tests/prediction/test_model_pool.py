@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 import pytest
 
 from lsml_bento.errors import LabelConfigError, ModelSetupError
-from lsml_bento.making import ModelKey
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
-from lsml_bento.models import Models
+from lsml_bento.prediction.model_factory import ModelKey
+from lsml_bento.prediction.model_pool import Models
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.types import Project
 from tests.conftest import Serve
@@ -346,7 +346,7 @@ class TestFailures:
 
         assert str(failed.value) == (
             "Failing could not be set up: RuntimeError: cublas "
-            f"(test_models.py, line {here})"
+            f"(test_model_pool.py, line {here})"
         )
 
     def test_an_object_that_failed_holds_no_memory(self) -> None:

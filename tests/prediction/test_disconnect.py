@@ -2,7 +2,7 @@
 
 import asyncio
 
-from lsml_bento.hang_up import HangUpWatch
+from lsml_bento.prediction.disconnect import HangUpWatch
 from tests.fake_clock import run
 
 

@@ -21,7 +21,7 @@ from lsml_bento.errors import (
     ShuttingDown,
     WrongCount,
 )
-from lsml_bento.lanes import (
+from lsml_bento.prediction.request_queue import (
     Batch,
     Failed,
     Item,

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lsml_bento.errors import StateError
-from lsml_bento.making import ModelKey, to_key
 from lsml_bento.model.invoke import call
 from lsml_bento.model.label_config import EMPTY
 from lsml_bento.model.render import Slot, render
-from lsml_bento.models import Models
-from lsml_bento.serving import Serving
+from lsml_bento.prediction.model_factory import ModelKey, to_key
+from lsml_bento.prediction.model_pool import Models
+from lsml_bento.prediction.version_follower import Serving
 from lsml_bento.state.store import State
 from lsml_bento.types import Context, Project, Task
 

@@ -20,9 +20,9 @@ from lsml_bento.model import invoke
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
-from lsml_bento.models import Models
-from lsml_bento.predictor import Group, Predictor
-from lsml_bento.serving import Serving
+from lsml_bento.prediction.model_pool import Models
+from lsml_bento.prediction.predictor import Group, Predictor
+from lsml_bento.prediction.version_follower import Serving
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Pair
 from lsml_bento.types import Project

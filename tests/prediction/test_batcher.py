@@ -20,7 +20,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from lsml_bento.batcher import Batcher
 from lsml_bento.errors import (
     MediaError,
     OutOfMemory,
@@ -28,7 +27,8 @@ from lsml_bento.errors import (
     ShuttingDown,
     WrongCount,
 )
-from lsml_bento.lanes import Lane, Ticket
+from lsml_bento.prediction.batcher import Batcher
+from lsml_bento.prediction.request_queue import Lane, Ticket
 from tests.fake_clock import FakeClockLoop, NothingLeft, run
 
 INTERACTIVE, SINGLE, BULK = Lane.INTERACTIVE, Lane.SINGLE, Lane.BULK

@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from lsml_bento import serving as serving_module
 from lsml_bento.errors import StateError
 from lsml_bento.jobs.annotations import observe
 from lsml_bento.model.base_class import LabelStudioMLBase
+from lsml_bento.prediction import version_follower as serving_module
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change
 from lsml_bento.types import Project

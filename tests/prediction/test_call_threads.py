@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pytest
 
-from lsml_bento.device import Device
+from lsml_bento.prediction.call_threads import Device
 
 Answer = TypeVar("Answer")
 

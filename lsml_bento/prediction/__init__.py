@@ -1,0 +1,1 @@
+"""From a request for predictions to its results."""
