@@ -22,10 +22,10 @@ from lsml_bento.prediction.model_pool import Models
 from lsml_bento.prediction.predictor import Group, Predictor
 from lsml_bento.prediction.request_queue import Lane, Observer, Ticket
 from lsml_bento.prediction.version_follower import Serving
-from lsml_bento.publishing import sweep
 from lsml_bento.settings import Settings
 from lsml_bento.state.heartbeat import Presence
 from lsml_bento.state.store import State, resolve
+from lsml_bento.training.publisher import sweep
 from lsml_bento.types import PredictRequest, Project, SetupRequest, Task
 from lsml_bento.versions.weights import Weights
 

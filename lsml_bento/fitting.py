@@ -22,15 +22,15 @@ from typing import IO, Any
 from lsml_bento.adapters import label_studio_ml, process_title
 from lsml_bento.assembly import log_to_stderr, open_weights
 from lsml_bento.errors import LsmlError, StateError
-from lsml_bento.fit_process import END_OF_LOG
 from lsml_bento.home import open_state
 from lsml_bento.jobs.job import Job
 from lsml_bento.label_studio import open_media, open_tasks
 from lsml_bento.model.loader import ModelSource, locate
-from lsml_bento.run import Workbench
 from lsml_bento.settings import Settings
 from lsml_bento.spec import BackendSpec
-from lsml_bento.trainer import Trainer
+from lsml_bento.training.child_process import END_OF_LOG
+from lsml_bento.training.job_run import Workbench
+from lsml_bento.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 

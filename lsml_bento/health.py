@@ -16,10 +16,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from lsml_bento.desk import Desk
 from lsml_bento.errors import SettingsError, StateError
 from lsml_bento.jobs.figures import FIT_SECONDS, FITS, JOBS, OLDEST_QUEUED
 from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.training.desk import Desk
 
 log = logging.getLogger(__name__)
 

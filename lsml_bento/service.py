@@ -22,7 +22,6 @@ from lsml_bento.adapters.label_studio_http import contract_app
 from lsml_bento.assembly import log_to_stderr, open_queue, open_weights
 from lsml_bento.backend import Backend
 from lsml_bento.directory import is_drop_in
-from lsml_bento.embedded import EmbeddedWorker
 from lsml_bento.home import open_state, settle
 from lsml_bento.jobs.job import Job
 from lsml_bento.jobs.waker import Waker
@@ -30,6 +29,7 @@ from lsml_bento.label_studio import open_media
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.settings import Settings
+from lsml_bento.training.embedded_worker import EmbeddedWorker
 from lsml_bento.worker import child_environ, worker_command
 
 

@@ -21,17 +21,17 @@ from filelock import FileLock, Timeout
 
 from lsml_bento.adapters import process_title
 from lsml_bento.assembly import log_to_stderr, open_queue, open_weights
-from lsml_bento.desk import Desk
 from lsml_bento.directory import is_drop_in
 from lsml_bento.errors import LsmlError, SettingsError, WeightsError
-from lsml_bento.fit_process import FitProcess
 from lsml_bento.home import open_state
 from lsml_bento.jobs.job_store import Ledger
-from lsml_bento.publishing import Publisher
 from lsml_bento.settings import Settings
 from lsml_bento.spec import BackendSpec, class_name
 from lsml_bento.state.heartbeat import Presence
 from lsml_bento.state.store import State
+from lsml_bento.training.child_process import FitProcess
+from lsml_bento.training.desk import Desk
+from lsml_bento.training.publisher import Publisher
 from lsml_bento.versions.weights import Weights
 
 if TYPE_CHECKING:

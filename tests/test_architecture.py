@@ -39,7 +39,7 @@ LIBRARIES = {
     "adapters.bentoml_service": {"bentoml", "starlette", "orjson", "prometheus_client"},
     # A lock that the system lets go of when its process dies.
     "jobs.spool": {"filelock"},
-    "embedded": {"filelock"},
+    "training.embedded_worker": {"filelock"},
     "checkpoint": CORE | {"filelock"},
     # A JSON list of any size, item by item.
     "task_files": {"ijson"},

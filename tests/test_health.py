@@ -14,11 +14,11 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from lsml_bento.desk import Desk
 from lsml_bento.errors import SettingsError, StateError
 from lsml_bento.health import Health
 from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.state.memory import MemoryState
+from lsml_bento.training.desk import Desk
 from tests.fits import Home, eventually, speaker
 
 HOLD = """

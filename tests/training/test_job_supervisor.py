@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from lsml_bento.errors import JobNotFound, LeaseLost
-from lsml_bento.fit_process import FitProcess
 from lsml_bento.jobs.job import LEASE_S, MAX_ATTEMPTS, Job, JobStatus
 from lsml_bento.jobs.job_store import Lease, Ledger
 from lsml_bento.state.store import below
+from lsml_bento.training.child_process import FitProcess
+from lsml_bento.training.job_supervisor import Watch
 from lsml_bento.versions.version import Version
 from lsml_bento.versions.weights import store_name
-from lsml_bento.watch import Watch
 from tests.fits import NAME, ONE, Home, eventually, speaker
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import psutil
 import pytest
 
-from lsml_bento.desk import Desk
-from lsml_bento.fit_process import FitProcess
 from lsml_bento.jobs.job import LEASE_S, Job, JobStatus
 from lsml_bento.jobs.job_store import Ledger
-from lsml_bento.publishing import Publisher
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import below
+from lsml_bento.training.child_process import FitProcess
+from lsml_bento.training.desk import Desk
+from lsml_bento.training.publisher import Publisher
 from lsml_bento.versions.weights import store_name
 from tests.fits import NAME, ONE, Home, eventually, is_gone, lines, speaker
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lsml_bento.embedded import EmbeddedWorker
+from lsml_bento.training.embedded_worker import EmbeddedWorker
 from tests.fits import eventually, is_gone, lines
 
 WORKER = """
@@ -29,7 +29,7 @@ with open({path!r}, "a") as file:
 SERVER = """
 import os, sys, time
 from pathlib import Path
-from lsml_bento.embedded import EmbeddedWorker
+from lsml_bento.training.embedded_worker import EmbeddedWorker
 worker = EmbeddedWorker([sys.executable, "-c", sys.argv[1]], os.environ, Path.cwd())
 worker.start()
 sys.stdin.readline()
@@ -108,7 +108,7 @@ def test_one_that_dies_is_started_again(embed: Embed, record: Record) -> None:
 def test_one_that_had_lived_is_started_again_at_once(
     embed: Embed, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lsml_bento.embedded._STEADY_S", 0.2)
+    monkeypatch.setattr("lsml_bento.training.embedded_worker._STEADY_S", 0.2)
     began = time.monotonic()
     embed("import time; time.sleep(0.3); sys.exit(1)")
     record.await_begun(4)

@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from lsml_bento.fit_process import LOG_LINES, FitProcess
 from lsml_bento.jobs.job import Job
+from lsml_bento.training.child_process import LOG_LINES, FitProcess
 from tests.fits import eventually, is_gone, speaker
 
 Speak = Callable[..., FitProcess]

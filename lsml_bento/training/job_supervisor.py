@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from lsml_bento.errors import JobNotFound, LeaseLost, StateError
-from lsml_bento.fit_process import FitProcess, Message
 from lsml_bento.jobs.job import Job
 from lsml_bento.jobs.job_store import Lease, Ledger
-from lsml_bento.publishing import Publisher
+from lsml_bento.training.child_process import FitProcess, Message
+from lsml_bento.training.publisher import Publisher
 from lsml_bento.versions.version import Version
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from lsml_bento.jobs.job import LEASE_S, JobStatus
 from lsml_bento.jobs.job_store import Lease, Ledger
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
-from lsml_bento.publishing import Publisher, sweep
 from lsml_bento.state.memory import MemoryState
+from lsml_bento.training.publisher import Publisher, sweep
 from lsml_bento.types import Project
 from lsml_bento.versions.version import Version
 from lsml_bento.versions.weights import store_name

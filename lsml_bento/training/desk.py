@@ -9,12 +9,12 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 from lsml_bento.errors import JobNotFound, LeaseLost, StateError
-from lsml_bento.fit_process import FitProcess
 from lsml_bento.jobs.job_store import Lease, Ledger
-from lsml_bento.publishing import Publisher
 from lsml_bento.settings import Settings
 from lsml_bento.state.store import State
-from lsml_bento.watch import Watch
+from lsml_bento.training.child_process import FitProcess
+from lsml_bento.training.job_supervisor import Watch
+from lsml_bento.training.publisher import Publisher
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 from lsml_bento.errors import LsmlError, StateError, TrainingError
-from lsml_bento.fit_state import FitState
 from lsml_bento.jobs.annotations import Journal
 from lsml_bento.jobs.job import Job
 from lsml_bento.jobs.job_store import Ledger
@@ -26,7 +25,8 @@ from lsml_bento.model.invoke import try_sample
 from lsml_bento.model.label_config import EMPTY
 from lsml_bento.model.loader import ModelClass, ModelSource, locate
 from lsml_bento.model.media import Media
-from lsml_bento.run import JobRun, Workbench
+from lsml_bento.training.job_run import JobRun, Workbench
+from lsml_bento.training.overlay_state import FitState
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.version import Version
 

@@ -1,0 +1,1 @@
+"""From a due job to a promoted version."""
