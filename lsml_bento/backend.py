@@ -13,7 +13,6 @@ from lsml_bento.learning import Learning, Wake
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import Media
 from lsml_bento.model.render import EMPTY_SLOT, Slot, for_annotator
-from lsml_bento.overview import known_versions, projects_at_a_glance
 from lsml_bento.prediction.batcher import Batcher
 from lsml_bento.prediction.call_threads import Device
 from lsml_bento.prediction.disconnect import HangUpWatch, HungUp
@@ -22,6 +21,7 @@ from lsml_bento.prediction.model_pool import Models
 from lsml_bento.prediction.predictor import Group, Predictor
 from lsml_bento.prediction.request_queue import Lane, Observer, Ticket
 from lsml_bento.prediction.version_follower import Serving
+from lsml_bento.projects.overview import known_versions, projects_at_a_glance
 from lsml_bento.settings import Settings
 from lsml_bento.state.heartbeat import Presence
 from lsml_bento.state.store import State, resolve

@@ -19,13 +19,13 @@ from lsml_bento.jobs.job import Job, JobStatus
 from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
-from lsml_bento.overview import (
+from lsml_bento.prediction.call_threads import Device, hand_over
+from lsml_bento.projects.overview import (
     RULES,
     known_project,
     list_versions,
     stored_rules,
 )
-from lsml_bento.prediction.call_threads import Device, hand_over
 from lsml_bento.state.store import State
 from lsml_bento.types import Project, Task
 from lsml_bento.versions.registry import Versions

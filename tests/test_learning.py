@@ -19,7 +19,7 @@ from lsml_bento.learning import Learning
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.training_policy import TrainingPolicy, TrainingRules
-from lsml_bento.overview import known_project, list_versions
+from lsml_bento.projects.overview import known_project, list_versions
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.types import Project
 from lsml_bento.versions.registry import Versions

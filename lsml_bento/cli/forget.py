@@ -11,7 +11,7 @@ from lsml_bento.cli.opening import opened
 from lsml_bento.cli.options import backend_option, debug_option, json_option, yes_option
 
 if TYPE_CHECKING:
-    from lsml_bento.forgetting import Holdings
+    from lsml_bento.projects.deletion import Holdings
 
 _MIB = 1 << 20
 
@@ -33,8 +33,8 @@ def forget(
         from lsml_bento.assembly import open_weights
         from lsml_bento.cli.printing import print_json
         from lsml_bento.cli.versions import confirm
-        from lsml_bento.forgetting import forget_project, holdings
-        from lsml_bento.naming import project_called
+        from lsml_bento.projects.deletion import forget_project, holdings
+        from lsml_bento.projects.lookup import project_called
 
         known = project_called(backend.state, project)
         found = holdings(backend.state, known)

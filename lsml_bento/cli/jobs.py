@@ -116,7 +116,7 @@ def _watch(read: Callable[[int], list[Job]]) -> None:
 def show(job: str, directory: Path, follow: bool, as_json: bool, debug: bool) -> None:
     """Show all that is known of a job, with the end of its log."""
     with opened(directory) as backend:
-        from lsml_bento.naming import job_called
+        from lsml_bento.projects.lookup import job_called
 
         found = job_called(backend.state, job)
         if follow:
@@ -162,7 +162,7 @@ def cancel(job: str, directory: Path, as_json: bool, debug: bool) -> None:
     with opened(directory) as backend:
         from lsml_bento.cli.printing import print_json
         from lsml_bento.jobs.job_store import Ledger
-        from lsml_bento.naming import job_called
+        from lsml_bento.projects.lookup import job_called
 
         before = job_called(backend.state, job)
         found = Ledger(backend.state).cancel(before.id)
@@ -187,7 +187,7 @@ def retry(job: str, directory: Path, as_json: bool, debug: bool) -> None:
         from lsml_bento.cli.printing import print_json
         from lsml_bento.jobs.job import JobStatus
         from lsml_bento.jobs.job_store import Ledger
-        from lsml_bento.naming import job_called
+        from lsml_bento.projects.lookup import job_called
 
         wanted = job_called(backend.state, job).id
         found = Ledger(backend.state).retry(wanted)

@@ -42,7 +42,7 @@ def train(
         from lsml_bento.cli.jobs import see_through
         from lsml_bento.cli.printing import print_json
         from lsml_bento.jobs.job_store import Ledger
-        from lsml_bento.naming import project_called
+        from lsml_bento.projects.lookup import project_called
 
         known = project_called(backend.state, project)
         rules = _rules(backend)
@@ -65,7 +65,7 @@ def _rules(backend: Opened) -> TrainingRules:
     """What a server noted of the class; what it would suppose, before it did."""
     from lsml_bento.directory import is_drop_in
     from lsml_bento.model.training_policy import TrainingRules
-    from lsml_bento.overview import stored_rules
+    from lsml_bento.projects.overview import stored_rules
 
     directory = backend.spec.directory_path
     return stored_rules(backend.state) or TrainingRules(

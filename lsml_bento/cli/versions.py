@@ -40,7 +40,7 @@ def list_(project: str | None, directory: Path, as_json: bool, debug: bool) -> N
     PROJECT may be left out where only one is known.
     """
     with opened(directory) as backend:
-        from lsml_bento.naming import project_called
+        from lsml_bento.projects.lookup import project_called
 
         known = project_called(backend.state, project)
         _print(backend.state, known, as_json=as_json)
@@ -58,8 +58,8 @@ def show(
     """Show all that is known of a version of PROJECT."""
     with opened(directory) as backend:
         from lsml_bento.cli.printing import print_json
-        from lsml_bento.naming import project_called
-        from lsml_bento.overview import list_versions
+        from lsml_bento.projects.lookup import project_called
+        from lsml_bento.projects.overview import list_versions
         from lsml_bento.versions.registry import Versions
 
         known = project_called(backend.state, project)
@@ -91,7 +91,7 @@ def activate(
     Without --pin, the next job's version takes its place.
     """
     with opened(directory) as backend:
-        from lsml_bento.naming import project_called
+        from lsml_bento.projects.lookup import project_called
         from lsml_bento.versions.registry import Versions
 
         known = project_called(backend.state, project)
@@ -112,7 +112,7 @@ def rollback(project: str | None, directory: Path, as_json: bool, debug: bool) -
     PROJECT may be left out where only one is known.
     """
     with opened(directory) as backend:
-        from lsml_bento.naming import project_called
+        from lsml_bento.projects.lookup import project_called
         from lsml_bento.versions.registry import Versions
 
         known = project_called(backend.state, project)
@@ -134,7 +134,7 @@ def delete(
     """Delete a version of PROJECT, with its weights in the model store."""
     with opened(directory) as backend:
         from lsml_bento.assembly import open_weights
-        from lsml_bento.naming import project_called
+        from lsml_bento.projects.lookup import project_called
         from lsml_bento.versions.registry import Versions
 
         kept = Versions(backend.state)
@@ -165,7 +165,7 @@ def confirm(question: str, *, yes: bool) -> None:
 def _print(state: State, project: Project, *, as_json: bool, said: str = "") -> None:
     """Print a project's versions, or what was done to them."""
     from lsml_bento.cli.printing import print_json, print_versions
-    from lsml_bento.overview import list_versions
+    from lsml_bento.projects.overview import list_versions
 
     if said and not as_json:
         click.echo(said)

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from lsml_bento.jobs.job import Job, JobStatus
-from lsml_bento.naming import short_ids
+from lsml_bento.projects.lookup import short_ids
 
 _UNITS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"))
 _METRICS = 3

@@ -10,7 +10,7 @@ import pytest
 
 from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.model.training_policy import TrainingRules
-from lsml_bento.overview import RULES
+from lsml_bento.projects.overview import RULES
 from tests.cli.commands import LABEL_CONFIG
 from tests.cli.place import LEARNER, ONE, Place
 from tests.cli.test_jobs import DESERTED

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from lsml_bento.overview import list_versions
+from lsml_bento.projects.overview import list_versions
 from lsml_bento.state.store import Change
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.version import Version, promote

@@ -8,7 +8,7 @@ import pytest
 
 from lsml_bento.errors import BadRequest, JobNotFound, NotFound
 from lsml_bento.jobs.job import Job
-from lsml_bento.naming import job_called, project_called, short_ids
+from lsml_bento.projects.lookup import job_called, project_called, short_ids
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change, key_of
 from lsml_bento.types import Project

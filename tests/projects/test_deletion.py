@@ -13,12 +13,12 @@ import pytest
 
 from lsml_bento.adapters.bentoml_models import BentoModels
 from lsml_bento.errors import StillRunning, WeightsError
-from lsml_bento.forgetting import KEYS, forget_project, holdings
 from lsml_bento.jobs.annotations import record
 from lsml_bento.jobs.events import parse_event
 from lsml_bento.jobs.job import LEASE_S, JobStatus
 from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.model.training_policy import TrainingRules
+from lsml_bento.projects.deletion import KEYS, forget_project, holdings
 from lsml_bento.state.store import Change, State, key_of
 from lsml_bento.types import Project
 from lsml_bento.versions.registry import Versions
@@ -234,7 +234,7 @@ def test_the_run_of_a_worker_that_is_gone_ends_with_its_lease(
 def test_a_run_that_does_not_stop_keeps_the_project(
     tmp_path: Path, weights: BentoModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lsml_bento.forgetting.STOP_S", 0.3)
+    monkeypatch.setattr("lsml_bento.projects.deletion.STOP_S", 0.3)
     state = open_state("sqlite", tmp_path)
     annotate(state, ONE, 1)
     assert Ledger(state, lambda: time.time() + 100).lease("stubborn") is not None

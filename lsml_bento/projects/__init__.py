@@ -1,0 +1,1 @@
+"""Projects seen as a whole: overview, lookup and deletion."""
