@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lsml_bento.preannotation import (
+from lsml_bento.preannotation.selection import (
     FateUnknown,
     Predicted,
     Refused,

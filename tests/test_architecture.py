@@ -40,9 +40,9 @@ LIBRARIES = {
     # A lock that the system lets go of when its process dies.
     "jobs.spool": {"filelock"},
     "training.embedded_worker": {"filelock"},
-    "checkpoint": CORE | {"filelock"},
+    "preannotation.checkpoint": CORE | {"filelock"},
     # A JSON list of any size, item by item.
-    "task_files": {"ijson"},
+    "preannotation.task_file": {"ijson"},
     "worker": {"filelock"},
     "adapters.backend_http": {"httpx"},
     "adapters.bentoml_models": {"bentoml"},

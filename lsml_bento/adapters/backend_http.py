@@ -17,7 +17,11 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import httpx
 
 from lsml_bento.errors import ModelError, PredictionError, WrongCount
-from lsml_bento.preannotation import PreannotationError, Unreachable, VersionChanged
+from lsml_bento.preannotation.selection import (
+    PreannotationError,
+    Unreachable,
+    VersionChanged,
+)
 from lsml_bento.types import Project, Task
 
 log = logging.getLogger(__name__)

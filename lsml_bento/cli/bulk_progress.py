@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from lsml_bento.cli.words import span
-from lsml_bento.outcomes import Tally
+from lsml_bento.preannotation.tally import Tally
 
 _LOOK_S = 0.25
 _LINE_S = 10.0

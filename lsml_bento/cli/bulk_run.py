@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from lsml_bento.bulk import Bulk, DryRun, FirstLook, Sink
 from lsml_bento.cli.bulk_progress import Meter, show
 from lsml_bento.cli.engines import Place
 from lsml_bento.cli.interrupting import Interruption
-from lsml_bento.inference import Engine, Inference
-from lsml_bento.outcomes import Failure, Page, Tally
+from lsml_bento.preannotation.engine import Engine, Inference
+from lsml_bento.preannotation.runner import Bulk, DryRun, FirstLook, Sink
+from lsml_bento.preannotation.tally import Failure, Page, Tally
 from lsml_bento.prediction.call_threads import Device
 from lsml_bento.types import Project
 

@@ -15,8 +15,8 @@ from lsml_bento.cli.opening import OpeningError, find_spec
 from lsml_bento.cli.options import with_absolute_paths
 from lsml_bento.directory import has_service, plain_service
 from lsml_bento.home import open_state, settle
-from lsml_bento.inference import Engine, LocalEngine, snapshot
 from lsml_bento.model.loader import ModelSource
+from lsml_bento.preannotation.engine import Engine, LocalEngine, snapshot
 from lsml_bento.projects.lookup import project_called
 from lsml_bento.settings import Settings
 from lsml_bento.spec import BackendSpec, class_name

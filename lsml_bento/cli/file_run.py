@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from lsml_bento.bulk import FirstLook
-from lsml_bento.bulk_files import PredictionFile
-from lsml_bento.checkpoint import FileCheckpoint, alone
 from lsml_bento.cli.bulk_run import BulkRun
 from lsml_bento.cli.engines import opened
-from lsml_bento.inference import Inference
-from lsml_bento.output_files import Paths, first_failures, has_failed_tasks
-from lsml_bento.preannotation import PreannotationError
-from lsml_bento.second_try import SecondTry
-from lsml_bento.task_files import Place, TaskFile
+from lsml_bento.preannotation.checkpoint import FileCheckpoint, alone
+from lsml_bento.preannotation.engine import Inference
+from lsml_bento.preannotation.file_sink import PredictionFile
+from lsml_bento.preannotation.output_file import Paths, first_failures, has_failed_tasks
+from lsml_bento.preannotation.retry import SecondTry
+from lsml_bento.preannotation.runner import FirstLook
+from lsml_bento.preannotation.selection import PreannotationError
+from lsml_bento.preannotation.task_file import Place, TaskFile
 
 
 async def annotate_file(run: BulkRun, tasks: TaskFile) -> None:

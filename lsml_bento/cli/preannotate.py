@@ -98,7 +98,7 @@ def preannotate(as_json: bool, debug: bool, **options: Any) -> None:
     from lsml_bento.cli.engines import find_place
     from lsml_bento.cli.file_run import annotate_file
     from lsml_bento.cli.project_run import annotate_project
-    from lsml_bento.task_files import TaskFile
+    from lsml_bento.preannotation.task_file import TaskFile
 
     _log_warnings(debug)
     tasks = None if asked.tasks is None else TaskFile(asked.tasks)

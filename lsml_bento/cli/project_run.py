@@ -10,19 +10,19 @@ from dataclasses import dataclass
 import click
 
 from lsml_bento.adapters.label_studio_tasks.predictions import LabelStudioPredictions
-from lsml_bento.bulk import FirstLook
-from lsml_bento.bulk_project import (
+from lsml_bento.cli.bulk_run import Asked, BulkRun
+from lsml_bento.cli.engines import opened
+from lsml_bento.errors import LsmlError
+from lsml_bento.preannotation.checkpoint import ProjectCheckpoint, alone
+from lsml_bento.preannotation.engine import Engine, Inference
+from lsml_bento.preannotation.output_file import writing
+from lsml_bento.preannotation.project_sink import (
     PredictionWriter,
     SelectedTasks,
     name_of,
 )
-from lsml_bento.checkpoint import ProjectCheckpoint, alone
-from lsml_bento.cli.bulk_run import Asked, BulkRun
-from lsml_bento.cli.engines import opened
-from lsml_bento.errors import LsmlError
-from lsml_bento.inference import Engine, Inference
-from lsml_bento.output_files import writing
-from lsml_bento.preannotation import (
+from lsml_bento.preannotation.runner import FirstLook
+from lsml_bento.preannotation.selection import (
     PreannotationError,
     ProjectPredictions,
     Selection,

@@ -19,7 +19,7 @@ from tests.adapters.test_label_studio_tasks import LEGACY, answer
 from tests.cli.commands import LABEL_CONFIG, MODEL, Run, environ, refused, run
 from tests.cli.place import ONE, Place
 from tests.cli.test_start import server
-from tests.test_preannotation_backend import backend
+from tests.preannotation.test_backend import backend
 
 FAILING = MODEL.replace(
     "        region =",

@@ -12,19 +12,19 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lsml_bento.bulk import FirstLook
 from lsml_bento.cli import project_run
 from lsml_bento.cli.bulk_run import Asked, BulkRun, Report
 from lsml_bento.cli.engines import Place
 from lsml_bento.cli.project_run import Passes
 from lsml_bento.errors import LsmlError, ModelError, StateError
-from lsml_bento.inference import Inference
-from lsml_bento.preannotation import Selection, Unreachable, VersionChanged
+from lsml_bento.preannotation.engine import Inference
+from lsml_bento.preannotation.runner import FirstLook
+from lsml_bento.preannotation.selection import Selection, Unreachable, VersionChanged
 from lsml_bento.settings import Settings
 from lsml_bento.types import Project, Task
 from tests.doubles import CONFIG
 from tests.label_studio_in_memory import PROJECT, ProjectInMemory
-from tests.test_preannotation_files import Chooser
+from tests.preannotation.test_files import Chooser
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import pytest
 
 from lsml_bento.adapters.label_studio_tasks.predictions import LabelStudioPredictions
 from lsml_bento.errors import LsmlError
-from lsml_bento.preannotation import (
+from lsml_bento.preannotation.selection import (
     FateUnknown,
     PreannotationError,
     Predicted,

@@ -24,7 +24,7 @@ from lsml_bento.adapters.label_studio_tasks.session import Session
 from lsml_bento.adapters.label_studio_tasks.trouble import Trouble
 from lsml_bento.errors import LsmlError
 from lsml_bento.model.label_config import parse_label_config
-from lsml_bento.preannotation import (
+from lsml_bento.preannotation.selection import (
     FateUnknown,
     PreannotationError,
     Predicted,

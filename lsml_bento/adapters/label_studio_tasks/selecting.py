@@ -22,7 +22,7 @@ from typing import Any
 from lsml_bento.adapters.label_studio_tasks.reading import Filter, read_pages
 from lsml_bento.adapters.label_studio_tasks.session import Session
 from lsml_bento.adapters.label_studio_tasks.trouble import Trouble
-from lsml_bento.preannotation import PreannotationError, Selection
+from lsml_bento.preannotation.selection import PreannotationError, Selection
 from lsml_bento.types import Task
 
 MOST = 32

@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
 
-from lsml_bento.checkpoint import FileCheckpoint, load_checkpoint, save_checkpoint
-from lsml_bento.outcomes import Outcome
-from lsml_bento.output_files import (
+from lsml_bento.preannotation.checkpoint import (
+    FileCheckpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from lsml_bento.preannotation.output_file import (
     OutputError,
     Paths,
     append,
@@ -24,8 +27,9 @@ from lsml_bento.output_files import (
     swap,
     writing,
 )
-from lsml_bento.preannotation import Answer
-from lsml_bento.task_files import FilePage, Place
+from lsml_bento.preannotation.selection import Answer
+from lsml_bento.preannotation.tally import Outcome
+from lsml_bento.preannotation.task_file import FilePage, Place
 
 _FLUSH_EVERY_S = 1.0
 

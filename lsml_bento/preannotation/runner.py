@@ -10,9 +10,13 @@ from contextlib import nullcontext, suppress
 from typing import Generic, Protocol, TypeVar
 
 from lsml_bento.diagnostics.check import check_results
-from lsml_bento.inference import Inference
-from lsml_bento.outcomes import Outcome, Page, Tally
-from lsml_bento.preannotation import Answer, PreannotationError, predictions_of
+from lsml_bento.preannotation.engine import Inference
+from lsml_bento.preannotation.selection import (
+    Answer,
+    PreannotationError,
+    predictions_of,
+)
+from lsml_bento.preannotation.tally import Outcome, Page, Tally
 from lsml_bento.prediction.call_threads import Device
 from lsml_bento.types import Task
 

@@ -13,9 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lsml_bento.checkpoint import FileCheckpoint, save_checkpoint
-from lsml_bento.outcomes import Outcome, Page
-from lsml_bento.output_files import (
+from lsml_bento.preannotation.checkpoint import FileCheckpoint, save_checkpoint
+from lsml_bento.preannotation.output_file import (
     OutputError,
     Paths,
     append,
@@ -27,7 +26,8 @@ from lsml_bento.output_files import (
     swap,
     writing,
 )
-from lsml_bento.preannotation import Answer
+from lsml_bento.preannotation.selection import Answer
+from lsml_bento.preannotation.tally import Outcome, Page
 from lsml_bento.types import Task
 
 _CHUNK = 1 << 20

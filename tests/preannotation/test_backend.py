@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from lsml_bento.adapters.backend_http import BackendEngine
-from lsml_bento.inference import Inference
-from lsml_bento.preannotation import (
+from lsml_bento.preannotation.engine import Inference
+from lsml_bento.preannotation.selection import (
     Answer,
     PreannotationError,
     Unreachable,

@@ -10,17 +10,17 @@ from typing import Any, ClassVar
 import pytest
 
 from lsml_bento.errors import ModelError
-from lsml_bento.inference import Inference, LocalEngine, snapshot
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
-from lsml_bento.outcomes import Failure, Outcome, Tally
-from lsml_bento.preannotation import (
+from lsml_bento.preannotation.engine import Inference, LocalEngine, snapshot
+from lsml_bento.preannotation.selection import (
     Answer,
     PreannotationError,
     Unreachable,
     predictions_of,
 )
+from lsml_bento.preannotation.tally import Failure, Outcome, Tally
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.types import Project, Task
 from lsml_bento.versions.registry import Versions

@@ -15,7 +15,7 @@ from lsml_bento.errors import DeviceLost, MediaError, PredictionError
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import Media
 from lsml_bento.model.render import Slot
-from lsml_bento.preannotation import Answer, PreannotationError
+from lsml_bento.preannotation.selection import Answer, PreannotationError
 from lsml_bento.prediction.batcher import Batcher
 from lsml_bento.prediction.call_threads import Device
 from lsml_bento.prediction.model_pool import Models

@@ -11,17 +11,25 @@ from pathlib import Path
 
 import pytest
 
-from lsml_bento import sending
-from lsml_bento.bulk import Bulk, FirstLook
-from lsml_bento.bulk_project import PredictionWriter, SelectedTasks, name_of
-from lsml_bento.checkpoint import ProjectCheckpoint, load_checkpoint, save_checkpoint
-from lsml_bento.inference import Inference
-from lsml_bento.outcomes import Tally
-from lsml_bento.preannotation import Predicted, Selection, Unreachable
+from lsml_bento.preannotation import sender as sending
+from lsml_bento.preannotation.checkpoint import (
+    ProjectCheckpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from lsml_bento.preannotation.engine import Inference
+from lsml_bento.preannotation.project_sink import (
+    PredictionWriter,
+    SelectedTasks,
+    name_of,
+)
+from lsml_bento.preannotation.runner import Bulk, FirstLook
+from lsml_bento.preannotation.selection import Predicted, Selection, Unreachable
+from lsml_bento.preannotation.tally import Tally
 from lsml_bento.types import Task
 from tests.doubles import CONFIG, choice
 from tests.label_studio_in_memory import ProjectInMemory
-from tests.test_preannotation_files import Chooser
+from tests.preannotation.test_files import Chooser
 
 BEGUN = ProjectCheckpoint(model_version="1", selection="all")
 SLOT = {"result": [choice("Positive")], "score": 0.5, "model_version": "1"}

@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from lsml_bento.bulk import Bulk, FirstLook, NotFilled
-from lsml_bento.bulk_files import PredictionFile
-from lsml_bento.checkpoint import FileCheckpoint, alone
-from lsml_bento.inference import Inference
-from lsml_bento.outcomes import Tally
-from lsml_bento.output_files import OutputError, has_failed_tasks
-from lsml_bento.preannotation import PreannotationError, Unreachable
-from lsml_bento.second_try import SecondTry
-from lsml_bento.task_files import FilePage, Place, TaskFile, TaskFileError
+from lsml_bento.preannotation.checkpoint import FileCheckpoint, alone
+from lsml_bento.preannotation.engine import Inference
+from lsml_bento.preannotation.file_sink import PredictionFile
+from lsml_bento.preannotation.output_file import OutputError, has_failed_tasks
+from lsml_bento.preannotation.retry import SecondTry
+from lsml_bento.preannotation.runner import Bulk, FirstLook, NotFilled
+from lsml_bento.preannotation.selection import PreannotationError, Unreachable
+from lsml_bento.preannotation.tally import Tally
+from lsml_bento.preannotation.task_file import FilePage, Place, TaskFile, TaskFileError
 from lsml_bento.types import Project, Task
 from tests.doubles import CONFIG, choice
 
@@ -462,9 +462,9 @@ class TestSecondTries:
 FULL = """
 import resource, sys
 from pathlib import Path
-from tests.test_preannotation_files import BEGUN, Chooser, run
-from lsml_bento.bulk_files import PredictionFile
-from lsml_bento.task_files import TaskFile
+from tests.preannotation.test_files import BEGUN, Chooser, run
+from lsml_bento.preannotation.file_sink import PredictionFile
+from lsml_bento.preannotation.task_file import TaskFile
 
 size = int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
@@ -483,9 +483,9 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, size: int) -> None:
 
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        f"lsml_bento.output_files.OutputError: {output} can not be written: File too "
-        "large; free some space and run the same command again, which goes on where "
-        "this one stopped"
+        f"lsml_bento.preannotation.output_file.OutputError: {output} can not be "
+        "written: File too large; free some space and run the same command again, "
+        "which goes on where this one stopped"
     )
     assert output.stat().st_size == size
     run(Chooser(), TaskFile(tasks), PredictionFile(output, BEGUN, "line"))

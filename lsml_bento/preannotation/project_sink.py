@@ -15,17 +15,21 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lsml_bento.checkpoint import ProjectCheckpoint, load_checkpoint, save_checkpoint
-from lsml_bento.outcomes import Outcome, Page
-from lsml_bento.output_files import append, cut, row_of, writing
-from lsml_bento.preannotation import (
+from lsml_bento.preannotation.checkpoint import (
+    ProjectCheckpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from lsml_bento.preannotation.output_file import append, cut, row_of, writing
+from lsml_bento.preannotation.selection import (
     Answer,
     Predicted,
     ProjectPredictions,
     Selection,
     predictions_of,
 )
-from lsml_bento.sending import Group, Sender
+from lsml_bento.preannotation.sender import Group, Sender
+from lsml_bento.preannotation.tally import Outcome, Page
 
 _SETTLE_S = 10.0
 """How long Label Studio may still carry out a POST whose sender is gone."""

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from lsml_bento.preannotation import (
+from lsml_bento.preannotation.selection import (
     FateUnknown,
     Predicted,
     ProjectPredictions,

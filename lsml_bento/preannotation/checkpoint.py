@@ -11,7 +11,7 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lsml_bento.preannotation import PreannotationError
+from lsml_bento.preannotation.selection import PreannotationError
 
 
 class _Kept(BaseModel):
