@@ -20,7 +20,7 @@ from lsml_bento.adapters.bentoml_service.shape import Shape
 from lsml_bento.adapters.edge import EdgeMiddleware
 from lsml_bento.adapters.label_studio_http import contract_app
 from lsml_bento.assembly import log_to_stderr, open_queue, open_weights
-from lsml_bento.backend import Backend
+from lsml_bento.backend.backend import Backend
 from lsml_bento.directory import is_drop_in
 from lsml_bento.home import open_state, settle
 from lsml_bento.jobs.job import Job

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from lsml_bento.backend import Backend
+from lsml_bento.backend.backend import Backend
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.training_policy import START_TRAINING, LocalRun

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from lsml_bento.adapters.edge import EdgeMiddleware
 from lsml_bento.adapters.label_studio_http import contract_app
-from lsml_bento.backend import Backend
+from lsml_bento.backend.backend import Backend
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia

@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 
 from lsml_bento.adapters.edge import EdgeMiddleware
 from lsml_bento.adapters.sqlite_state import SqliteState
-from lsml_bento.backend import Backend
+from lsml_bento.backend.backend import Backend
 from lsml_bento.jobs.job_store import Lease, Ledger
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia

@@ -22,8 +22,8 @@ from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change, State, resolve
 from lsml_bento.types import Project, Task
+from tests.backend.test_contract_replay import RECORDED, request_of
 from tests.states import KINDS, each_state, open_state
-from tests.test_contract_replay import RECORDED, request_of
 
 state = pytest.fixture(params=KINDS)(each_state)
 

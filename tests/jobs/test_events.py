@@ -9,7 +9,7 @@ import pytest
 from lsml_bento.errors import BadRequest
 from lsml_bento.jobs.events import annotations_of, has_id, parse_event, without_secrets
 from lsml_bento.types import Project
-from tests.test_contract_replay import RECORDED, request_of
+from tests.backend.test_contract_replay import RECORDED, request_of
 
 WEBHOOKS = [name for name in RECORDED if request_of(name)[1] == "/webhook"]
 CREATED_AT = "2026-11-23T09:34:49.839721Z"

@@ -12,7 +12,7 @@ import pytest
 
 from lsml_bento.adapters.bentoml_models import BentoModels
 from lsml_bento.adapters.model_repository import ModelRepository
-from lsml_bento.backend import Backend
+from lsml_bento.backend.backend import Backend
 from lsml_bento.errors import LeaseLost
 from lsml_bento.jobs.job import LEASE_S, JobStatus
 from lsml_bento.jobs.job_store import Lease, Ledger

@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from lsml_bento.adapters.bentoml_service.metrics import Metrics
 from lsml_bento.adapters.bentoml_service.shape import Shape
 from lsml_bento.adapters.bentoml_service.supervisor import look_often
-from lsml_bento.backend import Backend
+from lsml_bento.backend.backend import Backend
 from lsml_bento.errors import LsmlError
 from lsml_bento.model.invoke import is_device_lost
 from lsml_bento.spec import BackendSpec

@@ -10,7 +10,7 @@ from typing import Any
 import bentoml
 
 from lsml_bento.adapters.bentoml_service.shape import Shape
-from lsml_bento.backend import Backend
+from lsml_bento.backend.backend import Backend
 from lsml_bento.errors import LsmlError
 from lsml_bento.jobs.figures import FIT_SECONDS, FITS, JOBS, OLDEST_QUEUED
 from lsml_bento.prediction.request_queue import Lane

@@ -25,7 +25,7 @@ from lsml_bento.adapters.label_studio_http.answers import (
     json_response,
     older_status,
 )
-from lsml_bento.backend import Backend
+from lsml_bento.backend.backend import Backend
 from lsml_bento.errors import (
     BadRequest,
     BodyTooLarge,

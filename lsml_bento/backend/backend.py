@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lsml_bento.backend.training import Learning, Wake
 from lsml_bento.errors import ModelError, NotReady, StateError
-from lsml_bento.learning import Learning, Wake
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import Media
 from lsml_bento.model.render import EMPTY_SLOT, Slot, for_annotator

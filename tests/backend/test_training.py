@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from lsml_bento.backend.training import Learning
 from lsml_bento.errors import NotFound
 from lsml_bento.jobs.event_writer import Receipt
 from lsml_bento.jobs.events import Event, parse_event
 from lsml_bento.jobs.job import Job
 from lsml_bento.jobs.job_store import Ledger
-from lsml_bento.learning import Learning
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.training_policy import TrainingPolicy, TrainingRules
