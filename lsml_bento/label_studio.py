@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lsml_bento.adapters.label_studio_api import LabelStudioMedia
-from lsml_bento.adapters.label_studio_tasks import LabelStudioTasks
+from lsml_bento.adapters.label_studio_api import LabelStudioTasks
+from lsml_bento.adapters.label_studio_media import LabelStudioMedia
 from lsml_bento.settings import Settings
 
 

@@ -48,7 +48,7 @@ LIBRARIES = {
     "adapters.bentoml_models": {"bentoml"},
     "health": {"prometheus_client"},
     "adapters.huey_queue": {"huey", "redis"},
-    "adapters.label_studio_tasks": LABEL_STUDIO | CORE | {"httpx"},
+    "adapters.label_studio_api": LABEL_STUDIO | CORE | {"httpx"},
     "adapters.model_repository": {"fsspec"},
     "adapters.process_title": {"setproctitle"},
     "adapters.redis_state": {"redis"},
@@ -56,7 +56,9 @@ LIBRARIES = {
     "adapters.transformers_pipelines": LABEL_STUDIO
     | CORE
     | {"transformers", "torch", "numpy", "PIL", "soundfile"},
-    "adapters.label_studio_api": LABEL_STUDIO | CORE | {"httpx", "requests", "urllib3"},
+    "adapters.label_studio_media": LABEL_STUDIO
+    | CORE
+    | {"httpx", "requests", "urllib3"},
     # What ``label_studio_ml.utils`` and its tests reach for.
     "adapters.label_studio_ml": LABEL_STUDIO | {"httpx", "PIL", "pytest"},
 }

@@ -93,7 +93,7 @@ def doctor(
 @contextmanager
 def _media(settings: Settings) -> Iterator[Media]:
     """Reads files as a server does, but keeps none."""
-    from lsml_bento.adapters.label_studio_api import LabelStudioMedia
+    from lsml_bento.adapters.label_studio_media import LabelStudioMedia
 
     with tempfile.TemporaryDirectory(prefix="lsml-doctor-") as cache:
         media = LabelStudioMedia(

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from lsml_bento.adapters import label_studio_ml
-from lsml_bento.adapters.label_studio_api import LabelStudioMedia
+from lsml_bento.adapters.label_studio_media import LabelStudioMedia
 from lsml_bento.diagnostics.check import Predict
 from lsml_bento.directory import find_target, service_target, with_class
 from lsml_bento.model.loader import ModelSource

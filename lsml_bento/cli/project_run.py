@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import click
 
-from lsml_bento.adapters.label_studio_tasks.predictions import LabelStudioPredictions
+from lsml_bento.adapters.label_studio_api.predictions import LabelStudioPredictions
 from lsml_bento.cli.bulk_run import Asked, BulkRun
 from lsml_bento.cli.engines import opened
 from lsml_bento.errors import LsmlError

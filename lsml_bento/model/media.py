@@ -19,7 +19,7 @@ _FILE_PREFIXES = (
 
 
 class Media(Protocol):
-    """Finds or fetches a file; filled by ``adapters.label_studio_api``."""
+    """Finds or fetches a file; filled by ``adapters.label_studio_media``."""
 
     def local_path(self, url: str, *, task_id: int | str | None, **options: Any) -> str:
         """The path of a readable local copy.

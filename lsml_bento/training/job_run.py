@@ -30,7 +30,7 @@ Report = Callable[[dict[str, Any]], None]
 
 
 class Tasks(Protocol):
-    """Label Studio's API; filled by ``adapters.label_studio_tasks``."""
+    """Label Studio's API; filled by ``adapters.label_studio_api``."""
 
     def annotated(self, project_id: str) -> Iterator[Task]:
         """The project's annotated tasks, paged.

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from lsml_bento.adapters.label_studio_tasks import predictions, session
-from lsml_bento.adapters.label_studio_tasks.predictions import LabelStudioPredictions
+from lsml_bento.adapters.label_studio_api import predictions, session
+from lsml_bento.adapters.label_studio_api.predictions import LabelStudioPredictions
 from lsml_bento.errors import LsmlError
 from lsml_bento.preannotation.selection import (
     FateUnknown,
@@ -24,7 +24,7 @@ from lsml_bento.preannotation.selection import (
     Selection,
     Unreachable,
 )
-from tests.adapters.test_label_studio_tasks import (
+from tests.adapters.test_label_studio_api import (
     LEGACY,
     REFRESH,
     Answer,

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from lsml_bento.cli import main
 from lsml_bento.versions.version import Version, promote
+from tests.adapters.test_label_studio_api import LEGACY, answer
 from tests.adapters.test_label_studio_predictions import Project as Studio
-from tests.adapters.test_label_studio_tasks import LEGACY, answer
 from tests.cli.commands import LABEL_CONFIG, MODEL, Run, environ, refused, run
 from tests.cli.place import ONE, Place
 from tests.cli.test_start import server

@@ -13,10 +13,10 @@ from typing import Any
 import jwt
 import pytest
 
-from lsml_bento.adapters.label_studio_api import LabelStudioMedia
+from lsml_bento.adapters.label_studio_media import LabelStudioMedia
 from lsml_bento.diagnostics import doctor
 from lsml_bento.diagnostics.doctor import Check, diagnose
-from tests.adapters.test_label_studio_api import Request, Site, sends
+from tests.adapters.test_label_studio_media import Request, Site, sends
 
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = """<View><Text name="text" value="$text"/>

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lsml_bento.adapters.label_studio_api import LabelStudioMedia
+from lsml_bento.adapters.label_studio_media import LabelStudioMedia
 from lsml_bento.diagnostics.doctor import Check, diagnose
 from lsml_bento.errors import MediaError
 from tests.e2e import label_studio as label_studio_package

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lsml_bento.adapters.label_studio_tasks.predictions import LabelStudioPredictions
+from lsml_bento.adapters.label_studio_api.predictions import LabelStudioPredictions
 from lsml_bento.errors import LsmlError
 from lsml_bento.preannotation.selection import (
     FateUnknown,

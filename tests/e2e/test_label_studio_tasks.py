@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lsml_bento.adapters.label_studio_tasks import LabelStudioTasks
+from lsml_bento.adapters.label_studio_api import LabelStudioTasks
 from lsml_bento.errors import TrainingError
 from lsml_bento.jobs.events import annotations_of
 from lsml_bento.types import parse_project

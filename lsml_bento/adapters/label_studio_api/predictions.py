@@ -18,10 +18,10 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from lsml_bento.adapters.label_studio_tasks.reading import read_pages, read_project
-from lsml_bento.adapters.label_studio_tasks.selecting import SelectedPages, of_versions
-from lsml_bento.adapters.label_studio_tasks.session import Session
-from lsml_bento.adapters.label_studio_tasks.trouble import Trouble
+from lsml_bento.adapters.label_studio_api.reading import read_pages, read_project
+from lsml_bento.adapters.label_studio_api.selecting import SelectedPages, of_versions
+from lsml_bento.adapters.label_studio_api.session import Session
+from lsml_bento.adapters.label_studio_api.trouble import Trouble
 from lsml_bento.errors import LsmlError
 from lsml_bento.model.label_config import parse_label_config
 from lsml_bento.preannotation.selection import (

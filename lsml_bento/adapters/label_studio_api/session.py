@@ -19,7 +19,7 @@ from label_studio_sdk.core.api_error import ApiError
 from label_studio_sdk.core.client_wrapper import SyncClientWrapper
 from pydantic import SecretStr
 
-from lsml_bento.adapters.label_studio_tasks.trouble import (
+from lsml_bento.adapters.label_studio_api.trouble import (
     ODD,
     RENEW,
     USER,

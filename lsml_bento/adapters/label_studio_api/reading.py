@@ -11,8 +11,8 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from lsml_bento.adapters.label_studio_tasks.session import Session
-from lsml_bento.adapters.label_studio_tasks.trouble import ODD
+from lsml_bento.adapters.label_studio_api.session import Session
+from lsml_bento.adapters.label_studio_api.trouble import ODD
 from lsml_bento.types import Task
 
 _QUICK = 10

@@ -19,9 +19,9 @@ from heapq import merge
 from itertools import groupby, islice, product
 from typing import Any
 
-from lsml_bento.adapters.label_studio_tasks.reading import Filter, read_pages
-from lsml_bento.adapters.label_studio_tasks.session import Session
-from lsml_bento.adapters.label_studio_tasks.trouble import Trouble
+from lsml_bento.adapters.label_studio_api.reading import Filter, read_pages
+from lsml_bento.adapters.label_studio_api.session import Session
+from lsml_bento.adapters.label_studio_api.trouble import Trouble
 from lsml_bento.preannotation.selection import PreannotationError, Selection
 from lsml_bento.types import Task
 

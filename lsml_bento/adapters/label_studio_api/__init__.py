@@ -7,12 +7,12 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from lsml_bento.adapters.label_studio_tasks.reading import (
+from lsml_bento.adapters.label_studio_api.reading import (
     above,
     read_pages,
     read_project,
 )
-from lsml_bento.adapters.label_studio_tasks.session import Session
+from lsml_bento.adapters.label_studio_api.session import Session
 from lsml_bento.errors import TrainingError
 from lsml_bento.types import Project, Task, parse_project
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsml_bento.basic_auth import BasicAuth
+from lsml_bento.adapters.edge import BasicAuth
 
 
 def header(credentials: bytes) -> bytes:
