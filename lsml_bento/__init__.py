@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from lsml_bento.model.base_class import LabelStudioMLBase, predict_fn, update_fn
     from lsml_bento.model.response import ModelResponse, PredictionValue
     from lsml_bento.model.training_policy import TrainingPolicy
-    from lsml_bento.service import create_service
+    from lsml_bento.processes.server import create_service
 
 __all__ = [
     "LabelStudioMLBase",
@@ -27,7 +27,7 @@ _HOMES = {
     "ModelResponse": "model.response",
     "PredictionValue": "model.response",
     "TrainingPolicy": "model.training_policy",
-    "create_service": "service",
+    "create_service": "processes.server",
     "predict_fn": "model.base_class",
     "update_fn": "model.base_class",
 }

@@ -17,7 +17,7 @@ from lsml_bento.backend.backend import Backend
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.training_policy import START_TRAINING, LocalRun
-from lsml_bento.service import asgi_app, make_backend
+from lsml_bento.processes.server import asgi_app, make_backend
 from lsml_bento.settings import Settings
 from lsml_bento.types import Task
 

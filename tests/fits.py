@@ -177,7 +177,7 @@ def _event(number: int, total: int | None) -> Any:
     )
 
 
-# Processes that speak as ``lsml_bento.fitting`` does, and start in no time
+# Processes that speak as ``lsml_bento.processes.fit`` does, and start in no time
 
 SPEAKER = """
 import json, os, signal, subprocess, sys, time

@@ -29,10 +29,10 @@ LIBRARIES = {
     "diagnostics.doctor": CORE | {"httpx"},
     "testing": {"httpx"},
     "pytest_plugin": {"pytest"},
-    "service": {"bentoml", "starlette"},
+    "processes.server": {"bentoml", "starlette"},
     # For what a user writes with torch.
     "torch": {"torch"},
-    "served": {"bentoml"},
+    "processes.bentoml_target": {"bentoml"},
     "cli": {"click", "orjson", "rich"},
     "adapters.edge": {"starlette"},
     "adapters.label_studio_http": {"starlette", "orjson"},
@@ -43,10 +43,10 @@ LIBRARIES = {
     "preannotation.checkpoint": CORE | {"filelock"},
     # A JSON list of any size, item by item.
     "preannotation.task_file": {"ijson"},
-    "worker": {"filelock"},
+    "processes.worker": {"filelock"},
     "adapters.backend_http": {"httpx"},
     "adapters.bentoml_models": {"bentoml"},
-    "health": {"prometheus_client"},
+    "processes.worker_probes": {"prometheus_client"},
     "adapters.huey_queue": {"huey", "redis"},
     "adapters.label_studio_api": LABEL_STUDIO | CORE | {"httpx"},
     "adapters.model_repository": {"fsspec"},
@@ -200,7 +200,8 @@ def test_what_a_model_needs_loads_nothing_heavy_and_does_no_work() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["adapters.label_studio_http", "adapters.sqlite_state", "cli", "service"]
+    "module",
+    ["adapters.label_studio_http", "adapters.sqlite_state", "cli", "processes.server"],
 )
 def test_what_serves_does_no_work_and_loads_no_torch(module: str) -> None:
     found = import_alone(f"lsml_bento.{module}")

@@ -44,7 +44,7 @@ COMMANDS = (
 
 NOT_IMPORTED = (
     "lsml_bento.template",
-    "lsml_bento.served",
+    "lsml_bento.processes.bentoml_target",
     "lsml_bento.adapters.bentoml_service.image",
 )
 """Files to copy, a module that serves the current directory, and one that has BentoML

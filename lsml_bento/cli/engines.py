@@ -14,9 +14,9 @@ from lsml_bento.adapters.backend_http import BackendEngine
 from lsml_bento.cli.opening import OpeningError, find_spec
 from lsml_bento.cli.options import with_absolute_paths
 from lsml_bento.directory import has_service, plain_service
-from lsml_bento.home import open_state, settle
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.preannotation.engine import Engine, LocalEngine, snapshot
+from lsml_bento.processes.home import open_state, settle
 from lsml_bento.projects.lookup import project_called
 from lsml_bento.settings import Settings
 from lsml_bento.spec import BackendSpec, class_name
@@ -123,8 +123,8 @@ def opened(
 
 
 def _local(place: Place, spec: BackendSpec, state: State) -> LocalEngine:
-    from lsml_bento.assembly import open_weights
-    from lsml_bento.label_studio import open_media
+    from lsml_bento.processes.label_studio import open_media
+    from lsml_bento.processes.wiring import open_weights
 
     label_studio_ml.install()
     return LocalEngine(

@@ -30,9 +30,9 @@ def forget(
     Its jobs are cancelled first. Nothing changes in Label Studio.
     """
     with opened(directory) as backend:
-        from lsml_bento.assembly import open_weights
         from lsml_bento.cli.printing import print_json
         from lsml_bento.cli.versions import confirm
+        from lsml_bento.processes.wiring import open_weights
         from lsml_bento.projects.deletion import forget_project, holdings
         from lsml_bento.projects.lookup import project_called
 

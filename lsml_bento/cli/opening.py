@@ -60,7 +60,7 @@ class Opened:
 
     def wake(self, job: Job) -> None:
         """Have a job begun when it is due; a queue that is away costs a second."""
-        from lsml_bento.assembly import open_queue
+        from lsml_bento.processes.wiring import open_queue
 
         with suppress(LsmlError):
             queue = open_queue(self.settings, self.spec)
@@ -70,7 +70,7 @@ class Opened:
 
     def _say_if_deserted(self) -> None:
         """Say that nobody will train; on Redis, other machines may."""
-        from lsml_bento.worker import is_deserted
+        from lsml_bento.processes.worker import is_deserted
 
         if self.settings.redis_url is None and is_deserted(self.spec.home_path):
             place = shlex.quote(str(self.given))
@@ -91,7 +91,7 @@ def opened(directory: Path) -> Iterator[Opened]:
     """
     quiet(bool(click.get_current_context().meta.get(DEBUG)))
     spec = find_spec(directory.expanduser().resolve())
-    from lsml_bento.home import open_state
+    from lsml_bento.processes.home import open_state
     from lsml_bento.settings import Settings
 
     settings = Settings.from_env(os.environ)
@@ -138,7 +138,7 @@ def _imported(directory: Path) -> BackendSpec:
     sys.path.insert(0, str(directory))
     with redirect_stdout(sys.stderr):  # what it prints is no part of a command's answer
         from lsml_bento.adapters.bentoml_service import spec_of
-        from lsml_bento.served import svc
+        from lsml_bento.processes.bentoml_target import svc
     spec = spec_of(svc)
     if spec is None:
         raise OpeningError(
@@ -149,7 +149,7 @@ def _imported(directory: Path) -> BackendSpec:
 
 
 def _settled(target: str, name: str | None, directory: Path) -> BackendSpec:
-    from lsml_bento.home import settle
+    from lsml_bento.processes.home import settle
     from lsml_bento.settings import Settings
     from lsml_bento.spec import class_name
 

@@ -29,7 +29,7 @@ from lsml_bento.directory import is_drop_in, serves
 from lsml_bento.errors import LsmlError
 from lsml_bento.pipelines import pipeline_name
 
-_SERVED = "lsml_bento.served:svc"
+_SERVED = "lsml_bento.processes.bentoml_target:svc"
 _EVERY_NETWORK = "0.0.0.0"  # noqa: S104 - Label Studio is often on another machine
 
 _VARIABLES = {

@@ -133,7 +133,7 @@ def delete(
 ) -> None:
     """Delete a version of PROJECT, with its weights in the model store."""
     with opened(directory) as backend:
-        from lsml_bento.assembly import open_weights
+        from lsml_bento.processes.wiring import open_weights
         from lsml_bento.projects.lookup import project_called
         from lsml_bento.versions.registry import Versions
 

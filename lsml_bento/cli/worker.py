@@ -56,8 +56,8 @@ def worker(
     if log_level or debug:
         os.environ["LOG_LEVEL"] = log_level or "DEBUG"
     spec = find_spec(resolve(directory, root_dir))
+    from lsml_bento.processes.worker import run_worker
     from lsml_bento.settings import Settings
-    from lsml_bento.worker import run_worker
 
     run_worker(spec, Settings.from_env(os.environ), health_port=health_port)
 

@@ -27,12 +27,12 @@ for directory in map(Path, sys.argv[1:]):
     for name in ("service", "model"):
         sys.modules.pop(name, None)
     print("spec", {spec}.to_json())
-    sys.modules.pop("lsml_bento.served", None)
+    sys.modules.pop("lsml_bento.processes.bentoml_target", None)
 print(*sorted({{"bentoml", "torch", "label_studio_sdk", "huey"}} & set(sys.modules)))
 """
 SERVED = EACH.format(
     first="from lsml_bento.adapters.bentoml_service import spec_of",
-    spec="spec_of(__import__('lsml_bento.served').served.svc)",
+    spec="spec_of(__import__('lsml_bento.processes.bentoml_target').served.svc)",
 )
 FOUND = EACH.format(
     first="from lsml_bento.cli.opening import find_spec", spec="find_spec(directory)"

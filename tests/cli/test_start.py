@@ -88,7 +88,8 @@ def test_the_process_becomes_the_server_and_its_argv_holds_no_password(
 ) -> None:
     assert httpx.get(f"{tuned.url}/api/status").status_code == 401
     commands = [" ".join(process.cmdline()) for process in tuned.tree()]
-    assert any("-m bentoml serve lsml_bento.served:svc" in c for c in commands)
+    served = "-m bentoml serve lsml_bento.processes.bentoml_target:svc"
+    assert any(served in command for command in commands)
     assert not any("s3cret-word" in command for command in commands)
     own = " ".join(psutil.Process(tuned.pid).cmdline())
     assert "-m bentoml serve" in own

@@ -95,4 +95,4 @@ def test_nothing_is_started_that_could_train(served: tuple[Server, Path]) -> Non
     server, _ = served
     commands = [" ".join(process.cmdline()) for process in server.tree()]
     assert len(commands) == 2
-    assert not any("lsml_bento.worker" in command for command in commands)
+    assert not any("lsml_bento.processes.worker" in command for command in commands)

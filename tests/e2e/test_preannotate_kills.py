@@ -46,7 +46,8 @@ class Chooser(LabelStudioMLBase):
 DRIVER = """\
 import json, os, random, signal, sys, time
 
-import lsml_bento.assembly, lsml_bento.label_studio  # once, and not in every child
+# Once, and not in every child.
+import lsml_bento.processes.wiring, lsml_bento.processes.label_studio
 import lsml_bento.cli.file_run, lsml_bento.cli.project_run
 from lsml_bento.cli import main
 

@@ -35,8 +35,8 @@ SWEPT_AFTER_S = 600.0
 """What a killed run left is no older when a worker has looked."""
 
 _TITLES = {
-    "worker": ("lsml-bento worker", "lsml_bento.worker"),
-    "fit": ("lsml-bento fit", "lsml_bento.fitting"),
+    "worker": ("lsml-bento worker", "lsml_bento.processes.worker"),
+    "fit": ("lsml-bento fit", "lsml_bento.processes.fit"),
     "serving": ("_bentoml_impl.worker.service",),
 }
 """By the name in ``ps``, and by the command before the process has that name."""

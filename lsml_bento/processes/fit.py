@@ -1,4 +1,4 @@
-"""The wiring of the process that a ``fit`` runs in: ``python -m lsml_bento.fitting``.
+"""The wiring of a fit's process: ``python -m lsml_bento.processes.fit``.
 
 Jobs come as lines on the standard input, answers go as lines to what was the standard
 output; whatever user code prints goes to the log. The end of the input means that the
@@ -20,12 +20,12 @@ from queue import SimpleQueue
 from typing import IO, Any
 
 from lsml_bento.adapters import label_studio_ml, process_title
-from lsml_bento.assembly import log_to_stderr, open_weights
 from lsml_bento.errors import LsmlError, StateError
-from lsml_bento.home import open_state
 from lsml_bento.jobs.job import Job
-from lsml_bento.label_studio import open_media, open_tasks
 from lsml_bento.model.loader import ModelSource, locate
+from lsml_bento.processes.home import open_state
+from lsml_bento.processes.label_studio import open_media, open_tasks
+from lsml_bento.processes.wiring import log_to_stderr, open_weights
 from lsml_bento.settings import Settings
 from lsml_bento.spec import BackendSpec
 from lsml_bento.training.child_process import END_OF_LOG

@@ -15,8 +15,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lsml_bento.errors import SettingsError, StateError
-from lsml_bento.health import Health
 from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.processes.worker_probes import Health
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.training.desk import Desk
 from tests.fits import Home, eventually, speaker

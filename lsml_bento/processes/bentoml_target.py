@@ -20,7 +20,7 @@ from lsml_bento.directory import find_target, has_service, with_class
 from lsml_bento.errors import LsmlError
 from lsml_bento.model.loader import locate
 from lsml_bento.pipelines import pipeline_name
-from lsml_bento.service import create_service
+from lsml_bento.processes.server import create_service
 from lsml_bento.settings import Settings
 from lsml_bento.spec import service_name
 

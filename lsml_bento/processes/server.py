@@ -19,18 +19,18 @@ from lsml_bento.adapters.bentoml_service.metrics import Metrics
 from lsml_bento.adapters.bentoml_service.shape import Shape
 from lsml_bento.adapters.edge import EdgeMiddleware
 from lsml_bento.adapters.label_studio_http import contract_app
-from lsml_bento.assembly import log_to_stderr, open_queue, open_weights
 from lsml_bento.backend.backend import Backend
 from lsml_bento.directory import is_drop_in
-from lsml_bento.home import open_state, settle
 from lsml_bento.jobs.job import Job
 from lsml_bento.jobs.waker import Waker
-from lsml_bento.label_studio import open_media
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
+from lsml_bento.processes.home import open_state, settle
+from lsml_bento.processes.label_studio import open_media
+from lsml_bento.processes.wiring import log_to_stderr, open_queue, open_weights
+from lsml_bento.processes.worker import child_environ, worker_command
 from lsml_bento.settings import Settings
 from lsml_bento.training.embedded_worker import EmbeddedWorker
-from lsml_bento.worker import child_environ, worker_command
 
 
 def create_service(

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from lsml_bento.adapters import process_title
-from lsml_bento.assembly import log_to_stderr, open_queue, open_weights
 from lsml_bento.directory import is_drop_in
 from lsml_bento.errors import LsmlError, SettingsError, WeightsError
-from lsml_bento.home import open_state
 from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.processes.home import open_state
+from lsml_bento.processes.wiring import log_to_stderr, open_queue, open_weights
 from lsml_bento.settings import Settings
 from lsml_bento.spec import BackendSpec, class_name
 from lsml_bento.state.heartbeat import Presence
@@ -35,7 +35,7 @@ from lsml_bento.training.publisher import Publisher
 from lsml_bento.versions.weights import Weights
 
 if TYPE_CHECKING:
-    from lsml_bento.health import Health
+    from lsml_bento.processes.worker_probes import Health
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def _open_health(port: int | None, desk: Desk, state: State) -> Health | None:
     if port is None:
         return None
     # With prometheus_client, which most workers do not need.
-    from lsml_bento.health import Health  # noqa: PLC0415
+    from lsml_bento.processes.worker_probes import Health  # noqa: PLC0415
 
     return Health(port, desk, Ledger(state))
 
@@ -169,7 +169,7 @@ def _lock_of(home: Path) -> FileLock:
 
 def fit_command(spec: BackendSpec) -> list[str]:
     """What starts the process that a ``fit`` runs in."""
-    return [sys.executable, "-m", "lsml_bento.fitting", spec.to_json()]
+    return [sys.executable, "-m", "lsml_bento.processes.fit", spec.to_json()]
 
 
 def fit_environ(settings: Settings) -> dict[str, str]:
@@ -192,7 +192,7 @@ def child_environ() -> dict[str, str]:
 
 def worker_command(spec: BackendSpec) -> list[str]:
     """What starts a worker beside a server."""
-    return [sys.executable, "-m", "lsml_bento.worker", spec.to_json()]
+    return [sys.executable, "-m", "lsml_bento.processes.worker", spec.to_json()]
 
 
 def _cores() -> int:

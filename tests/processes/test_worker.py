@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from lsml_bento.jobs.job import Job, JobStatus
-from lsml_bento.worker import child_environ, worker_command
+from lsml_bento.processes.worker import child_environ, worker_command
 from tests.fits import NAME, ONE, Home, eventually, is_gone, lines
 
 NATIVE = """
@@ -69,7 +69,7 @@ EXTERNAL = """
 import os, sys
 from lsml_bento.settings import Settings
 from lsml_bento.spec import BackendSpec
-from lsml_bento.worker import run_worker
+from lsml_bento.processes.worker import run_worker
 run_worker(BackendSpec.from_json(sys.argv[1]), Settings.from_env(os.environ))
 """
 

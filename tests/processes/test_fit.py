@@ -10,10 +10,10 @@ from typing import Any
 import psutil
 import pytest
 
+from lsml_bento.processes.worker import child_environ, fit_command, fit_environ
 from lsml_bento.settings import Settings
 from lsml_bento.training.child_process import FitProcess, Message
 from lsml_bento.versions.version import Version
-from lsml_bento.worker import child_environ, fit_command, fit_environ
 from tests.fits import NAME, ONE, Home, eventually, is_gone
 
 MODEL = """

@@ -1,6 +1,6 @@
 """Where a backend lives: its name, its directory for state, and the state itself.
 
-Apart from ``assembly``, since commands that only look need nothing else of it.
+Apart from ``wiring``, since commands that only look need nothing else of it.
 """
 
 from __future__ import annotations
