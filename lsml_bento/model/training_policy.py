@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from lsml_bento.errors import NotTraining
 from lsml_bento.types import Task
@@ -172,55 +171,3 @@ class NoRun:
             "self.save_weights() has a directory in the fit of a job only: in a test, "
             "call fit through lsml_bento.testing.fit(model, tasks)"
         )
-
-
-class LocalRun:
-    """A ``fit`` in this process, with tasks at hand: for tests of a model.
-
-    Args:
-        tasks: what ``annotated_tasks`` gives.
-        directory: where weights are written, below it one directory a version.
-        events: what ``self.events`` lists.
-
-    Attributes:
-        reports: what was reported, in order.
-        saved: the weights' directories with their metrics, in order.
-        should_stop: set it to see a ``fit`` stop.
-    """
-
-    job_id = "local"
-
-    def __init__(
-        self,
-        tasks: Iterable[Task],
-        directory: Path,
-        events: Iterable[TrainingEvent] = (),
-    ) -> None:
-        self.should_stop = False
-        self.reports: list[dict[str, Any]] = []
-        self.saved: list[tuple[Path, dict[str, float | None]]] = []
-        self.events = list(events)
-        self._tasks = list(tasks)
-        self._directory = directory
-
-    def annotated_tasks(self) -> Iterator[Task]:
-        """The tasks that it was given."""
-        return iter(self._tasks)
-
-    def report(
-        self, progress: float | None, metrics: Mapping[str, float | None]
-    ) -> None:
-        """Keep what was reported."""
-        self.reports.append({"progress": progress, **metrics})
-
-    @contextmanager
-    def save_weights(self, metrics: Mapping[str, float | None]) -> Iterator[Path]:
-        """A new directory, kept in ``saved`` if the block ends well."""
-        path = self._directory / f"version-{len(self.saved) + 1}"
-        path.mkdir(parents=True)
-        try:
-            yield path
-        except BaseException:
-            shutil.rmtree(path)
-            raise
-        self.saved.append((path, dict(metrics)))

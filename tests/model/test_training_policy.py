@@ -13,13 +13,12 @@ from lsml_bento.errors import NotTraining
 from lsml_bento.model.base_class import LabelStudioMLBase, rules_of
 from lsml_bento.model.training_policy import (
     START_TRAINING,
-    LocalRun,
     NoRun,
     TrainingEvent,
     TrainingPolicy,
     TrainingRules,
 )
-from lsml_bento.testing import fit
+from lsml_bento.testing import LocalRun, fit
 
 
 class TestPolicy:

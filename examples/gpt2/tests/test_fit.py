@@ -18,8 +18,7 @@ from examples.gpt2.learning import (
     unigram_perplexity,
 )
 from examples.gpt2.model import BASE, GPT2TextGeneration
-from lsml_bento.model.training_policy import LocalRun
-from lsml_bento.testing import fit
+from lsml_bento.testing import LocalRun, fit
 
 LABEL_CONFIG = (Path(__file__).parents[1] / "label_config.xml").read_text()
 PAIRS_100 = read_pairs(PAIRS)

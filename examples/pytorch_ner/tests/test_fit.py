@@ -22,8 +22,7 @@ from examples.pytorch_ner.model import Config, Tagger
 from examples.pytorch_ner.scores import MICRO
 from examples.pytorch_ner.train import Schedule, evaluate, invented
 from examples.pytorch_ner.train_base import new_label_examples
-from lsml_bento.model.training_policy import LocalRun
-from lsml_bento.testing import fit
+from lsml_bento.testing import LocalRun, fit
 
 LABEL_CONFIG = (Path(__file__).parents[1] / "label_config.xml").read_text()
 LABELS = ("PER", "ORG", "LOC", "DATE", "PROD")

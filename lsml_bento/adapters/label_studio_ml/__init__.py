@@ -65,7 +65,7 @@ _OURS: Mapping[str, Mapping[str, Sequence[str]]] = {
         ),
     },
     "label_studio_ml.api": {
-        f"{_HERE}.flask_app": ("init_app",),
+        "lsml_bento.testing.flask_client": ("init_app",),
         "lsml_bento.model.base_class": ("LabelStudioMLBase",),
         "lsml_bento.model.response": ("ModelResponse",),
     },

@@ -6,8 +6,7 @@ import asyncio
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,27 +15,10 @@ import httpx
 from lsml_bento.backend.backend import Backend
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
-from lsml_bento.model.training_policy import START_TRAINING, LocalRun
 from lsml_bento.processes.server import asgi_app, make_backend
 from lsml_bento.settings import Settings
-from lsml_bento.types import Task
 
 _Answer = TypeVar("_Answer")
-
-
-class _CancelledRun(LocalRun):
-    """A job that is cancelled while a report is made."""
-
-    def __init__(self, tasks: Iterable[Task], directory: Path, stop_after: int) -> None:
-        super().__init__(tasks, directory)
-        self._stop_after = stop_after
-
-    def report(
-        self, progress: float | None, metrics: Mapping[str, float | None]
-    ) -> None:
-        """Keep what was reported; the last one is when it is cancelled."""
-        super().report(progress, metrics)
-        self.should_stop = len(self.reports) >= self._stop_after
 
 
 class Client:
@@ -121,36 +103,3 @@ def client_for(
         ModelSource(model, directory), settings, Path(home.name), "test"
     )
     return Client(asgi_app(backend, settings), backend, home)
-
-
-def fit(
-    model: LabelStudioMLBase,
-    tasks: Iterable[Task],
-    directory: Path,
-    event: str = START_TRAINING,
-    data: dict[str, Any] | None = None,
-    *,
-    stop_after: int | None = None,
-) -> LocalRun:
-    """Call a model's ``fit`` here, as a job would, and say what it did.
-
-    Args:
-        model: an object of the class.
-        tasks: what ``self.annotated_tasks()`` gives.
-        directory: where ``self.save_weights()`` writes; ``load`` it to try the result.
-        event: the action that ``fit`` gets.
-        data: the event's body without its action.
-        stop_after: ``self.should_stop`` after so many calls of ``self.report``, as in a
-            job that was cancelled; never by default.
-
-    Returns:
-        The run: its ``reports``, and what it ``saved``.
-    """
-    run = (
-        LocalRun(tasks, directory)
-        if stop_after is None
-        else _CancelledRun(tasks, directory, stop_after)
-    )
-    model.surroundings = replace(model.surroundings, run=run)
-    model.fit(event, data or {}, job_id=run.job_id)
-    return run
