@@ -21,8 +21,8 @@ from benchmarks.payloads import REPOSITORY
 from benchmarks.servers import Server, serve
 from lsml_bento.adapters.redis_state import RedisState
 from lsml_bento.adapters.sqlite_state import SqliteState
+from lsml_bento.contract import Project, parse_project
 from lsml_bento.state.store import State
-from lsml_bento.types import Project, parse_project
 
 _COMMAND = (
     *(str(Path(sys.executable).with_name("bentoml")), "serve"),

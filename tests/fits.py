@@ -15,6 +15,8 @@ import psutil
 
 from lsml_bento.adapters.bentoml_models import BentoModels
 from lsml_bento.adapters.sqlite_state import SqliteState
+from lsml_bento.backend_spec import BackendSpec
+from lsml_bento.contract import Project
 from lsml_bento.errors import LsmlError
 from lsml_bento.jobs.annotations import record
 from lsml_bento.jobs.events import parse_event
@@ -24,13 +26,11 @@ from lsml_bento.model.loader import ModelClass, ModelSource
 from lsml_bento.model.media import NoMedia
 from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
 from lsml_bento.settings import Settings
-from lsml_bento.spec import BackendSpec
 from lsml_bento.state.store import State
 from lsml_bento.training.child_process import FitProcess
 from lsml_bento.training.job_run import Workbench
 from lsml_bento.training.publisher import Publisher
 from lsml_bento.training.trainer import Trainer
-from lsml_bento.types import Project
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.version import Version
 from lsml_bento.versions.weights import store_name

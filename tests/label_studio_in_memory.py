@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from lsml_bento.contract import Project, Task
 from lsml_bento.preannotation.selection import (
     FateUnknown,
     Predicted,
@@ -12,7 +13,6 @@ from lsml_bento.preannotation.selection import (
     Selection,
     Unreachable,
 )
-from lsml_bento.types import Project, Task
 from tests.doubles import CONFIG
 
 PROJECT = Project("1", 1795426489)

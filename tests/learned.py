@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lsml_bento.adapters.bentoml_models import BentoModels
+from lsml_bento.contract import Project
 from lsml_bento.jobs.events import Event
 from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.model.base_class import LabelStudioMLBase
@@ -19,7 +20,6 @@ from lsml_bento.prediction.model_pool import Models
 from lsml_bento.prediction.predictor import Group, Predictor
 from lsml_bento.prediction.version_follower import Serving
 from lsml_bento.state.store import State
-from lsml_bento.types import Project
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.version import Version, promote
 from lsml_bento.versions.weights import store_name

@@ -14,6 +14,21 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lsml_bento"
 
+RANKS = (
+    {"errors"},
+    {"backend_dir", "backend_spec", "contract", "error_text", "pipelines"},
+    {"scaffold", "settings", "state"},
+    {"model", "versions"},
+    {"diagnostics", "jobs"},
+    {"prediction", "projects", "training"},
+    {"backend", "preannotation"},
+    {"torch"},
+    {"adapters"},
+    {"processes", "pytest_plugin"},
+    {"cli", "testing"},
+)
+"""A package imports those above it in this list only, and so do the root's modules."""
+
 CORE = {"pydantic", "pydantic_core", "semver"}
 LABEL_STUDIO = {"label_studio_sdk"}
 LIBRARIES = {
@@ -90,6 +105,28 @@ def imported(path: Path) -> Iterator[str]:
 
 MODULES = modules()
 INSIDE = [name for name in MODULES if name]
+
+
+def test_imports_point_one_way() -> None:
+    rank = {name: rank for rank, names in enumerate(RANKS) for name in names}
+    for module, path in MODULES.items():
+        package = module.partition(".")[0]
+        for name in imported(path) if module else ():
+            other = name.removeprefix("lsml_bento.").partition(".")[0]
+            if name.startswith("lsml_bento.") and other != package:
+                assert rank[other] < rank[package], f"{module} imports {name}"
+
+
+def test_an_adapter_imports_no_other_adapter() -> None:
+    for module, path in MODULES.items():
+        if module.startswith("adapters."):
+            others = [n for n in imported(path) if n.startswith("lsml_bento.adapters.")]
+            own = "lsml_bento." + ".".join(module.split(".")[:2])
+            assert all(name.startswith(own) for name in others), module
+
+
+def test_the_root_holds_at_most_twelve_modules() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= 12
 
 
 @pytest.mark.parametrize("module", INSIDE)

@@ -16,13 +16,13 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import httpx
 
+from lsml_bento.contract import Project, Task
 from lsml_bento.errors import ModelError, PredictionError, WrongCount
 from lsml_bento.preannotation.selection import (
     PreannotationError,
     Unreachable,
     VersionChanged,
 )
-from lsml_bento.types import Project, Task
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lsml_bento.contract import check_media_type
 from lsml_bento.errors import BodyTooLarge, LsmlError
-from lsml_bento.types import check_media_type
 
 _PROBES = frozenset({"/health", "/healthz", "/livez", "/readyz"})
 _MIB = 1024 * 1024

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lsml_bento.backend.training import Learning, Wake
+from lsml_bento.contract import PredictRequest, Project, SetupRequest, Task
 from lsml_bento.errors import ModelError, NotReady, StateError
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import Media
@@ -26,7 +27,6 @@ from lsml_bento.settings import Settings
 from lsml_bento.state.heartbeat import Presence
 from lsml_bento.state.store import State, resolve
 from lsml_bento.training.publisher import sweep
-from lsml_bento.types import PredictRequest, Project, SetupRequest, Task
 from lsml_bento.versions.weights import Weights
 
 log = logging.getLogger(__name__)

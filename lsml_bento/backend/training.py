@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lsml_bento.contract import Project, Task
 from lsml_bento.errors import BadRequest, StateError
 from lsml_bento.jobs.event_writer import Intake, Receipt
 from lsml_bento.jobs.events import Event
@@ -27,7 +28,6 @@ from lsml_bento.projects.overview import (
     stored_rules,
 )
 from lsml_bento.state.store import State
-from lsml_bento.types import Project, Task
 from lsml_bento.versions.registry import Versions
 
 log = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ from rich.console import Console
 from lsml_bento.cli.bulk_progress import Meter, show
 from lsml_bento.cli.engines import Place
 from lsml_bento.cli.interrupting import Interruption
+from lsml_bento.contract import Project
 from lsml_bento.preannotation.engine import Engine, Inference
 from lsml_bento.preannotation.runner import Bulk, DryRun, FirstLook, Sink
 from lsml_bento.preannotation.tally import Failure, Page, Tally
 from lsml_bento.prediction.call_threads import Device
-from lsml_bento.types import Project
 
 _Page = TypeVar("_Page", bound=Page)
 _Answer = TypeVar("_Answer")

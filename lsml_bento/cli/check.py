@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lsml_bento.backend_dir import serves
 from lsml_bento.cli.options import debug_option, directory_argument, quiet, resolve
-from lsml_bento.directory import serves
 from lsml_bento.errors import LsmlError
 
 if TYPE_CHECKING:

@@ -11,18 +11,18 @@ from typing import Any
 
 from lsml_bento.adapters import label_studio_ml
 from lsml_bento.adapters.backend_http import BackendEngine
+from lsml_bento.backend_dir import has_service, plain_service
+from lsml_bento.backend_spec import BackendSpec, class_name
 from lsml_bento.cli.opening import OpeningError, find_spec
 from lsml_bento.cli.options import with_absolute_paths
-from lsml_bento.directory import has_service, plain_service
+from lsml_bento.contract import Project, parse_project
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.preannotation.engine import Engine, LocalEngine, snapshot
 from lsml_bento.processes.home import open_state, settle
 from lsml_bento.projects.lookup import project_called
 from lsml_bento.settings import Settings
-from lsml_bento.spec import BackendSpec, class_name
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import State
-from lsml_bento.types import Project, parse_project
 
 _NOBODYS = Project("0", 0)
 """The project of tasks that are in a file."""

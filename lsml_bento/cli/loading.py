@@ -7,8 +7,9 @@ from pathlib import Path
 
 from lsml_bento.adapters import label_studio_ml
 from lsml_bento.adapters.label_studio_media import LabelStudioMedia
+from lsml_bento.backend_dir import find_target, service_target, with_class
+from lsml_bento.contract import Context, Project, Task
 from lsml_bento.diagnostics.check import Predict
-from lsml_bento.directory import find_target, service_target, with_class
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.render import Slot
 from lsml_bento.prediction.failures import for_client
@@ -17,7 +18,6 @@ from lsml_bento.prediction.predictor import Group, Predictor
 from lsml_bento.prediction.version_follower import Serving
 from lsml_bento.settings import Settings
 from lsml_bento.state.memory import MemoryState
-from lsml_bento.types import Context, Project, Task
 
 _PROJECT = Project("0", 0)
 

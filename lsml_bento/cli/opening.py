@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lsml_bento.cli.options import DEBUG, quiet, with_absolute_paths
-from lsml_bento.directory import (
+from lsml_bento.backend_dir import (
     bento_of,
     bento_service_directory,
     find_target,
@@ -24,12 +23,13 @@ from lsml_bento.directory import (
     serves,
     with_class,
 )
+from lsml_bento.cli.options import DEBUG, quiet, with_absolute_paths
 from lsml_bento.errors import LsmlError
 
 if TYPE_CHECKING:
+    from lsml_bento.backend_spec import BackendSpec
     from lsml_bento.jobs.job import Job
     from lsml_bento.settings import Settings
-    from lsml_bento.spec import BackendSpec
     from lsml_bento.state.store import State
 
 
@@ -149,9 +149,9 @@ def _imported(directory: Path) -> BackendSpec:
 
 
 def _settled(target: str, name: str | None, directory: Path) -> BackendSpec:
+    from lsml_bento.backend_spec import class_name
     from lsml_bento.processes.home import settle
     from lsml_bento.settings import Settings
-    from lsml_bento.spec import class_name
 
     settings = Settings.from_env(os.environ)
     try:

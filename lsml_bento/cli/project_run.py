@@ -12,6 +12,7 @@ import click
 from lsml_bento.adapters.label_studio_api.predictions import LabelStudioPredictions
 from lsml_bento.cli.bulk_run import Asked, BulkRun
 from lsml_bento.cli.engines import opened
+from lsml_bento.contract import Project
 from lsml_bento.errors import LsmlError
 from lsml_bento.preannotation.checkpoint import ProjectCheckpoint, alone
 from lsml_bento.preannotation.engine import Engine, Inference
@@ -30,7 +31,6 @@ from lsml_bento.preannotation.selection import (
     VersionChanged,
 )
 from lsml_bento.settings import Settings
-from lsml_bento.types import Project
 
 _LOOK_BACK_S = 600.0
 """How often a watch looks at tasks that it has passed: they may have failed, meet the

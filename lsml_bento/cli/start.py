@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from lsml_bento.backend_dir import is_drop_in, serves
 from lsml_bento.cli.options import (
     debug_option,
     log_level_option,
@@ -25,7 +26,6 @@ from lsml_bento.cli.options import (
     root_dir_option,
     with_absolute_paths,
 )
-from lsml_bento.directory import is_drop_in, serves
 from lsml_bento.errors import LsmlError
 from lsml_bento.pipelines import pipeline_name
 

@@ -12,9 +12,9 @@ from lsml_bento.cli.options import backend_option, debug_option, json_option
 from lsml_bento.errors import LsmlError
 
 if TYPE_CHECKING:
+    from lsml_bento.contract import Project
     from lsml_bento.jobs.events import Event
     from lsml_bento.model.training_policy import TrainingRules
-    from lsml_bento.types import Project
 
 
 class NothingToTrain(LsmlError):
@@ -63,7 +63,7 @@ def train(
 
 def _rules(backend: Opened) -> TrainingRules:
     """What a server noted of the class; what it would suppose, before it did."""
-    from lsml_bento.directory import is_drop_in
+    from lsml_bento.backend_dir import is_drop_in
     from lsml_bento.model.training_policy import TrainingRules
     from lsml_bento.projects.overview import stored_rules
 
@@ -75,13 +75,13 @@ def _rules(backend: Opened) -> TrainingRules:
 
 def _event(backend: Opened, project: Project) -> Event:
     """As Label Studio's, with what is known here of the project."""
+    from lsml_bento.contract import iso_time
     from lsml_bento.jobs.events import Event
-    from lsml_bento.jobs.job import moment
     from lsml_bento.model.training_policy import START_TRAINING
 
     about: dict[str, Any] = {
         "id": int(project.id) if project.id.isdecimal() else project.id,
-        "created_at": moment(project.created_at),
+        "created_at": iso_time(project.created_at),
         "label_config": backend.state.read(project).get("label_config"),
     }
     return Event(START_TRAINING, project, {"project": about})

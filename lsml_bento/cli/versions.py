@@ -12,8 +12,8 @@ from lsml_bento.cli.options import backend_option, debug_option, json_option, ye
 from lsml_bento.errors import LsmlError
 
 if TYPE_CHECKING:
+    from lsml_bento.contract import Project
     from lsml_bento.state.store import State
-    from lsml_bento.types import Project
     from lsml_bento.versions.version import Version
 
 

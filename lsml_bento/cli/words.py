@@ -21,7 +21,7 @@ def ago(moment: float | str | None, now: float | None = None) -> str:
     """A moment as a person says it: ``"3 min ago"``, ``"in 2 s"``; ``"-"`` for none.
 
     Args:
-        moment: seconds since the epoch, or as ``jobs.moment`` writes them.
+        moment: seconds since the epoch, or as ``contract.iso_time`` writes them.
         now: in seconds since the epoch.
     """
     if moment is None:

@@ -19,11 +19,11 @@ from typing import Any, Literal
 from label_studio_sdk.label_interface import LabelInterface
 from label_studio_sdk.label_interface.control_tags import ControlTag
 
+from lsml_bento.contract import Context, Task
 from lsml_bento.errors import LsmlError, MediaError
 from lsml_bento.model.label_config import parse_label_config
 from lsml_bento.model.media import names_a_file
 from lsml_bento.model.render import Slot, for_annotator
-from lsml_bento.types import Context, Task
 
 Severity = Literal["error", "warning", "note"]
 Predict = Callable[[list[Task], Context | None], list[Slot | Exception]]

@@ -25,10 +25,10 @@ from urllib.parse import SplitResult, urlsplit
 import httpx
 from pydantic import SecretStr
 
+from lsml_bento.contract import Task
 from lsml_bento.diagnostics.check import check_results, sample_tasks
 from lsml_bento.errors import LabelConfigError, MediaError
 from lsml_bento.model.media import Media, names_a_file
-from lsml_bento.types import Task
 
 Status = Literal["ok", "warn", "fail"]
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from lsml_bento.contract import Project, Task
 from lsml_bento.errors import LabelConfigError
 from lsml_bento.jobs.events import Annotation, Event, annotations_of
 from lsml_bento.model.label_config import parse_label_config
@@ -29,7 +30,6 @@ from lsml_bento.state.store import (
     know,
     last_of,
 )
-from lsml_bento.types import Project, Task
 
 log = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import orjson
 
+from lsml_bento.contract import Project
 from lsml_bento.errors import JobNotFound
 from lsml_bento.jobs.events import Event
 from lsml_bento.jobs.job import Job, due_at, new_id
 from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
 from lsml_bento.state.store import Change, identify, key_of, know
-from lsml_bento.types import Project
 
 
 def gather(

@@ -15,6 +15,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
+from lsml_bento.contract import Project, Task
 from lsml_bento.errors import LsmlError, StateError
 from lsml_bento.jobs.annotations import fetch_record, observe, record
 from lsml_bento.jobs.coalescing import fetch_gathering, keys_of_gathering
@@ -24,7 +25,6 @@ from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.jobs.spool import Spool
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.store import Change, State, known_projects, resolve
-from lsml_bento.types import Project, Task
 
 log = logging.getLogger(__name__)
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from lsml_bento.errors import BadRequest
-from lsml_bento.types import (
+from lsml_bento.contract import (
     Project,
     Task,
     not_too_deep,
     parse_action,
     parse_project,
 )
+from lsml_bento.errors import BadRequest
 
 Annotation = dict[str, Any]
 """A person's answer as Label Studio sends it: ``id``, ``result``, ``task``, .."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from datetime import datetime, timezone
 from enum import Enum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from lsml_bento.contract import Project, iso_time, parse_project
 from lsml_bento.model.training_policy import TrainingPolicy
-from lsml_bento.types import Project, parse_project
 
 LEASE_S = 6.0
 """How long a worker may be silent before its job is given to another one."""
@@ -115,9 +114,9 @@ class Job(BaseModel):
             "metrics": self.metrics,
             "version": self.version,
             "error": self.error,
-            "created_at": moment(self.created_at),
-            "started_at": moment(self.started_at),
-            "finished_at": moment(self.finished_at),
+            "created_at": iso_time(self.created_at),
+            "started_at": iso_time(self.started_at),
+            "finished_at": iso_time(self.finished_at),
         }
 
     def details(self) -> dict[str, Any]:
@@ -128,7 +127,7 @@ class Job(BaseModel):
             "note": self.note,
             "source": self.source,
             "worker": self.worker,
-            "due_at": moment(self.due_at),
+            "due_at": iso_time(self.due_at),
             "new_annotations": self.new_annotations,
             "events": self.events,
             "cancel_requested": self.cancel_requested,
@@ -148,11 +147,3 @@ def due_at(job: Job, policy: TrainingPolicy, now: float) -> float | None:
     if job.ready_at is not None:
         moments.append(min(now + policy.quiet_s, job.ready_at + policy.max_wait_s))
     return min(moments, default=None)
-
-
-def moment(seconds: float | None) -> str | None:
-    """A time as clients read it: ISO 8601, in UTC."""
-    if seconds is None:
-        return None
-    found = datetime.fromtimestamp(seconds, timezone.utc).replace(tzinfo=None)
-    return found.isoformat(timespec="milliseconds") + "Z"

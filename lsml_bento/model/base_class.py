@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 from label_studio_sdk.label_interface import LabelInterface
 from semver import Version
 
+from lsml_bento.contract import Context, Project, Task
 from lsml_bento.model.label_config import EMPTY, parse_label_config, parse_tags
 from lsml_bento.model.media import Media, NoMedia, names_a_file
 from lsml_bento.model.response import ModelResponse
@@ -26,7 +27,6 @@ from lsml_bento.model.training_policy import (
 )
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import State
-from lsml_bento.types import Context, Project, Task
 
 PREDICT_MARK = "__lsml_predict_fn__"
 UPDATE_MARK = "__lsml_update_fn__"

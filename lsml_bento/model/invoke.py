@@ -13,11 +13,11 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from lsml_bento.contract import Context, Task
+from lsml_bento.error_text import locate
 from lsml_bento.errors import DeviceLost, MediaError, ModelError, OutOfMemory
 from lsml_bento.model.base_class import LabelStudioMLBase, surrounded_by
-from lsml_bento.model.loader import locate
 from lsml_bento.model.render import render
-from lsml_bento.types import Context, Task
 
 _LASTING = re.compile(
     "device-side assert|illegal memory access|illegal instruction|misaligned address|"

@@ -5,17 +5,17 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-import sysconfig
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lsml_bento.directory import is_drop_in
+from lsml_bento.backend_dir import is_drop_in
+from lsml_bento.backend_spec import class_name
+from lsml_bento.error_text import locate
 from lsml_bento.errors import ModelImportError
 from lsml_bento.model.base_class import (
     PREDICT_MARK,
@@ -24,7 +24,6 @@ from lsml_bento.model.base_class import (
     rules_of,
 )
 from lsml_bento.model.training_policy import TrainingRules
-from lsml_bento.spec import class_name
 
 RETRY_AFTER_S = 2.0
 """How long a failure is answered again before the user's code gets another try."""
@@ -160,41 +159,6 @@ def _place(module: ModuleType) -> Path:
     names = vars(module) if isinstance(module, ModuleType) else {}
     file, paths = names.get("__file__"), list(names.get("__path__") or ())
     return Path(file).parent if file else Path(*paths[:1])
-
-
-def where(error: BaseException) -> str:
-    """The last line of the user's own code that an error went through.
-
-    Returns:
-        ``"model.py, line 3"``, or an empty text where no line is known.
-    """
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{Path(error.filename).name}, line {error.lineno}"
-    ours = str(Path(__file__).parents[1]), importlib.__path__[0], "<frozen"
-    places = [
-        (frame.f_code.co_filename, line)
-        for frame, line in traceback.walk_tb(error.__traceback__)
-        if not frame.f_code.co_filename.startswith(ours)
-    ]
-    libraries = tuple(map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib")))
-    own = [place for place in places if not place[0].startswith(libraries)]
-    if not places:
-        return ""
-    file, line = (own or places)[-1]
-    return f"{Path(file).name}, line {line}"
-
-
-def describe(error: BaseException) -> str:
-    """An error in one line: its type and what it says."""
-    said = error.msg if isinstance(error, SyntaxError) else str(error)
-    text = " ".join(said.split())[:300].encode(errors="replace").decode()
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def locate(error: BaseException) -> str:
-    """An error in one line, with the file and line in which it began."""
-    place = where(error)
-    return f"{describe(error)} ({place})" if place else describe(error)
 
 
 def _find(module: ModuleType, wanted: str) -> ModelClass:

@@ -10,8 +10,8 @@ import orjson
 from label_studio_sdk.label_interface.region import Region
 from pydantic_core import from_json, to_json
 
+from lsml_bento.error_text import describe
 from lsml_bento.errors import LsmlError, PredictionError, WrongCount
-from lsml_bento.model.loader import describe
 from lsml_bento.model.response import ModelResponse, PredictionValue
 
 EMPTY_SLOT = b"[]"

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from lsml_bento.contract import Task
 from lsml_bento.errors import NotTraining
-from lsml_bento.types import Task
 
 START_TRAINING = "START_TRAINING"
 """What Label Studio's button sends, and ``lsml-bento train``."""

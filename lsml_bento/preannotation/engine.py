@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from lsml_bento.contract import Project, Task
 from lsml_bento.errors import DeviceLost, MediaError, PredictionError
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import Media
@@ -24,7 +25,6 @@ from lsml_bento.prediction.request_queue import Lane, Ticket
 from lsml_bento.prediction.version_follower import Serving
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change, State, below, identify
-from lsml_bento.types import Project, Task
 from lsml_bento.versions.version import pointer_key
 from lsml_bento.versions.weights import Weights
 

@@ -12,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lsml_bento.contract import Task
 from lsml_bento.preannotation.checkpoint import FileCheckpoint, save_checkpoint
 from lsml_bento.preannotation.selection import PreannotationError, predictions_of
 from lsml_bento.preannotation.tally import SHOWN, Failure
-from lsml_bento.types import Task
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 

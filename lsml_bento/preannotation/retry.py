@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from lsml_bento.contract import Task
 from lsml_bento.preannotation.checkpoint import FileCheckpoint, save_checkpoint
 from lsml_bento.preannotation.output_file import (
     OutputError,
@@ -28,7 +29,6 @@ from lsml_bento.preannotation.output_file import (
 )
 from lsml_bento.preannotation.selection import Answer
 from lsml_bento.preannotation.tally import Outcome, Page
-from lsml_bento.types import Task
 
 _CHUNK = 1 << 20
 

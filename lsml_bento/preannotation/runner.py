@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from typing import Generic, Protocol, TypeVar
 
+from lsml_bento.contract import Task
 from lsml_bento.diagnostics.check import check_results
 from lsml_bento.preannotation.engine import Inference
 from lsml_bento.preannotation.selection import (
@@ -18,7 +19,6 @@ from lsml_bento.preannotation.selection import (
 )
 from lsml_bento.preannotation.tally import Outcome, Page, Tally
 from lsml_bento.prediction.call_threads import Device
-from lsml_bento.types import Task
 
 log = logging.getLogger(__name__)
 

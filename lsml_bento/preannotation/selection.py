@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from lsml_bento.contract import Project, Task
 from lsml_bento.errors import LsmlError
-from lsml_bento.types import Project, Task
 
 Answer = bytes | Exception | None
 """A slot as ``rendering`` makes it, the error that a task met, or None for a task that

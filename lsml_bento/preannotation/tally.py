@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from lsml_bento.contract import Task
 from lsml_bento.prediction.failures import for_client
-from lsml_bento.types import Task
 
 SHOWN = 20
 """Failures that are kept in memory and listed at the end; a file has all of them."""

@@ -16,9 +16,9 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import ijson
 
+from lsml_bento.contract import Task
 from lsml_bento.preannotation.selection import PreannotationError
 from lsml_bento.preannotation.tally import Failure, Page
-from lsml_bento.types import Task
 
 _CHUNK = 1 << 20
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from lsml_bento.contract import Project, Task
+from lsml_bento.error_text import locate
 from lsml_bento.errors import DeadlineExceeded, LsmlError, ModelError
-from lsml_bento.model.loader import locate
 from lsml_bento.model.render import EMPTY_SLOT, Slot
-from lsml_bento.types import Project, Task
 
 log = logging.getLogger(__name__)
 

@@ -11,14 +11,15 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lsml_bento.contract import Project, Task
+from lsml_bento.error_text import locate
 from lsml_bento.errors import LsmlError, ModelSetupError, StateError, WeightsError
 from lsml_bento.jobs.annotations import Journal
 from lsml_bento.model.base_class import LabelStudioMLBase, Surroundings, surrounded_by
 from lsml_bento.model.invoke import try_sample
-from lsml_bento.model.loader import ModelClass, ModelSource, locate
+from lsml_bento.model.loader import ModelClass, ModelSource
 from lsml_bento.model.media import Media
 from lsml_bento.state.store import State
-from lsml_bento.types import Project, Task
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.version import Version
 from lsml_bento.versions.weights import Weights

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from lsml_bento.contract import Project, Task
 from lsml_bento.errors import LsmlError
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import RETRY_AFTER_S, ModelSource
 from lsml_bento.model.media import Media
 from lsml_bento.prediction.model_factory import Maker, ModelKey
 from lsml_bento.state.store import State
-from lsml_bento.types import Project, Task
 from lsml_bento.versions.weights import Weights
 
 log = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lsml_bento.contract import Context, Project, Task
 from lsml_bento.errors import StateError
 from lsml_bento.model.invoke import call
 from lsml_bento.model.label_config import EMPTY
@@ -16,7 +17,6 @@ from lsml_bento.prediction.model_factory import ModelKey, to_key
 from lsml_bento.prediction.model_pool import Models
 from lsml_bento.prediction.version_follower import Serving
 from lsml_bento.state.store import State
-from lsml_bento.types import Context, Project, Task
 
 log = logging.getLogger(__name__)
 

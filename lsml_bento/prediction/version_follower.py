@@ -13,11 +13,11 @@ import socket
 import time
 from dataclasses import dataclass
 
+from lsml_bento.contract import Project
 from lsml_bento.errors import LsmlError
 from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.prediction.model_pool import Models
 from lsml_bento.state.store import State
-from lsml_bento.types import Project
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.version import Pointer, Version
 

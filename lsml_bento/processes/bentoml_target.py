@@ -16,13 +16,13 @@ from typing import Any
 import bentoml
 
 from lsml_bento.adapters import label_studio_ml
-from lsml_bento.directory import find_target, has_service, with_class
+from lsml_bento.backend_dir import find_target, has_service, with_class
+from lsml_bento.backend_spec import service_name
+from lsml_bento.error_text import locate
 from lsml_bento.errors import LsmlError
-from lsml_bento.model.loader import locate
 from lsml_bento.pipelines import pipeline_name
 from lsml_bento.processes.server import create_service
 from lsml_bento.settings import Settings
-from lsml_bento.spec import service_name
 
 _PIPELINE_MODEL = "lsml_bento.adapters.transformers_pipelines:PipelineModel"
 

@@ -9,9 +9,9 @@ import os
 from pathlib import Path
 
 from lsml_bento.adapters.sqlite_state import SqliteState
-from lsml_bento.directory import bento_of
+from lsml_bento.backend_dir import bento_of
+from lsml_bento.backend_spec import BackendSpec, service_name
 from lsml_bento.settings import Settings
-from lsml_bento.spec import BackendSpec, service_name
 from lsml_bento.state.store import State
 
 

@@ -20,7 +20,7 @@ from lsml_bento.adapters.bentoml_service.shape import Shape
 from lsml_bento.adapters.edge import EdgeMiddleware
 from lsml_bento.adapters.label_studio_http import contract_app
 from lsml_bento.backend.backend import Backend
-from lsml_bento.directory import is_drop_in
+from lsml_bento.backend_dir import is_drop_in
 from lsml_bento.jobs.job import Job
 from lsml_bento.jobs.waker import Waker
 from lsml_bento.model.base_class import LabelStudioMLBase

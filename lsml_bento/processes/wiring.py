@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from lsml_bento.adapters.bentoml_models import BentoModels, default_store
 from lsml_bento.adapters.model_repository import ModelRepository
+from lsml_bento.backend_spec import BackendSpec
 from lsml_bento.jobs.secret import secret_of
 from lsml_bento.settings import Settings
-from lsml_bento.spec import BackendSpec
 from lsml_bento.versions.weights import Weights
 
 if TYPE_CHECKING:

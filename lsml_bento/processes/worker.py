@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from lsml_bento.adapters import process_title
-from lsml_bento.directory import is_drop_in
+from lsml_bento.backend_dir import is_drop_in
+from lsml_bento.backend_spec import BackendSpec, class_name
 from lsml_bento.errors import LsmlError, SettingsError, WeightsError
 from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.processes.home import open_state
 from lsml_bento.processes.wiring import log_to_stderr, open_queue, open_weights
 from lsml_bento.settings import Settings
-from lsml_bento.spec import BackendSpec, class_name
 from lsml_bento.state.heartbeat import Presence
 from lsml_bento.state.store import State
 from lsml_bento.training.child_process import FitProcess

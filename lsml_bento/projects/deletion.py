@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
+from lsml_bento.contract import Project
 from lsml_bento.errors import StillRunning
 from lsml_bento.jobs.job import LEASE_S, Job, JobStatus
 from lsml_bento.jobs.job_store import Ledger, forget
 from lsml_bento.state.store import SEPARATOR, Change, State, below, identify, key_of
-from lsml_bento.types import Project
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.version import move
 from lsml_bento.versions.weights import Weights, store_name

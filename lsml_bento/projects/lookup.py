@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from lsml_bento.contract import Project
 from lsml_bento.errors import BadRequest, JobNotFound
 from lsml_bento.jobs.job import Job
 from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.projects.overview import known_project
 from lsml_bento.state.store import State, below, last_of
-from lsml_bento.types import Project
 
 SHORT = 6
 """Characters at the end of an id that mostly tell a job from all others."""

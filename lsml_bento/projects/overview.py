@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lsml_bento.contract import Project, parse_project
 from lsml_bento.errors import NotFound
 from lsml_bento.jobs.job import Job
 from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.store import State, key_of, resolve
-from lsml_bento.types import Project, parse_project
 from lsml_bento.versions.registry import Versions
 
 RULES = key_of("class", "rules")

@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from lsml_bento.directory import (
+from lsml_bento.backend_dir import (
     classes,
     has_predict_function,
     parse,
     plain_service,
     siblings,
 )
+from lsml_bento.backend_spec import class_name, service_name
 from lsml_bento.errors import LsmlError
 from lsml_bento.scaffold.wheel import wheel_name, write_wheel
-from lsml_bento.spec import class_name, service_name
 
 _FILES = {
     "model.py": ["model.py"],

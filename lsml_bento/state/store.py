@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
-from lsml_bento.types import Project
+from lsml_bento.contract import Project
 
 SEPARATOR = "\x1f"
 PAGE = 500

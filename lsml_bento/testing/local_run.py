@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lsml_bento.contract import Task
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.training_policy import START_TRAINING, TrainingEvent
-from lsml_bento.types import Task
 
 
 class LocalRun:

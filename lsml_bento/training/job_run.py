@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from lsml_bento.contract import Project, Task
 from lsml_bento.errors import WeightsError
 from lsml_bento.jobs.annotations import Journal
 from lsml_bento.jobs.job import Job
@@ -19,7 +20,6 @@ from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.model.training_policy import TrainingEvent
 from lsml_bento.state.store import State
 from lsml_bento.training.overlay_state import FitState
-from lsml_bento.types import Project, Task
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.weights import Saved, Weights, store_name
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from lsml_bento.contract import Project
 from lsml_bento.state.store import Change, Pair, State, encode
-from lsml_bento.types import Project
 
 _Answer = TypeVar("_Answer")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from functools import partial
 
+from lsml_bento.contract import Project
 from lsml_bento.errors import JobNotFound, LeaseLost, StateError, WeightsError
 from lsml_bento.jobs.job import Job, JobStatus
 from lsml_bento.jobs.job_store import Lease, Ledger
 from lsml_bento.settings import Settings
 from lsml_bento.state.store import State
-from lsml_bento.types import Project
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.version import Version, promote
 from lsml_bento.versions.weights import Weights, parse_tag, store_name

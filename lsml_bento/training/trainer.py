@@ -11,6 +11,7 @@ import re
 import time
 from pathlib import Path
 
+from lsml_bento.error_text import locate
 from lsml_bento.errors import LsmlError, StateError, TrainingError
 from lsml_bento.jobs.annotations import Journal
 from lsml_bento.jobs.job import Job
@@ -23,7 +24,7 @@ from lsml_bento.model.base_class import (
 )
 from lsml_bento.model.invoke import try_sample
 from lsml_bento.model.label_config import EMPTY
-from lsml_bento.model.loader import ModelClass, ModelSource, locate
+from lsml_bento.model.loader import ModelClass, ModelSource
 from lsml_bento.model.media import Media
 from lsml_bento.training.job_run import JobRun, Workbench
 from lsml_bento.training.overlay_state import FitState

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 
+from lsml_bento.contract import Project
 from lsml_bento.errors import VersionInUse, VersionNotFound
 from lsml_bento.state.store import Change, State, below, identify, last_of
-from lsml_bento.types import Project
 from lsml_bento.versions.version import (
     Pointer,
     Version,

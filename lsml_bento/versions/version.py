@@ -11,9 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from lsml_bento.jobs.job import moment
+from lsml_bento.contract import Project, iso_time
 from lsml_bento.state.store import Change, identify, key_of
-from lsml_bento.types import Project
 from lsml_bento.versions.weights import Manifest
 
 _HISTORY = 20
@@ -55,7 +54,7 @@ class Version(BaseModel):
             "tag": self.tag,
             "active": active,
             "metrics": self.metrics,
-            "created_at": moment(self.created_at),
+            "created_at": iso_time(self.created_at),
             "job": self.job,
         }
 

@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from lsml_bento.contract import Project
 from lsml_bento.errors import WeightsError
-from lsml_bento.types import Project
 
 _CHUNK = 1 << 20
 _TAG_LENGTH = 63

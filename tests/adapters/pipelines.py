@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import pytest
 
 from lsml_bento.adapters.transformers_pipelines import PipelineModel
+from lsml_bento.contract import Project
 from lsml_bento.diagnostics.check import check_results
 from lsml_bento.errors import MediaError
 from lsml_bento.model.base_class import Surroundings, surrounded_by
 from lsml_bento.model.invoke import call
 from lsml_bento.model.render import render
-from lsml_bento.types import Project
 
 ONE = Project("1", 1795426489)
 

@@ -19,13 +19,13 @@ from starlette.applications import Starlette
 from lsml_bento.adapters.edge import EdgeMiddleware
 from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.backend.backend import Backend
+from lsml_bento.contract import parse_project
 from lsml_bento.jobs.job_store import Lease, Ledger
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
 from lsml_bento.model.training_policy import TrainingPolicy
 from lsml_bento.settings import Settings
 from lsml_bento.state.memory import MemoryState
-from lsml_bento.types import parse_project
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.version import Version, promote
 from tests.conftest import Serve

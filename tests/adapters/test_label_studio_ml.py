@@ -20,14 +20,14 @@ from PIL import Image
 import lsml_bento
 from lsml_bento.adapters import label_studio_ml
 from lsml_bento.adapters.label_studio_ml import functions
-from lsml_bento.directory import find_target
+from lsml_bento.backend_dir import find_target
+from lsml_bento.contract import Project
 from lsml_bento.errors import SettingsError
 from lsml_bento.model.base_class import LabelStudioMLBase, Surroundings, surrounded_by
 from lsml_bento.model.label_config import parse_tags
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.settings import Settings
 from lsml_bento.testing.flask_client import Client, init_app
-from lsml_bento.types import Project
 
 LEGACY = Path(__file__).parent.parent / "legacy"
 DIRECTORIES = {

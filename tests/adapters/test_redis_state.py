@@ -13,13 +13,13 @@ import pytest
 import redis
 
 from lsml_bento.adapters.redis_state import RedisState
+from lsml_bento.contract import Project
 from lsml_bento.errors import StateError
 from lsml_bento.jobs.event_writer import Intake
 from lsml_bento.jobs.events import Event, parse_event
 from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.store import Change
-from lsml_bento.types import Project
 from tests.e2e.processes import free_port
 from tests.redis_server import RedisServer
 

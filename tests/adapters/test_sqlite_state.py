@@ -13,9 +13,9 @@ import pytest
 
 from lsml_bento.adapters import sqlite_state
 from lsml_bento.adapters.sqlite_state import SqliteState
+from lsml_bento.contract import Project
 from lsml_bento.errors import StateError
 from lsml_bento.state.store import Change
-from lsml_bento.types import Project
 from tests.fits import eventually
 
 ONE = Project("1", 100)

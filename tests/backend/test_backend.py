@@ -17,13 +17,13 @@ import httpx
 import numpy as np
 import pytest
 
+from lsml_bento.contract import Project
 from lsml_bento.errors import StateError
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.processes.server import asgi_app, make_backend
 from lsml_bento.settings import Settings
 from lsml_bento.state.memory import MemoryState
-from lsml_bento.types import Project
 from tests.conftest import Serve
 from tests.doubles import (
     CONFIG,

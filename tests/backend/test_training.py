@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lsml_bento.backend.training import Learning
+from lsml_bento.contract import Project
 from lsml_bento.errors import NotFound
 from lsml_bento.jobs.event_writer import Receipt
 from lsml_bento.jobs.events import Event, parse_event
@@ -21,7 +22,6 @@ from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.training_policy import TrainingPolicy, TrainingRules
 from lsml_bento.projects.overview import known_project, list_versions
 from lsml_bento.state.memory import MemoryState
-from lsml_bento.types import Project
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.version import Version, promote
 

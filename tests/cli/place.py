@@ -20,12 +20,12 @@ from lsml_bento.adapters.bentoml_models import BentoModels
 from lsml_bento.adapters.redis_state import RedisState
 from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.cli import main
+from lsml_bento.contract import Project
 from lsml_bento.jobs.events import Event
 from lsml_bento.jobs.job import Job
 from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
 from lsml_bento.state.store import State
-from lsml_bento.types import Project
 from lsml_bento.versions.version import Version, promote
 from lsml_bento.versions.weights import store_name
 from tests.cli.commands import LABEL_CONFIG, TOOL, Run, environ, refused, run, write

@@ -16,12 +16,12 @@ from lsml_bento.cli import project_run
 from lsml_bento.cli.bulk_run import Asked, BulkRun, Report
 from lsml_bento.cli.engines import Place
 from lsml_bento.cli.project_run import Passes
+from lsml_bento.contract import Project, Task
 from lsml_bento.errors import LsmlError, ModelError, StateError
 from lsml_bento.preannotation.engine import Inference
 from lsml_bento.preannotation.runner import FirstLook
 from lsml_bento.preannotation.selection import Selection, Unreachable, VersionChanged
 from lsml_bento.settings import Settings
-from lsml_bento.types import Project, Task
 from tests.doubles import CONFIG
 from tests.label_studio_in_memory import PROJECT, ProjectInMemory
 from tests.preannotation.test_files import Chooser

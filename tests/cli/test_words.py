@@ -8,7 +8,8 @@ import pytest
 
 from lsml_bento.cli.jobs import STATUSES
 from lsml_bento.cli.words import ago, metrics_of, outcome
-from lsml_bento.jobs.job import JobStatus, moment
+from lsml_bento.contract import iso_time
+from lsml_bento.jobs.job import JobStatus
 from tests.cli.listed import NOW, job
 
 
@@ -25,7 +26,7 @@ from tests.cli.listed import NOW, job
 )
 def test_a_moment_is_said_by_its_distance(passed: float, said: str) -> None:
     assert ago(NOW - passed, NOW) == said
-    assert ago(moment(NOW - passed), NOW) == said
+    assert ago(iso_time(NOW - passed), NOW) == said
 
 
 def test_no_moment_is_a_dash() -> None:

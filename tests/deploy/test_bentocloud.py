@@ -12,8 +12,8 @@ from typing import Any
 import click
 import pytest
 
+from lsml_bento.backend_dir import plain_service
 from lsml_bento.cli import main
-from lsml_bento.directory import plain_service
 from lsml_bento.settings import Settings
 from tests.deploy.manifests import DEPLOY, ROOT, document, probes
 

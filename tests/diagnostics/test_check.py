@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lsml_bento.contract import Context, Task
 from lsml_bento.diagnostics.check import (
     Finding,
     Report,
@@ -17,7 +18,6 @@ from lsml_bento.diagnostics.check import (
 )
 from lsml_bento.errors import LabelConfigError, MediaError, WrongCount
 from lsml_bento.model.render import Slot, render
-from lsml_bento.types import Context, Task
 
 TEXT = """<View><Text name="text" value="$text"/>
 <Labels name="label" toName="text">

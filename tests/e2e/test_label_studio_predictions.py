@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lsml_bento.adapters.label_studio_api.predictions import LabelStudioPredictions
+from lsml_bento.contract import parse_project
 from lsml_bento.errors import LsmlError
 from lsml_bento.preannotation.selection import (
     FateUnknown,
@@ -16,7 +17,6 @@ from lsml_bento.preannotation.selection import (
     Refused,
     Selection,
 )
-from lsml_bento.types import parse_project
 from tests.e2e.client import Json, LabelStudioApi, Project
 from tests.e2e.label_studio import TOKEN
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from lsml_bento.adapters.label_studio_api import LabelStudioTasks
+from lsml_bento.contract import parse_project
 from lsml_bento.errors import TrainingError
 from lsml_bento.jobs.events import annotations_of
-from lsml_bento.types import parse_project
 from tests.e2e.client import Json, LabelStudioApi, Project
 from tests.e2e.label_studio import TOKEN
 

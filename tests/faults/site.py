@@ -13,9 +13,9 @@ import psutil
 from lsml_bento.adapters.bentoml_models import BentoModels
 from lsml_bento.adapters.redis_state import RedisState
 from lsml_bento.adapters.sqlite_state import SqliteState
+from lsml_bento.contract import Project
 from lsml_bento.jobs.annotations import Journal
 from lsml_bento.state.store import State
-from lsml_bento.types import Project
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.staging import age_s
 from lsml_bento.versions.weights import store_name

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lsml_bento.contract import Project, Task
 from lsml_bento.errors import BadRequest
 from lsml_bento.jobs.annotations import Journal, observe, record
 from lsml_bento.jobs.events import Event, parse_event
@@ -21,7 +22,6 @@ from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change, State, resolve
-from lsml_bento.types import Project, Task
 from tests.backend.test_contract_replay import RECORDED, request_of
 from tests.states import KINDS, each_state, open_state
 

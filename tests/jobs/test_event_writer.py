@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from lsml_bento.adapters.sqlite_state import SqliteState
+from lsml_bento.contract import Project
 from lsml_bento.errors import StateError
 from lsml_bento.jobs.annotations import Journal
 from lsml_bento.jobs.event_writer import Intake, Receipt
@@ -21,7 +22,6 @@ from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import State, know
-from lsml_bento.types import Project
 from tests.states import KINDS, open_state, url_of
 
 PROJECT = Project("1", 1795426489)

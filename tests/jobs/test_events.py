@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from lsml_bento.contract import Project
 from lsml_bento.errors import BadRequest
 from lsml_bento.jobs.events import annotations_of, has_id, parse_event, without_secrets
-from lsml_bento.types import Project
 from tests.backend.test_contract_replay import RECORDED, request_of
 
 WEBHOOKS = [name for name in RECORDED if request_of(name)[1] == "/webhook"]

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsml_bento.jobs.job import ASKED_WAIT_S, Job, JobStatus, due_at, moment, new_id
+from lsml_bento.contract import Project, iso_time
+from lsml_bento.jobs.job import ASKED_WAIT_S, Job, JobStatus, due_at, new_id
 from lsml_bento.model.training_policy import TrainingPolicy
-from lsml_bento.types import Project
 
 JOB = Job(id="j", project="1.1795426489", event="X", created_at=1_800_000_000.25)
 
@@ -90,10 +90,10 @@ def test_a_job_is_due_as_soon_as_one_reason_says_so(
 
 @given(st.floats(0, 4e9))
 def test_moments_are_iso_8601_in_utc(seconds: float) -> None:
-    text = moment(seconds)
+    text = iso_time(seconds)
 
     assert text is not None
     assert text.endswith("Z")
     found = datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
     assert found == pytest.approx(seconds, abs=0.0011)
-    assert moment(None) is None
+    assert iso_time(None) is None

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lsml_bento.contract import Project
 from lsml_bento.errors import JobNotFound, LeaseLost
 from lsml_bento.jobs.annotations import record
 from lsml_bento.jobs.events import Event, parse_event
@@ -23,7 +24,6 @@ from lsml_bento.model.training_policy import (
 )
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change, Pair, State, below, key_of
-from lsml_bento.types import Project
 from tests.states import KINDS, each_state, open_state
 
 state = pytest.fixture(params=KINDS)(each_state)

@@ -11,10 +11,10 @@ import pytest
 from semver import Version
 
 from lsml_bento import LabelStudioMLBase, ModelResponse, PredictionValue
+from lsml_bento.contract import Project
 from lsml_bento.errors import LabelConfigError, MediaError
 from lsml_bento.model.base_class import Surroundings, surrounded_by
 from lsml_bento.state.memory import MemoryState
-from lsml_bento.types import Project
 from tests.doubles import CONFIG, OTHER_CONFIG
 
 NER = (

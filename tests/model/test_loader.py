@@ -11,10 +11,11 @@ from types import ModuleType
 
 import pytest
 
-from lsml_bento.directory import find_target
+from lsml_bento.backend_dir import find_target
+from lsml_bento.error_text import describe, locate
 from lsml_bento.errors import ModelImportError
 from lsml_bento.model.base_class import LabelStudioMLBase
-from lsml_bento.model.loader import ModelSource, describe, locate
+from lsml_bento.model.loader import ModelSource
 
 Write = Callable[[str], ModelSource]
 

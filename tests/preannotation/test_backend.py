@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from lsml_bento.adapters.backend_http import BackendEngine
+from lsml_bento.contract import Project, Task
 from lsml_bento.preannotation.engine import Inference
 from lsml_bento.preannotation.selection import (
     Answer,
@@ -22,7 +23,6 @@ from lsml_bento.preannotation.selection import (
     VersionChanged,
     predictions_of,
 )
-from lsml_bento.types import Project, Task
 from tests.doubles import CONFIG, choice
 
 Reply = Callable[[str, dict[str, Any]], tuple[int, Any]]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from lsml_bento.contract import Project, Task
 from lsml_bento.errors import ModelError
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
@@ -22,7 +23,6 @@ from lsml_bento.preannotation.selection import (
 )
 from lsml_bento.preannotation.tally import Failure, Outcome, Tally
 from lsml_bento.state.memory import MemoryState
-from lsml_bento.types import Project, Task
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.version import Version, promote
 from tests.doubles import CONFIG, OTHER_CONFIG, Echo

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from lsml_bento.contract import Project, Task
 from lsml_bento.preannotation.checkpoint import FileCheckpoint, alone
 from lsml_bento.preannotation.engine import Inference
 from lsml_bento.preannotation.file_sink import PredictionFile
@@ -24,7 +25,6 @@ from lsml_bento.preannotation.runner import Bulk, FirstLook, NotFilled
 from lsml_bento.preannotation.selection import PreannotationError, Unreachable
 from lsml_bento.preannotation.tally import Tally
 from lsml_bento.preannotation.task_file import FilePage, Place, TaskFile, TaskFileError
-from lsml_bento.types import Project, Task
 from tests.doubles import CONFIG, choice
 
 BEGUN = FileCheckpoint(tasks="t", label_config="c", model_version="1")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lsml_bento.contract import Task
 from lsml_bento.preannotation import sender as sending
 from lsml_bento.preannotation.checkpoint import (
     ProjectCheckpoint,
@@ -26,7 +27,6 @@ from lsml_bento.preannotation.project_sink import (
 from lsml_bento.preannotation.runner import Bulk, FirstLook
 from lsml_bento.preannotation.selection import Predicted, Selection, Unreachable
 from lsml_bento.preannotation.tally import Tally
-from lsml_bento.types import Task
 from tests.doubles import CONFIG, choice
 from tests.label_studio_in_memory import ProjectInMemory
 from tests.preannotation.test_files import Chooser

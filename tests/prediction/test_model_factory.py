@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 
 import pytest
 
+from lsml_bento.contract import Task
 from lsml_bento.errors import LabelConfigError, ModelError, ModelSetupError
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
 from lsml_bento.prediction.model_factory import Maker, ModelKey
 from lsml_bento.state.memory import MemoryState
-from lsml_bento.types import Task
 from tests.doubles import CONFIG, OTHER_CONFIG, texts
 from tests.learned import ONE, TWO, Named, Store
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from lsml_bento.contract import Project
 from lsml_bento.errors import LabelConfigError, ModelSetupError
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
@@ -19,7 +20,6 @@ from lsml_bento.model.media import NoMedia
 from lsml_bento.prediction.model_factory import ModelKey
 from lsml_bento.prediction.model_pool import Models
 from lsml_bento.state.memory import MemoryState
-from lsml_bento.types import Project
 from tests.conftest import Serve
 from tests.doubles import CONFIG, Echo, texts
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lsml_bento.contract import Project
 from lsml_bento.errors import (
     DeviceLost,
     LabelConfigError,
@@ -25,7 +26,6 @@ from lsml_bento.prediction.predictor import Group, Predictor
 from lsml_bento.prediction.version_follower import Serving
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Pair
-from lsml_bento.types import Project
 from lsml_bento.versions.version import Version, promote
 from tests.doubles import CONFIG, OTHER_CONFIG, Echo, texts
 

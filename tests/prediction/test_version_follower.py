@@ -15,13 +15,13 @@ from typing import Any, ClassVar
 
 import pytest
 
+from lsml_bento.contract import Project
 from lsml_bento.errors import StateError
 from lsml_bento.jobs.annotations import observe
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.prediction import version_follower as serving_module
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change
-from lsml_bento.types import Project
 from lsml_bento.versions.version import Version, promote
 from tests.doubles import CONFIG, OTHER_CONFIG, choice
 from tests.learned import ONE, TWO, Named, Process, Store, name_in

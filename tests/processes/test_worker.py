@@ -68,7 +68,7 @@ class Model(LabelStudioMLBase):
 EXTERNAL = """
 import os, sys
 from lsml_bento.settings import Settings
-from lsml_bento.spec import BackendSpec
+from lsml_bento.backend_spec import BackendSpec
 from lsml_bento.processes.worker import run_worker
 run_worker(BackendSpec.from_json(sys.argv[1]), Settings.from_env(os.environ))
 """

@@ -12,6 +12,7 @@ from typing import TypeVar
 import pytest
 
 from lsml_bento.adapters.bentoml_models import BentoModels
+from lsml_bento.contract import Project
 from lsml_bento.errors import StillRunning, WeightsError
 from lsml_bento.jobs.annotations import record
 from lsml_bento.jobs.events import parse_event
@@ -20,7 +21,6 @@ from lsml_bento.jobs.job_store import Ledger
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.projects.deletion import KEYS, forget_project, holdings
 from lsml_bento.state.store import Change, State, key_of
-from lsml_bento.types import Project
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.version import Version, move, promote
 from lsml_bento.versions.weights import store_name

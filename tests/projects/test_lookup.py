@@ -6,12 +6,12 @@ from functools import partial
 
 import pytest
 
+from lsml_bento.contract import Project
 from lsml_bento.errors import BadRequest, JobNotFound, NotFound
 from lsml_bento.jobs.job import Job
 from lsml_bento.projects.lookup import job_called, project_called, short_ids
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change, key_of
-from lsml_bento.types import Project
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from lsml_bento.adapters.redis_state import RedisState, guesses
 from lsml_bento.adapters.sqlite_state import SqliteState
+from lsml_bento.contract import Project
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import PAGE, Change, State, resolve
-from lsml_bento.types import Project
 from tests.states import KINDS
 
 ONE = Project("1", 100)

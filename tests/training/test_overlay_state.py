@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from lsml_bento.contract import Project
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.training.overlay_state import FitState
-from lsml_bento.types import Project
 
 ONE = Project("1", 100)
 TWO = Project("2", 100)

@@ -13,6 +13,7 @@ import pytest
 from lsml_bento.adapters.bentoml_models import BentoModels
 from lsml_bento.adapters.model_repository import ModelRepository
 from lsml_bento.backend.backend import Backend
+from lsml_bento.contract import Project
 from lsml_bento.errors import LeaseLost
 from lsml_bento.jobs.job import LEASE_S, JobStatus
 from lsml_bento.jobs.job_store import Lease, Ledger
@@ -20,7 +21,6 @@ from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.training.publisher import Publisher, sweep
-from lsml_bento.types import Project
 from lsml_bento.versions.version import Version
 from lsml_bento.versions.weights import store_name
 from tests.fits import NAME, ONE, Home

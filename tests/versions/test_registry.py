@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
+from lsml_bento.contract import Project
 from lsml_bento.errors import LeaseLost, VersionInUse, VersionNotFound
 from lsml_bento.jobs.events import Event
 from lsml_bento.jobs.job import LEASE_S
 from lsml_bento.jobs.job_store import Lease, Ledger
 from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
 from lsml_bento.state.store import Change, State, identify, key_of
-from lsml_bento.types import Project
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.version import Pointer, Version, move, promote
 from tests.states import KINDS, each_state, open_state

@@ -9,8 +9,8 @@ from bentoml import Tag
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from lsml_bento.contract import Project
 from lsml_bento.errors import WeightsError
-from lsml_bento.types import Project
 from lsml_bento.versions.weights import check_manifest, is_tag, manifest_of, store_name
 
 PROJECTS = st.builds(

@@ -21,11 +21,11 @@ from lsml_bento.adapters.bentoml_service.metrics import Metrics
 from lsml_bento.adapters.bentoml_service.shape import Shape
 from lsml_bento.adapters.bentoml_service.supervisor import look_often
 from lsml_bento.backend.backend import Backend
+from lsml_bento.backend_spec import BackendSpec
+from lsml_bento.contract import Task, parse_predict
 from lsml_bento.errors import LsmlError
 from lsml_bento.model.invoke import is_device_lost
-from lsml_bento.spec import BackendSpec
 from lsml_bento.training.embedded_worker import EmbeddedWorker
-from lsml_bento.types import Task, parse_predict
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from lsml_bento.adapters.label_studio_api.reading import (
     read_project,
 )
 from lsml_bento.adapters.label_studio_api.session import Session
+from lsml_bento.contract import Project, Task, parse_project
 from lsml_bento.errors import TrainingError
-from lsml_bento.types import Project, Task, parse_project
 
 _NOT_OF_TASK = {
     *("predictions", "predictions_results", "predictions_score"),

@@ -22,6 +22,7 @@ from lsml_bento.adapters.label_studio_api.reading import read_pages, read_projec
 from lsml_bento.adapters.label_studio_api.selecting import SelectedPages, of_versions
 from lsml_bento.adapters.label_studio_api.session import Session
 from lsml_bento.adapters.label_studio_api.trouble import Trouble
+from lsml_bento.contract import Project, Task, parse_project
 from lsml_bento.errors import LsmlError
 from lsml_bento.model.label_config import parse_label_config
 from lsml_bento.preannotation.selection import (
@@ -32,7 +33,6 @@ from lsml_bento.preannotation.selection import (
     Selection,
     Unreachable,
 )
-from lsml_bento.types import Project, Task, parse_project
 
 _IDS = 200
 """Tasks named in one address: 2 kB of it."""

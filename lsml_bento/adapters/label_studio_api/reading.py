@@ -13,7 +13,7 @@ from typing import Any
 
 from lsml_bento.adapters.label_studio_api.session import Session
 from lsml_bento.adapters.label_studio_api.trouble import ODD
-from lsml_bento.types import Task
+from lsml_bento.contract import Task
 
 _QUICK = 10
 """Pages in a row without trouble, after which they may be larger again."""

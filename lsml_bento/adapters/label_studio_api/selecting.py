@@ -22,8 +22,8 @@ from typing import Any
 from lsml_bento.adapters.label_studio_api.reading import Filter, read_pages
 from lsml_bento.adapters.label_studio_api.session import Session
 from lsml_bento.adapters.label_studio_api.trouble import Trouble
+from lsml_bento.contract import Task
 from lsml_bento.preannotation.selection import PreannotationError, Selection
-from lsml_bento.types import Task
 
 MOST = 32
 """Alternatives at most: a page of tasks of each is in memory."""

@@ -26,6 +26,12 @@ from lsml_bento.adapters.label_studio_http.answers import (
     older_status,
 )
 from lsml_bento.backend.backend import Backend
+from lsml_bento.contract import (
+    check_media_type,
+    parse_predict,
+    parse_project,
+    parse_setup,
+)
 from lsml_bento.errors import (
     BadRequest,
     BodyTooLarge,
@@ -36,12 +42,6 @@ from lsml_bento.errors import (
 )
 from lsml_bento.jobs.events import Event, parse_event
 from lsml_bento.model.label_config import parse_label_config
-from lsml_bento.types import (
-    check_media_type,
-    parse_predict,
-    parse_project,
-    parse_setup,
-)
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lsml_bento.contract import Context, Task
 from lsml_bento.errors import LsmlError, ModelSetupError
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.settings import Settings
-from lsml_bento.types import Context, Task
 
 if TYPE_CHECKING:
     from lsml_bento.adapters.transformers_pipelines.filling import Filling, Prediction

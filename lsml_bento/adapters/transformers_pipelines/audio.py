@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lsml_bento.error_text import describe
 from lsml_bento.errors import MediaError
-from lsml_bento.model.loader import describe
 
 Samples = NDArray[np.float32]
 """One channel, from -1 to 1."""

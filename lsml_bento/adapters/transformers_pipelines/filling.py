@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lsml_bento.adapters.transformers_pipelines.pretrained import Pretrained
 from lsml_bento.adapters.transformers_pipelines.target import Target
+from lsml_bento.contract import Task
 from lsml_bento.errors import MediaError, ModelSetupError, PredictionError
 from lsml_bento.model.base_class import LabelStudioMLBase
-from lsml_bento.types import Task
 
 Prediction = dict[str, Any]
 

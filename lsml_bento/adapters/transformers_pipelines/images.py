@@ -21,10 +21,10 @@ from lsml_bento.adapters.transformers_pipelines.filling import (
 )
 from lsml_bento.adapters.transformers_pipelines.pretrained import Pretrained
 from lsml_bento.adapters.transformers_pipelines.target import match_target
+from lsml_bento.contract import Task
+from lsml_bento.error_text import describe
 from lsml_bento.errors import MediaError
 from lsml_bento.model.base_class import LabelStudioMLBase
-from lsml_bento.model.loader import describe
-from lsml_bento.types import Task
 
 
 class _BoxOptions(Options):

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 import transformers
 
+from lsml_bento.error_text import describe
 from lsml_bento.errors import ModelSetupError
-from lsml_bento.model.loader import describe
 from lsml_bento.torch import device as default_device
 from lsml_bento.torch import inference
 

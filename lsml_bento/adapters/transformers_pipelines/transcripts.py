@@ -22,8 +22,8 @@ from lsml_bento.adapters.transformers_pipelines.pretrained import (
     pad_with_end,
 )
 from lsml_bento.adapters.transformers_pipelines.target import find_target
+from lsml_bento.contract import Task
 from lsml_bento.model.base_class import LabelStudioMLBase
-from lsml_bento.types import Task
 
 _WINDOW_S = 30
 _IN_WINDOWS = {"ctc", "ctc_with_lm", "seq2seq_whisper"}

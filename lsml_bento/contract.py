@@ -120,6 +120,14 @@ def _seconds(text: str) -> int | None:
     return seconds if seconds >= 0 else None
 
 
+def iso_time(seconds: float | None) -> str | None:
+    """A time as clients read it: ISO 8601, in UTC."""
+    if seconds is None:
+        return None
+    found = datetime.fromtimestamp(seconds, timezone.utc).replace(tzinfo=None)
+    return found.isoformat(timespec="milliseconds") + "Z"
+
+
 def _params(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         return {}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lsml_bento.directory import (
+from lsml_bento.backend_dir import (
     classes,
     find_class,
     has_service,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lsml_bento.contract import Project, parse_predict, parse_project, parse_setup
 from lsml_bento.errors import BadRequest
-from lsml_bento.types import Project, parse_predict, parse_project, parse_setup
 
 
 class TestProjects:
