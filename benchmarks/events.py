@@ -18,9 +18,9 @@ import psutil
 from benchmarks import backends, learners
 from benchmarks.backends import Learning, learning
 from benchmarks.clients import Answer, Clients, lateness, percentile
-from lsml_bento.jobs.annotations import Journal
+from lsml_bento.jobs.annotations import AnnotationStore
 from lsml_bento.jobs.job import Job
-from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.jobs.job_store import JobStore
 from tests.redis_server import RedisServer
 
 BURST_RATE = 200.0
@@ -160,7 +160,7 @@ def _lost(backend: Learning, sent: int) -> int:
 
     def missing() -> int:
         with backend.state() as state:
-            tasks = Journal(state).annotated_tasks(backends.project())
+            tasks = AnnotationStore(state).annotated_tasks(backends.project())
             return len(wanted - {a["id"] for t in tasks for a in t["annotations"]})
 
     with suppress(RuntimeError):
@@ -172,7 +172,7 @@ def _out_of_order(backend: Learning, sent: int) -> int:
     """How many events stand elsewhere in the job that gathered them all."""
     [job] = backend.jobs()
     with backend.state() as state:
-        gathered = [event.annotation for event in Ledger(state).events(job["id"])]
+        gathered = [event.annotation for event in JobStore(state).events(job["id"])]
     expected = range(1, sent + 1)
     wrong = sum(a != b for a, b in zip(gathered, expected, strict=False))
     return wrong + abs(len(gathered) - sent)
@@ -236,9 +236,9 @@ class _Watch:
     def _work(self) -> None:
         try:
             with self.backend.state() as state:
-                ledger = Ledger(state)
+                job_store = JobStore(state)
                 while not self._over.wait(_LOOK_S):
-                    self._look(ledger.jobs())
+                    self._look(job_store.jobs())
                     if self.looks % 10 == 0:
                         self._look_at_fit()
         except Exception as error:  # noqa: BLE001 - raised by whoever waits

@@ -17,7 +17,7 @@ from benchmarks.clients import Clients, percentile
 from benchmarks.learners import NAME
 from benchmarks.payloads import REPOSITORY
 from lsml_bento.jobs.events import parse_event
-from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.versions.version import Version, promote
 
@@ -82,17 +82,17 @@ def _fill(backend: Learning, jobs: int, versions: int) -> None:
     project = backends.project()
     made = [parse_event(backends.recorded()).of(project)] * jobs
     with backend.state() as state:
-        ledger = Ledger(state)
+        job_store = JobStore(state)
         state.change(
-            lambda change: [ledger.gather(change, e, [3], rules) for e in made]
+            lambda change: [job_store.gather(change, e, [3], rules) for e in made]
         )
         for number in range(jobs):
-            lease = ledger.lease("bench")
+            lease = job_store.lease("bench")
             assert lease is not None, "a queued job is due"
             if number < jobs - versions:
-                ledger.fail(lease, "no weights were written")
+                job_store.fail(lease, "no weights were written")
                 continue
-            ledger.renew(lease, log_tail=_LOG)
+            job_store.renew(lease, log_tail=_LOG)
             version = Version(
                 version=f"20261124t{number:06d}-{number:06x}",
                 created_at=time.time(),
@@ -103,7 +103,7 @@ def _fill(backend: Learning, jobs: int, versions: int) -> None:
                 label_config=backends.recorded_config(),
             )
             promoted = partial(promote, project=project, version=version)
-            ledger.succeed(lease, version.version, version.metrics, also=promoted)
+            job_store.succeed(lease, version.version, version.metrics, also=promoted)
 
 
 def _get(backend: Learning, path: str, key: str, count: int) -> None:

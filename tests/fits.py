@@ -21,7 +21,7 @@ from lsml_bento.errors import LsmlError
 from lsml_bento.jobs.annotations import record
 from lsml_bento.jobs.events import parse_event
 from lsml_bento.jobs.job import Job
-from lsml_bento.jobs.job_store import Lease, Ledger
+from lsml_bento.jobs.job_store import JobStore, Lease
 from lsml_bento.model.loader import ModelClass, ModelSource
 from lsml_bento.model.media import NoMedia
 from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
@@ -61,7 +61,7 @@ class Home:
         self.settings = Settings.from_env(self.environ)
         self.state = state or SqliteState(path / "home" / "state.db", NAME)
         self.weights = BentoModels(self.store)
-        self.ledger = Ledger(self.state)
+        self.job_store = JobStore(self.state)
         self.versions = Versions(self.state)
         self.publisher = Publisher(NAME, self.state, self.weights, self.settings)
         self.reports: list[dict[str, Any]] = []
@@ -95,14 +95,14 @@ class Home:
         """A job that is due; ``fit`` gets ``data``."""
         project = {"id": 1, "created_at": CREATED_AT}
         event = parse_event({"action": action, "project": project, **data})
-        job = self.ledger.enqueue(event, EACH)
+        job = self.job_store.enqueue(event, EACH)
         assert job is not None
         return job
 
     def lease(self, **data: Any) -> Lease:
         """A job that runs."""
         self.enqueue(**data)
-        lease = self.ledger.lease("test")
+        lease = self.job_store.lease("test")
         assert lease is not None
         return lease
 
@@ -121,7 +121,7 @@ class Home:
         try:
             version = trainer.carry_out(lease.job)
         except LsmlError as error:
-            self.ledger.fail(lease, str(error))
+            self.job_store.fail(lease, str(error))
             raise
         return self.publisher.publish(lease, version)
 
@@ -130,7 +130,7 @@ class Home:
     def job(self, job: Job | Lease) -> Job:
         """The job as it is now."""
         known = job.job if isinstance(job, Lease) else job
-        return self.ledger.find(known.id)
+        return self.job_store.find(known.id)
 
     @property
     def active(self) -> Version:

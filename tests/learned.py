@@ -11,14 +11,14 @@ from typing import Any
 from lsml_bento.adapters.bentoml_models import BentoModels
 from lsml_bento.contract import Project
 from lsml_bento.jobs.events import Event
-from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
 from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
-from lsml_bento.prediction.model_pool import Models
+from lsml_bento.prediction.model_pool import ModelPool
 from lsml_bento.prediction.predictor import Group, Predictor
-from lsml_bento.prediction.version_follower import Serving
+from lsml_bento.prediction.version_follower import VersionFollower
 from lsml_bento.state.store import State
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.version import Version, promote
@@ -70,7 +70,7 @@ class Store:
     def __post_init__(self) -> None:
         self.weights = BentoModels(self.directory)
         self.versions = Versions(self.state)
-        self.ledger = Ledger(self.state)
+        self.job_store = JobStore(self.state)
 
     def version(
         self, name: str, project: Project = ONE, holds: str = "", **more: Any
@@ -108,13 +108,13 @@ class Store:
     def job(self, project: Project = ONE) -> str:
         """The id of a job that ran."""
         body = {"action": START_TRAINING, "project": str(project)}
-        self.ledger.enqueue(Event(START_TRAINING, project, body), EACH)
-        lease = self.ledger.lease("test")
+        self.job_store.enqueue(Event(START_TRAINING, project, body), EACH)
+        lease = self.job_store.lease("test")
         assert lease is not None
-        return self.ledger.succeed(lease, None, {}).id
+        return self.job_store.succeed(lease, None, {}).id
 
     def error_of(self, job: str) -> str | None:
-        return self.ledger.find(job).error
+        return self.job_store.find(job).error
 
 
 EACH = TrainingRules(each_event=True)
@@ -126,7 +126,7 @@ class Process:
     Args:
         model: the class, or the source of it.
         store: the backend's versions.
-        options: of ``Models``.
+        options: of ``ModelPool``.
     """
 
     def __init__(
@@ -137,8 +137,8 @@ class Process:
     ) -> None:
         source = model if isinstance(model, ModelSource) else ModelSource(model)
         self.state = store.state
-        self.models = Models(source, self.state, NoMedia(), store.weights, **options)
-        self.serving = Serving(self.models, self.state)
+        self.models = ModelPool(source, self.state, NoMedia(), store.weights, **options)
+        self.serving = VersionFollower(self.models, self.state)
         self.predictor = Predictor(self.models, self.state, self.serving)
 
     def predict(

@@ -17,7 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 from lsml_bento.errors import LsmlError, WeightsError
-from lsml_bento.versions.staging import Workroom, age_s, flush
+from lsml_bento.versions.staging import StagingArea, age_s, flush
 from lsml_bento.versions.weights import (
     Manifest,
     Repository,
@@ -54,7 +54,7 @@ class BentoModels:
     def __init__(self, store: Path, repository: Repository | None = None) -> None:
         self._store = store
         self._repository = repository
-        self._workroom = Workroom(store, self._path(_WRITING), _describe_writing)
+        self._workroom = StagingArea(store, self._path(_WRITING), _describe_writing)
         self._checked: dict[str, tuple[int, Manifest]] = {}
 
     @contextmanager

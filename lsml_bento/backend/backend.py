@@ -15,16 +15,16 @@ from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import Media
 from lsml_bento.model.render import EMPTY_SLOT, Slot, for_annotator
 from lsml_bento.prediction.batcher import Batcher
-from lsml_bento.prediction.call_threads import Device
-from lsml_bento.prediction.disconnect import HangUpWatch, HungUp
+from lsml_bento.prediction.call_threads import CallThreads
+from lsml_bento.prediction.disconnect import DisconnectWatch, HungUp
 from lsml_bento.prediction.failures import for_client, slots_of
-from lsml_bento.prediction.model_pool import Models
+from lsml_bento.prediction.model_pool import ModelPool
 from lsml_bento.prediction.predictor import Group, Predictor
 from lsml_bento.prediction.request_queue import Lane, Observer, Ticket
-from lsml_bento.prediction.version_follower import Serving
+from lsml_bento.prediction.version_follower import VersionFollower
 from lsml_bento.projects.overview import known_versions, projects_at_a_glance
 from lsml_bento.settings import Settings
-from lsml_bento.state.heartbeat import Presence
+from lsml_bento.state.heartbeat import Heartbeat
 from lsml_bento.state.store import State, resolve
 from lsml_bento.training.publisher import sweep
 from lsml_bento.versions.weights import Weights
@@ -79,19 +79,19 @@ class Backend:
         self._state = state
         self._weights = weights
         self._deadline_s = settings.predict_deadline_s
-        self._models = Models(
+        self._models = ModelPool(
             *(source, state, media, weights),
             max_models=settings.max_models,
             max_objects=threads,
         )
-        self._serving = Serving(self._models, state)
-        self.presence = Presence(state, source.name)
+        self._serving = VersionFollower(self._models, state)
+        self.heartbeat = Heartbeat(state, source.name)
         self.learning = Learning(source, state, wake, inbox, took)
         self._predictor = Predictor(self._models, state, self._serving)
-        self._device = Device(threads, "predict")
-        self._making = Device(2, "setup")
-        self._reading = Device(4, "state")
-        self._swapping = Device(1, "versions")
+        self._device = CallThreads(threads, "predict")
+        self._making = CallThreads(2, "setup")
+        self._reading = CallThreads(4, "state")
+        self._swapping = CallThreads(1, "versions")
         self.is_ready = False
         self._following: list[asyncio.Task[None]] = []
         self._preparing: dict[tuple[Project, str | None], asyncio.Future[str]] = {}
@@ -144,7 +144,7 @@ class Backend:
         await asyncio.to_thread(self.learning.close)
         for threads in (self._device, self._making, self._reading, self._swapping):
             threads.close()
-        self.presence.leave()
+        self.heartbeat.leave()
         self._state.close()
         return ended
 
@@ -252,7 +252,7 @@ class Backend:
             log.info("the client hung up: %s request of %d tasks dropped", *dropped)
             self._batcher.withdraw(ticket)
 
-        with HangUpWatch(hung_up, give_up) as watch:
+        with DisconnectWatch(hung_up, give_up) as watch:
             try:
                 answers = await ticket.done()
             finally:

@@ -14,13 +14,13 @@ from typing import Any
 
 from lsml_bento.contract import Project, Task
 from lsml_bento.errors import BadRequest, StateError
-from lsml_bento.jobs.event_writer import Intake, Receipt
+from lsml_bento.jobs.event_writer import EventWriter, Receipt
 from lsml_bento.jobs.events import Event
 from lsml_bento.jobs.job import Job, JobStatus
-from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
-from lsml_bento.prediction.call_threads import Device, hand_over
+from lsml_bento.prediction.call_threads import CallThreads, hand_over
 from lsml_bento.projects.overview import (
     RULES,
     known_project,
@@ -59,11 +59,11 @@ class Learning:
         self._state = state
         self._wake = wake
         self._took = took
-        self._ledger = Ledger(state)
+        self._job_store = JobStore(state)
         self._versions = Versions(state)
-        self._reading = Device(2, "jobs")
+        self._reading = CallThreads(2, "jobs")
         self._rules: TrainingRules | None = None
-        self._intake = Intake(state, self.rules, wake, inbox)
+        self._intake = EventWriter(state, self.rules, wake, inbox)
 
     def close(self) -> None:
         """Store the events that came, then let go."""
@@ -140,7 +140,7 @@ class Learning:
         except ValueError:
             known = ", ".join(s.value for s in JobStatus)
             raise BadRequest(f"status is one of: {known}") from None
-        found = await self._reading.run(self._ledger.jobs, project, wanted, limit)
+        found = await self._reading.run(self._job_store.jobs, project, wanted, limit)
         return [job.public() for job in found]
 
     async def job(self, job_id: str) -> dict[str, Any]:
@@ -151,8 +151,8 @@ class Learning:
         """
 
         def read() -> dict[str, Any]:
-            job = self._ledger.find(job_id)
-            return {**job.details(), "log": self._ledger.log_tail(job_id)}
+            job = self._job_store.find(job_id)
+            return {**job.details(), "log": self._job_store.log_tail(job_id)}
 
         return await self._reading.run(read)
 
@@ -162,7 +162,7 @@ class Learning:
         Raises:
             JobNotFound: if there is none of that id.
         """
-        return (await self._reading.run(self._ledger.cancel, job_id)).public()
+        return (await self._reading.run(self._job_store.cancel, job_id)).public()
 
     async def retry(self, job_id: str) -> dict[str, Any]:
         """Queue a job again that failed or was cancelled.
@@ -170,14 +170,14 @@ class Learning:
         Raises:
             JobNotFound: if there is none of that id.
         """
-        job = await self._reading.run(self._ledger.retry, job_id)
+        job = await self._reading.run(self._job_store.retry, job_id)
         self._wake(job)
         return job.public()
 
     async def is_training(self, project: Project) -> bool:
         """Whether a job of a project, or of any, runs or waits for its turn."""
         name = project.id or None
-        jobs = await self._reading.run(self._ledger.jobs, name)
+        jobs = await self._reading.run(self._job_store.jobs, name)
         return any(not job.status.is_end and job.due_at is not None for job in jobs)
 
     # Versions
@@ -222,7 +222,7 @@ class Learning:
 
     def figures(self) -> dict[str, Any]:
         """Jobs by status, the age of the oldest queued one, and what fits took."""
-        return self._ledger.figures()
+        return self._job_store.figures()
 
 
 # asyncio.wrap_future() takes 60 microseconds more where caches are cold, and cancels

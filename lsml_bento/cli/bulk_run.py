@@ -19,7 +19,7 @@ from lsml_bento.contract import Project
 from lsml_bento.preannotation.engine import Engine, Inference
 from lsml_bento.preannotation.runner import Bulk, DryRun, FirstLook, Sink
 from lsml_bento.preannotation.tally import Failure, Page, Tally
-from lsml_bento.prediction.call_threads import Device
+from lsml_bento.prediction.call_threads import CallThreads
 
 _Page = TypeVar("_Page", bound=Page)
 _Answer = TypeVar("_Answer")
@@ -87,7 +87,7 @@ class BulkRun:
         self.report = Report()
         self.interruption = Interruption()
         self._console = console
-        self._apart = Device(1, "label-studio")
+        self._apart = CallThreads(1, "label-studio")
 
     @contextlib.asynccontextmanager
     async def inference(

@@ -16,7 +16,7 @@ from lsml_bento.cli.showing import status_of
 from lsml_bento.cli.words import metrics_of, outcome
 from lsml_bento.errors import StateError
 from lsml_bento.jobs.job import Job, JobStatus
-from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.jobs.job_store import JobStore
 
 _LOOK_S = 0.5
 _PATIENCE_S = 30.0
@@ -25,11 +25,11 @@ _INTERRUPTED = 130
 _Answer = TypeVar("_Answer")
 
 
-def follow(ledger: Ledger, job: Job, console: Console, hint: str) -> Job:
+def follow(job_store: JobStore, job: Job, console: Console, hint: str) -> Job:
     """Show how far a job is until it ends.
 
     Args:
-        ledger: where it is.
+        job_store: where it is.
         job: to follow.
         console: with a terminal, a bar is shown; lines are printed on any.
         hint: the command that follows it again.
@@ -44,7 +44,7 @@ def follow(ledger: Ledger, job: Job, console: Console, hint: str) -> Job:
     """
     try:
         with _bar(console) as bar:
-            return _watch(ledger, job, bar)
+            return _watch(job_store, job, bar)
     except KeyboardInterrupt:
         if not job.status.is_end:
             click.echo(f"The job goes on: `{hint}` shows it again.", err=True)
@@ -69,13 +69,13 @@ def fresh(old: list[str], new: list[str]) -> list[str]:
     return new
 
 
-def _watch(ledger: Ledger, job: Job, bar: Progress) -> Job:
+def _watch(job_store: JobStore, job: Job, bar: Progress) -> Job:
     shown = bar.add_task("", total=1.0, metrics="")
     seen: list[str] = []
     said = ""
     while True:
-        job = patiently(partial(ledger.find, job.id))
-        tail = patiently(partial(ledger.log_tail, job.id))
+        job = patiently(partial(job_store.find, job.id))
+        tail = patiently(partial(job_store.log_tail, job.id))
         for line in fresh(seen, tail):
             bar.console.print(Text(line), soft_wrap=True)
         seen = tail

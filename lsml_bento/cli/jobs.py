@@ -63,14 +63,14 @@ def list_(
     with opened(directory) as backend:
         from lsml_bento.cli.printing import print_jobs, print_json
         from lsml_bento.jobs.job import JobStatus
-        from lsml_bento.jobs.job_store import Ledger
+        from lsml_bento.jobs.job_store import JobStore
 
-        ledger = Ledger(backend.state)
+        job_store = JobStore(backend.state)
         wanted = JobStatus(status) if status else None
         if watch:
-            _watch(lambda most: ledger.jobs(project, wanted, min(limit, most)))
+            _watch(lambda most: job_store.jobs(project, wanted, min(limit, most)))
             return
-        found = ledger.each_job(project, wanted, limit)
+        found = job_store.each_job(project, wanted, limit)
         if as_json:
             print_json({"jobs": [job.public() for job in found]})
         elif (newest := next(found, None)) is not None:
@@ -139,11 +139,11 @@ def see_through(state: State, job: Job, *, as_json: bool, hint: str) -> None:
     from lsml_bento.cli.following import follow, verdict
     from lsml_bento.cli.showing import console
     from lsml_bento.jobs.job import JobStatus
-    from lsml_bento.jobs.job_store import Ledger
+    from lsml_bento.jobs.job_store import JobStore
 
     # JSON alone goes to the output.
     shown = Console(highlight=False, stderr=True) if as_json else console()
-    ended = follow(Ledger(state), job, shown, hint)
+    ended = follow(JobStore(state), job, shown, hint)
     if as_json:
         _print_details(state, ended)
     else:
@@ -161,11 +161,11 @@ def cancel(job: str, directory: Path, as_json: bool, debug: bool) -> None:
     """Take a job off the queue, or tell its run to stop."""
     with opened(directory) as backend:
         from lsml_bento.cli.printing import print_json
-        from lsml_bento.jobs.job_store import Ledger
+        from lsml_bento.jobs.job_store import JobStore
         from lsml_bento.projects.lookup import job_called
 
         before = job_called(backend.state, job)
-        found = Ledger(backend.state).cancel(before.id)
+        found = JobStore(backend.state).cancel(before.id)
         if as_json:
             print_json(found.public())
         elif not found.status.is_end:
@@ -186,11 +186,11 @@ def retry(job: str, directory: Path, as_json: bool, debug: bool) -> None:
     with opened(directory) as backend:
         from lsml_bento.cli.printing import print_json
         from lsml_bento.jobs.job import JobStatus
-        from lsml_bento.jobs.job_store import Ledger
+        from lsml_bento.jobs.job_store import JobStore
         from lsml_bento.projects.lookup import job_called
 
         wanted = job_called(backend.state, job).id
-        found = Ledger(backend.state).retry(wanted)
+        found = JobStore(backend.state).retry(wanted)
         if as_json:
             print_json(found.public())
         elif found.id != wanted:
@@ -208,9 +208,9 @@ def retry(job: str, directory: Path, as_json: bool, debug: bool) -> None:
 
 def _print_details(state: State, job: Job) -> None:
     from lsml_bento.cli.printing import print_json
-    from lsml_bento.jobs.job_store import Ledger
+    from lsml_bento.jobs.job_store import JobStore
 
-    print_json({**job.details(), "log": Ledger(state).log_tail(job.id)})
+    print_json({**job.details(), "log": JobStore(state).log_tail(job.id)})
 
 
 def _show(job: Job, state: State) -> None:
@@ -219,7 +219,7 @@ def _show(job: Job, state: State) -> None:
     from lsml_bento.cli.showing import console, facts, status_of
     from lsml_bento.cli.words import metrics_of, waits_for
     from lsml_bento.jobs.job import JobStatus
-    from lsml_bento.jobs.job_store import Ledger
+    from lsml_bento.jobs.job_store import JobStore
 
     shown = console()
     rows: dict[str, Any] = {"job": job.id, "project": job.project, "event": job.event}
@@ -242,7 +242,7 @@ def _show(job: Job, state: State) -> None:
     shown.print(facts({**rows, **_times(job)}))
     for title, lines in (
         ("traceback", (job.traceback or "").splitlines()),
-        ("log", Ledger(state).log_tail(job.id)),
+        ("log", JobStore(state).log_tail(job.id)),
     ):
         if lines:
             shown.print(Text(f"\n{title}", "dim"))

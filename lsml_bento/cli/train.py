@@ -41,12 +41,12 @@ def train(
     with opened(directory) as backend:
         from lsml_bento.cli.jobs import see_through
         from lsml_bento.cli.printing import print_json
-        from lsml_bento.jobs.job_store import Ledger
+        from lsml_bento.jobs.job_store import JobStore
         from lsml_bento.projects.lookup import project_called
 
         known = project_called(backend.state, project)
         rules = _rules(backend)
-        job = Ledger(backend.state).enqueue(_event(backend, known), rules)
+        job = JobStore(backend.state).enqueue(_event(backend, known), rules)
         if job is None:
             raise NothingToTrain(_why(rules, backend))
         hint = backend.command("jobs", "show", job.id, "--follow")

@@ -38,7 +38,7 @@ _DELETED = ""
 _LOOKED_AT = 50
 
 
-class Journal:
+class AnnotationStore:
     """Annotations and tasks in the state.
 
     Args:

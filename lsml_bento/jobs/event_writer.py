@@ -21,7 +21,7 @@ from lsml_bento.jobs.annotations import fetch_record, observe, record
 from lsml_bento.jobs.coalescing import fetch_gathering, keys_of_gathering
 from lsml_bento.jobs.events import Event, parse_event
 from lsml_bento.jobs.job import Job
-from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.jobs.spool import Spool
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.store import Change, State, known_projects, resolve
@@ -68,7 +68,7 @@ class _Observed(NamedTuple):
     tasks: list[Task]
 
 
-class Intake:
+class EventWriter:
     """Stores events in the order in which they come.
 
     Args:
@@ -86,7 +86,7 @@ class Intake:
         inbox: Path | None = None,
     ) -> None:
         self._state = state
-        self._ledger = Ledger(state)
+        self._job_store = JobStore(state)
         self._rules = rules
         self._wake = wake
         self._spool = None if inbox is None else Spool(inbox)
@@ -274,7 +274,7 @@ class Intake:
         changed = record(change, event)
         if event.is_about_annotations and not changed:
             return None, Receipt(None, "nothing new")
-        job = self._ledger.gather(change, event, changed, rules)
+        job = self._job_store.gather(change, event, changed, rules)
         return job, Receipt(None, "not trained on")
 
     def _observe(self, entry: _Observed) -> None:

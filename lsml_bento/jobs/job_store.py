@@ -45,7 +45,7 @@ class Lease(NamedTuple):
     token: str
 
 
-class Ledger:
+class JobStore:
     """Jobs in the state.
 
     Args:

@@ -18,11 +18,11 @@ from lsml_bento.model.media import Media
 from lsml_bento.model.render import Slot
 from lsml_bento.preannotation.selection import Answer, PreannotationError
 from lsml_bento.prediction.batcher import Batcher
-from lsml_bento.prediction.call_threads import Device
-from lsml_bento.prediction.model_pool import Models
+from lsml_bento.prediction.call_threads import CallThreads
+from lsml_bento.prediction.model_pool import ModelPool
 from lsml_bento.prediction.predictor import Group, Predictor
 from lsml_bento.prediction.request_queue import Lane, Ticket
-from lsml_bento.prediction.version_follower import Serving
+from lsml_bento.prediction.version_follower import VersionFollower
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change, State, below, identify
 from lsml_bento.versions.version import pointer_key
@@ -182,10 +182,10 @@ class LocalEngine:
         weights: Weights | None = None,
         threads: int = 1,
     ) -> None:
-        models = Models(source, state, media, weights, max_objects=threads)
-        self._serving = Serving(models, state)
+        models = ModelPool(source, state, media, weights, max_objects=threads)
+        self._serving = VersionFollower(models, state)
         self._predictor = Predictor(models, state, self._serving)
-        self._device = Device(threads, "predict")
+        self._device = CallThreads(threads, "predict")
         self._group: Group | None = None
         # One more than there are threads: the next call waits in the thread's queue.
         self.calls = threads + 1

@@ -18,7 +18,7 @@ from lsml_bento.preannotation.selection import (
     predictions_of,
 )
 from lsml_bento.preannotation.tally import Outcome, Page, Tally
-from lsml_bento.prediction.call_threads import Device
+from lsml_bento.prediction.call_threads import CallThreads
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Bulk(Generic[_Page]):
         Raises:
             LsmlError: if reading, predicting or writing fails for good.
         """
-        reading, writing = Device(1, "read"), Device(1, "write")
+        reading, writing = CallThreads(1, "read"), CallThreads(1, "write")
         line: _Line[_Page] = asyncio.Queue(self._inference.pages_ahead)
         self._reader = asyncio.create_task(self._read(pages, reading, line))
         try:
@@ -99,7 +99,7 @@ class Bulk(Generic[_Page]):
             self._reader.cancel()
 
     async def _read(
-        self, pages: Iterator[_Page], reading: Device, line: _Line[_Page]
+        self, pages: Iterator[_Page], reading: CallThreads, line: _Line[_Page]
     ) -> None:
         try:
             while not self.stopped:
@@ -112,7 +112,7 @@ class Bulk(Generic[_Page]):
         finally:
             await line.put(None)
 
-    async def _write(self, line: _Line[_Page], writing: Device) -> None:
+    async def _write(self, line: _Line[_Page], writing: CallThreads) -> None:
         while (entry := await line.get()) is not None:
             page, predicting = entry
             answers = await predicting

@@ -13,7 +13,7 @@ _Answer = TypeVar("_Answer")
 _Call = tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]
 
 
-class Device:
+class CallThreads:
     """A few threads, each with one call at a time.
 
     What a thread pool of the standard library adds, futures of its own and a process

@@ -16,7 +16,7 @@ benchmark's transformer the p99 of ``/health`` was 66 ms in place of 11.
 """
 
 
-class HangUpWatch:
+class DisconnectWatch:
     """Watches a request's client while the block runs.
 
     Args:
@@ -33,7 +33,7 @@ class HangUpWatch:
         self._then = then
         self._task: asyncio.Task[None] | None = None
 
-    def __enter__(self) -> HangUpWatch:
+    def __enter__(self) -> DisconnectWatch:
         """Begin, a moment later."""
         self._timer = asyncio.get_running_loop().call_later(_AFTER_S, self._begin)
         return self

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from lsml_bento.contract import Project, Task
 from lsml_bento.error_text import locate
 from lsml_bento.errors import LsmlError, ModelSetupError, StateError, WeightsError
-from lsml_bento.jobs.annotations import Journal
+from lsml_bento.jobs.annotations import AnnotationStore
 from lsml_bento.model.base_class import LabelStudioMLBase, Surroundings, surrounded_by
 from lsml_bento.model.invoke import try_sample
 from lsml_bento.model.loader import ModelClass, ModelSource
@@ -57,7 +57,7 @@ class _Loaded(dict[str, Any]):
     """What ``load`` set on an object; lives as long as an object that uses it."""
 
 
-class Maker:
+class ModelFactory:
     """Makes model objects.
 
     Args:
@@ -83,7 +83,7 @@ class Maker:
         self._weights = weights
         self._shares = shares
         self._versions = Versions(state)
-        self._journal = Journal(state)
+        self._journal = AnnotationStore(state)
         self._loading = threading.Lock()
         self._shared: weakref.WeakValueDictionary[Hashable, _Loaded] = (
             weakref.WeakValueDictionary()

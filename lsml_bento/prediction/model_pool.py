@@ -18,7 +18,7 @@ from lsml_bento.errors import LsmlError
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import RETRY_AFTER_S, ModelSource
 from lsml_bento.model.media import Media
-from lsml_bento.prediction.model_factory import Maker, ModelKey
+from lsml_bento.prediction.model_factory import ModelFactory, ModelKey
 from lsml_bento.state.store import State
 from lsml_bento.versions.weights import Weights
 
@@ -54,7 +54,7 @@ class _Entry:
         return not self.spare and not self.retired
 
 
-class Models:
+class ModelPool:
     """Hands out model objects; no two threads hold one at a time.
 
     Args:
@@ -76,7 +76,9 @@ class Models:
         max_models: int = 8,
         max_objects: int = 1,
     ) -> None:
-        self._maker = Maker(source, state, media, weights, shares=max_objects == 1)
+        self._maker = ModelFactory(
+            source, state, media, weights, shares=max_objects == 1
+        )
         self._max_models = max_models
         self._max_objects = max_objects
         self._entries: OrderedDict[ModelKey, _Entry] = OrderedDict()

@@ -14,8 +14,8 @@ from lsml_bento.model.invoke import call
 from lsml_bento.model.label_config import EMPTY
 from lsml_bento.model.render import Slot, render
 from lsml_bento.prediction.model_factory import ModelKey, to_key
-from lsml_bento.prediction.model_pool import Models
-from lsml_bento.prediction.version_follower import Serving
+from lsml_bento.prediction.model_pool import ModelPool
+from lsml_bento.prediction.version_follower import VersionFollower
 from lsml_bento.state.store import State
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,9 @@ class Predictor:
         serving: says which version of a project serves.
     """
 
-    def __init__(self, models: Models, state: State, serving: Serving) -> None:
+    def __init__(
+        self, models: ModelPool, state: State, serving: VersionFollower
+    ) -> None:
         self._models = models
         self._state = state
         self._serving = serving

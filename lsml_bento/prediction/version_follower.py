@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from lsml_bento.contract import Project
 from lsml_bento.errors import LsmlError
-from lsml_bento.jobs.job_store import Ledger
-from lsml_bento.prediction.model_pool import Models
+from lsml_bento.jobs.job_store import JobStore
+from lsml_bento.prediction.model_pool import ModelPool
 from lsml_bento.state.store import State
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.version import Pointer, Version
@@ -39,7 +39,7 @@ class _Refused:
     until: float
 
 
-class Serving:
+class VersionFollower:
     """The versions that one process serves.
 
     Args:
@@ -47,10 +47,10 @@ class Serving:
         state: shared with the other processes.
     """
 
-    def __init__(self, models: Models, state: State) -> None:
+    def __init__(self, models: ModelPool, state: State) -> None:
         self._models = models
         self._versions = Versions(state)
-        self._ledger = Ledger(state)
+        self._job_store = JobStore(state)
         self._served: dict[Project, str | None] = {}
         self._refused: dict[Project, _Refused] = {}
 
@@ -169,6 +169,6 @@ class Serving:
         if version is None or version.job is None:
             return
         try:
-            self._ledger.complain(version.job, error)
+            self._job_store.complain(version.job, error)
         except LsmlError as trouble:
             log.debug("job %s was not told: %s", version.job, trouble)

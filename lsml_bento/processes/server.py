@@ -83,7 +83,7 @@ def create_service(
         queue = cache(partial(open_queue, settings, spec))
         waker = Waker(lambda job_id, delay_s=0.0: queue().wake(job_id, delay_s))
         backend = make_backend(source, settings, home, name, metrics, waker)
-        backend.presence.announce()
+        backend.heartbeat.announce()
         return backend
 
     def embed() -> EmbeddedWorker | None:

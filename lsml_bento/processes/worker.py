@@ -23,11 +23,11 @@ from lsml_bento.adapters import process_title
 from lsml_bento.backend_dir import is_drop_in
 from lsml_bento.backend_spec import BackendSpec, class_name
 from lsml_bento.errors import LsmlError, SettingsError, WeightsError
-from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.processes.home import open_state
 from lsml_bento.processes.wiring import log_to_stderr, open_queue, open_weights
 from lsml_bento.settings import Settings
-from lsml_bento.state.heartbeat import Presence
+from lsml_bento.state.heartbeat import Heartbeat
 from lsml_bento.state.store import State
 from lsml_bento.training.child_process import FitProcess
 from lsml_bento.training.desk import Desk
@@ -79,8 +79,8 @@ def run_worker(
         keeps_process=drop_in,
     )
     health = _open_health(health_port, desk, state)
-    presence = Presence(state, class_name(spec.target))
-    presence.announce()
+    heartbeat = Heartbeat(state, class_name(spec.target))
+    heartbeat.announce()
 
     def stop(*_: object) -> None:
         desk.stop()
@@ -105,7 +105,7 @@ def run_worker(
     finally:
         consumer.stop(timeout_s=2)
         queue.close()
-        presence.leave()
+        heartbeat.leave()
         state.close()
         lock.release()
         if health is not None:
@@ -118,7 +118,7 @@ def _open_health(port: int | None, desk: Desk, state: State) -> Health | None:
     # With prometheus_client, which most workers do not need.
     from lsml_bento.processes.worker_probes import Health  # noqa: PLC0415
 
-    return Health(port, desk, Ledger(state))
+    return Health(port, desk, JobStore(state))
 
 
 def _elected(lock: FileLock, desk: Desk) -> bool:

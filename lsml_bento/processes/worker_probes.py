@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from lsml_bento.errors import SettingsError, StateError
 from lsml_bento.jobs.figures import FIT_SECONDS, FITS, JOBS, OLDEST_QUEUED
-from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.training.desk import Desk
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Health:
     Args:
         port: to listen on, on every address; 0 for a free one.
         desk: the worker's.
-        ledger: of the worker's jobs.
+        job_store: of the worker's jobs.
         still_s: after how many seconds without a move the worker hangs.
 
     Raises:
@@ -48,11 +48,11 @@ class Health:
     """
 
     def __init__(
-        self, port: int, desk: Desk, ledger: Ledger, still_s: float = STILL_S
+        self, port: int, desk: Desk, job_store: JobStore, still_s: float = STILL_S
     ) -> None:
         self._desk = desk
         self._still_s = still_s
-        self._ledger = ledger
+        self._job_store = job_store
         self._trains = False
         self._registry = CollectorRegistry()
         self._registry.register(_Figures(self))
@@ -102,7 +102,7 @@ class Health:
     def _hindrance(self) -> str | None:
         if self._desk.is_stopping:
             return "the worker ends"
-        self._ledger.totals()
+        self._job_store.totals()
         return self._fault()
 
     def measure(self) -> tuple[dict[str, Any], bool]:
@@ -111,7 +111,7 @@ class Health:
         Raises:
             StateError: if they can not be read.
         """
-        return self._ledger.figures(), self._trains
+        return self._job_store.figures(), self._trains
 
 
 class _Figures(Collector):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from lsml_bento.contract import Project
 from lsml_bento.errors import StillRunning
 from lsml_bento.jobs.job import LEASE_S, Job, JobStatus
-from lsml_bento.jobs.job_store import Ledger, forget
+from lsml_bento.jobs.job_store import JobStore, forget
 from lsml_bento.state.store import SEPARATOR, Change, State, below, identify, key_of
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.version import move
@@ -74,7 +74,7 @@ def holdings(state: State, project: Project) -> Holdings:
     return Holdings(
         annotations=entries - tasks,
         tasks=tasks,
-        jobs=len(Ledger(state).jobs(str(project))),
+        jobs=len(JobStore(state).jobs(str(project))),
         versions=len(versions),
         values=len(state.read(project)),
         weights=sum(size for tag, size in files.items() if tag),
@@ -101,7 +101,7 @@ def forget_project(
         WeightsError: if the model store can not be written. Then nothing that could
             not be deleted is forgotten.
     """
-    _stop(Ledger(state), project)
+    _stop(JobStore(state), project)
     state.change(partial(move, project=project, version=None))
     known = Versions(state).all(project)
     left = weights.tags(store_name(backend, project))
@@ -119,14 +119,14 @@ def forget_project(
     state.change(work)
 
 
-def _stop(ledger: Ledger, project: Project) -> None:
+def _stop(job_store: JobStore, project: Project) -> None:
     """Cancel what waits, and wait for what runs."""
     deadline = time.monotonic() + STOP_S
     while True:
-        ledger.expire()
-        jobs = [job for job in ledger.jobs(str(project)) if not job.status.is_end]
+        job_store.expire()
+        jobs = [job for job in job_store.jobs(str(project)) if not job.status.is_end]
         for job in jobs:
-            ledger.cancel(job.id)
+            job_store.cancel(job.id)
         running = [job for job in jobs if job.status is JobStatus.RUNNING]
         if not running:
             return
@@ -139,7 +139,7 @@ def _stop(ledger: Ledger, project: Project) -> None:
 
 
 def _forget_jobs(state: State, project: Project) -> None:
-    jobs = Ledger(state).jobs(str(project))
+    jobs = JobStore(state).jobs(str(project))
     for job in jobs:
         if job.events > KEYS:
             _erase(state, below("job-event", job.id))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lsml_bento.contract import Project
 from lsml_bento.errors import BadRequest, JobNotFound
 from lsml_bento.jobs.job import Job
-from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.projects.overview import known_project
 from lsml_bento.state.store import State, below, last_of
 
@@ -22,9 +22,9 @@ def job_called(state: State, text: str) -> Job:
         JobNotFound: if there is none.
         BadRequest: if there are several.
     """
-    ledger = Ledger(state)
+    job_store = JobStore(state)
     try:
-        return ledger.find(text)
+        return job_store.find(text)
     except JobNotFound:
         ids = _ids(state, text) if text else []
         if len(ids) > 1:
@@ -35,7 +35,7 @@ def job_called(state: State, text: str) -> Job:
             ) from None
         if not ids:
             raise
-    return ledger.find(ids[0])
+    return job_store.find(ids[0])
 
 
 def _ids(state: State, text: str) -> list[str]:

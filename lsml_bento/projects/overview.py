@@ -8,7 +8,7 @@ from typing import Any
 from lsml_bento.contract import Project, parse_project
 from lsml_bento.errors import NotFound
 from lsml_bento.jobs.job import Job
-from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.store import State, key_of, resolve
 from lsml_bento.versions.registry import Versions
@@ -46,7 +46,7 @@ def projects_at_a_glance(
     """
     pointers = Versions(state).pointers()
     jobs: dict[str, list[Job]] = {}
-    for job in Ledger(state).jobs():
+    for job in JobStore(state).jobs():
         jobs.setdefault(job.project, []).append(job)
     found = []
     for project in dict.fromkeys([*state.projects(), *errors]):

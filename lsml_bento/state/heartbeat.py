@@ -24,7 +24,7 @@ GONE_S = 15.0
 """A process that was silent for so long is gone."""
 
 
-class Presence:
+class Heartbeat:
     """One process's entry among those of its backend.
 
     Args:

@@ -2,7 +2,7 @@
 
 One interface with three fillings (memory, SQLite, Redis) holds everything: the models'
 values, the ledger of jobs, the journal of annotations, and which version is active. The
-rules stand above it, once (``ledger``, ``journal``, ``versions``); below it there is
+rules stand above it, once (``job_store``, ``journal``, ``versions``); below it there is
 only storage, and every filling passes one test-suite.
 """
 

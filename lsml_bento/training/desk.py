@@ -9,11 +9,11 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 from lsml_bento.errors import JobNotFound, LeaseLost, StateError
-from lsml_bento.jobs.job_store import Lease, Ledger
+from lsml_bento.jobs.job_store import JobStore, Lease
 from lsml_bento.settings import Settings
 from lsml_bento.state.store import State
 from lsml_bento.training.child_process import FitProcess
-from lsml_bento.training.job_supervisor import Watch
+from lsml_bento.training.job_supervisor import JobSupervisor
 from lsml_bento.training.publisher import Publisher
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Desk:
         keeps_process: bool,
     ) -> None:
         self._name = name
-        self._ledger = Ledger(state)
+        self._job_store = JobStore(state)
         self._publisher = publisher
         self._settings = settings
         self._start = start
@@ -105,10 +105,10 @@ class Desk:
     def _next(self) -> Lease | None:
         """A job that is due, with those of workers that died among them."""
         try:
-            for job in self._ledger.expire():
+            for job in self._job_store.expire():
                 why = job.error or job.note
                 log.warning("job=%s %s: %s", job.id, job.status.value, why)
-            lease = self._ledger.lease(self._name)
+            lease = self._job_store.lease(self._name)
         except StateError as error:
             if not self._is_away:
                 log.error("jobs can not be read, and are tried for again: %s", error)
@@ -121,10 +121,10 @@ class Desk:
         is_well = False
         try:
             process = self._free_process()
-            watch = Watch(
+            watch = JobSupervisor(
                 lease,
                 process,
-                self._ledger,
+                self._job_store,
                 self._publisher,
                 self._settings.fit_timeout_s,
                 self._is_told_to_stop,
@@ -146,7 +146,7 @@ class Desk:
 
     def _give_back(self, lease: Lease, reason: str) -> None:
         try:
-            job = self._ledger.crash(lease, reason)
+            job = self._job_store.crash(lease, reason)
             log.error("job=%s %s: %s", job.id, job.status.value, reason)
         except (LeaseLost, JobNotFound, StateError) as error:
             log.warning("%s", error)

@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 from lsml_bento.contract import Project, Task
 from lsml_bento.errors import WeightsError
-from lsml_bento.jobs.annotations import Journal
+from lsml_bento.jobs.annotations import AnnotationStore
 from lsml_bento.jobs.job import Job
-from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.training_policy import TrainingEvent
 from lsml_bento.state.store import State
-from lsml_bento.training.overlay_state import FitState
+from lsml_bento.training.overlay_state import OverlayState
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.weights import Saved, Weights, store_name
 
@@ -75,7 +75,7 @@ class JobRun:
         sample: one of the tasks that ``fit`` saw.
     """
 
-    def __init__(self, job: Job, state: FitState, bench: Workbench) -> None:
+    def __init__(self, job: Job, state: OverlayState, bench: Workbench) -> None:
         self.job = job
         self.state = state
         self.saved: Saved | None = None
@@ -93,7 +93,7 @@ class JobRun:
     @property
     def events(self) -> list[TrainingEvent]:
         """What the job gathered, in order."""
-        return Ledger(self._bench.state).events(self.job.id)
+        return JobStore(self._bench.state).events(self.job.id)
 
     @property
     def should_stop(self) -> bool:
@@ -113,7 +113,7 @@ class JobRun:
         source = "journal" if tasks is None else "Label Studio"
         self._bench.report({"source": source})
         log.info("job=%s project=%s learns from %s", self.job.id, project, source)
-        journal = Journal(self._bench.state)
+        journal = AnnotationStore(self._bench.state)
         found = (
             journal.annotated_tasks(project)
             if tasks is None

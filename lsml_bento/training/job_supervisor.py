@@ -9,7 +9,7 @@ from typing import Any
 
 from lsml_bento.errors import JobNotFound, LeaseLost, StateError
 from lsml_bento.jobs.job import Job
-from lsml_bento.jobs.job_store import Lease, Ledger
+from lsml_bento.jobs.job_store import JobStore, Lease
 from lsml_bento.training.child_process import FitProcess, Message
 from lsml_bento.training.publisher import Publisher
 from lsml_bento.versions.version import Version
@@ -23,13 +23,13 @@ GRACE_S = 5.0
 """How long a ``fit`` that is told to stop may go on."""
 
 
-class Watch:
+class JobSupervisor:
     """Gives a job to a process, and sees it through.
 
     Args:
         lease: of the job.
         process: that carries it out.
-        ledger: where the job is.
+        job_store: where the job is.
         publisher: promotes what the run made.
         timeout_s: a ``fit`` that takes longer has failed.
         is_stopping: whether the worker was told to end.
@@ -40,7 +40,7 @@ class Watch:
         self,
         lease: Lease,
         process: FitProcess,
-        ledger: Ledger,
+        job_store: JobStore,
         publisher: Publisher,
         timeout_s: float,
         is_stopping: Callable[[], bool],
@@ -49,7 +49,7 @@ class Watch:
         self._lease = lease
         self._job = lease.job
         self._process = process
-        self._ledger = ledger
+        self._job_store = job_store
         self._publisher = publisher
         self._timeout_s = timeout_s
         self._is_stopping = is_stopping
@@ -104,7 +104,7 @@ class Watch:
     def _renew(self) -> None:
         log_tail = self._process.log_tail
         try:
-            is_cancelled = self._ledger.renew(
+            is_cancelled = self._job_store.renew(
                 self._lease,
                 log_tail=None if log_tail == self._shown else log_tail,
                 **self._reported,
@@ -160,7 +160,7 @@ class Watch:
     def _fail(self, error: str, traceback: str | None = None) -> None:
         if self._is_late:
             error = f"fit took longer than {self._timeout_s:g} s (LSML_FIT_TIMEOUT_S)"
-        job = self._written(lambda: self._ledger.fail(self._lease, error, traceback))
+        job = self._written(lambda: self._job_store.fail(self._lease, error, traceback))
         told = f"\n{traceback}" if traceback and job.error else ""
         self._say("%s: %s%s", job.status.value, job.error or "", told)
 
@@ -175,13 +175,13 @@ class Watch:
         return False
 
     def _lose(self, reason: str) -> None:
-        job = self._written(lambda: self._ledger.crash(self._lease, reason))
+        job = self._written(lambda: self._job_store.crash(self._lease, reason))
         self._say("%s: %s", job.status.value, reason)
 
     def _put_back(self, message: Message) -> bool:
         self._process.kill()
         self._drop(message)
-        self._written(lambda: self._ledger.put_back(self._lease))
+        self._written(lambda: self._job_store.put_back(self._lease))
         self._say("is put back: the worker ends")
         return False
 

@@ -15,7 +15,7 @@ _SHARED = frozenset({"label_config", "extra_params"})
 """Keys of the project, not of what was learned: they are written through."""
 
 
-class FitState(State):
+class OverlayState(State):
     """A project's values with those of a running ``fit`` over them.
 
     Args:

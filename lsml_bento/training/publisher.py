@@ -8,7 +8,7 @@ from functools import partial
 from lsml_bento.contract import Project
 from lsml_bento.errors import JobNotFound, LeaseLost, StateError, WeightsError
 from lsml_bento.jobs.job import Job, JobStatus
-from lsml_bento.jobs.job_store import Lease, Ledger
+from lsml_bento.jobs.job_store import JobStore, Lease
 from lsml_bento.settings import Settings
 from lsml_bento.state.store import State
 from lsml_bento.versions.registry import Versions
@@ -43,7 +43,7 @@ class Publisher:
     ) -> None:
         self._backend = backend
         self._state = state
-        self._ledger = Ledger(state)
+        self._job_store = JobStore(state)
         self._versions = Versions(state)
         self._weights = weights
         self._settings = settings
@@ -58,9 +58,9 @@ class Publisher:
             StateError: if the state did not take it: to be tried again.
         """
         if version is None:
-            return self._ledger.succeed(lease, None, {})
+            return self._job_store.succeed(lease, None, {})
         try:
-            job = self._ledger.succeed(
+            job = self._job_store.succeed(
                 lease,
                 version.version,
                 version.metrics,
@@ -95,7 +95,7 @@ class Publisher:
     def tidy(self) -> None:
         """Remove old jobs, and what killed runs left in the store."""
         try:
-            self._ledger.prune(self._settings.keep_jobs)
+            self._job_store.prune(self._settings.keep_jobs)
             projects = set(self._state.projects()) - _in_training(self._state)
             names = [store_name(self._backend, project) for project in projects]
             known = self._versions.tags()
@@ -129,4 +129,4 @@ def sweep(state: State, weights: Weights, abandoned_s: float = _ABANDONED_S) -> 
 
 def _in_training(state: State) -> set[Project]:
     """The projects whose runs may be trying weights, for as long as they take."""
-    return {job.of for job in Ledger(state).jobs(status=JobStatus.RUNNING)}
+    return {job.of for job in JobStore(state).jobs(status=JobStatus.RUNNING)}

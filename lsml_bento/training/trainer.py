@@ -13,9 +13,9 @@ from pathlib import Path
 
 from lsml_bento.error_text import locate
 from lsml_bento.errors import LsmlError, StateError, TrainingError
-from lsml_bento.jobs.annotations import Journal
+from lsml_bento.jobs.annotations import AnnotationStore
 from lsml_bento.jobs.job import Job
-from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.base_class import (
     LabelStudioMLBase,
     Surroundings,
@@ -27,7 +27,7 @@ from lsml_bento.model.label_config import EMPTY
 from lsml_bento.model.loader import ModelClass, ModelSource
 from lsml_bento.model.media import Media
 from lsml_bento.training.job_run import JobRun, Workbench
-from lsml_bento.training.overlay_state import FitState
+from lsml_bento.training.overlay_state import OverlayState
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.version import Version
 
@@ -66,7 +66,7 @@ class Trainer:
             self._bench.report({"note": f"{model_class.__name__} has no fit"})
             return None
         parent = self._versions.active(job.of)
-        state = FitState(self._state, job.of, parent.version if parent else None)
+        state = OverlayState(self._state, job.of, parent.version if parent else None)
         run = JobRun(job, state, self._bench)
         try:
             model = self._begin(model_class, state, run, parent)
@@ -85,7 +85,7 @@ class Trainer:
     def _begin(
         self,
         model_class: ModelClass,
-        state: FitState,
+        state: OverlayState,
         run: JobRun,
         version: Version | None,
     ) -> LabelStudioMLBase:
@@ -110,7 +110,7 @@ class Trainer:
     def _model(
         self,
         model_class: ModelClass,
-        state: FitState,
+        state: OverlayState,
         run: JobRun,
         version: Version | None,
     ) -> LabelStudioMLBase:
@@ -137,7 +137,7 @@ class Trainer:
         return self._bench.weights.find(version.tag, version.manifest)
 
     def _fit(self, model: LabelStudioMLBase, job: Job) -> None:
-        data = Ledger(self._state).data(job.id)
+        data = JobStore(self._state).data(job.id)
         try:
             with surrounded_by(model.surroundings):
                 model.fit(job.event, data, job_id=job.id)
@@ -187,7 +187,7 @@ class Trainer:
         """Load a version as a server will, and predict a task."""
         try:
             model = self._model(model_class, run.state, run, version)
-            sample = run.sample or Journal(self._state).any_task(run.job.of)
+            sample = run.sample or AnnotationStore(self._state).any_task(run.job.of)
             if sample is not None:
                 try_sample(model, sample)
         except StateError:

@@ -26,7 +26,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FULL_BYTES = 1 << 20
 
 
-class Workroom:
+class StagingArea:
     """Where versions of one store are written. Every OSError becomes a WeightsError.
 
     Args:

@@ -20,7 +20,7 @@ from lsml_bento.adapters.edge import EdgeMiddleware
 from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.backend.backend import Backend
 from lsml_bento.contract import parse_project
-from lsml_bento.jobs.job_store import Lease, Ledger
+from lsml_bento.jobs.job_store import JobStore, Lease
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
 from lsml_bento.model.training_policy import TrainingPolicy
@@ -567,7 +567,7 @@ def trained(client: Client, project: str = PROJECT) -> str:
 
 def run_next(state: MemoryState) -> Lease:
     """Take the job that is due next, as a worker does."""
-    lease = Ledger(state, lambda: time.time() + 5).lease("test")
+    lease = JobStore(state, lambda: time.time() + 5).lease("test")
     assert lease is not None
     return lease
 
@@ -662,8 +662,8 @@ class TestJobs:
     ) -> None:
         job = trained(learner)
         lease = run_next(state)
-        Ledger(state).renew(lease, progress=0.5, metrics={"f1": 0.9}, log_tail=["hi"])
-        Ledger(state).fail(lease, "fit() raised ValueError: no", "Traceback ..")
+        JobStore(state).renew(lease, progress=0.5, metrics={"f1": 0.9}, log_tail=["hi"])
+        JobStore(state).fail(lease, "fit() raised ValueError: no", "Traceback ..")
 
         found = learner.get(f"/api/jobs/{job}").json()
 
@@ -871,11 +871,11 @@ class TestJobsOfOlderLabelStudios:
         assert self.told(learner, job) == ("queued", None)
         lease = run_next(state)
         assert self.told(learner, job) == ("started", None)
-        Ledger(state).fail(lease, "no")
+        JobStore(state).fail(lease, "no")
         assert self.told(learner, job) == ("failed", "no")
 
         learner.post(f"/api/jobs/{job}/retry")
-        Ledger(state).succeed(run_next(state), None, {})
+        JobStore(state).succeed(run_next(state), None, {})
         assert self.told(learner, job) == ("finished", None)
 
         job = trained(learner)
@@ -916,7 +916,7 @@ class TestJobsOfOlderLabelStudios:
         assert trains("?project=2") == {"is_training": False}
         lease = run_next(state)
         assert trains("?project=1") == {"is_training": True}
-        Ledger(state).succeed(lease, None, {})
+        JobStore(state).succeed(lease, None, {})
         assert trains("?project=1") == {"is_training": False}
 
     def test_repeated_requests_to_train_are_one_job(self, learner: Client) -> None:

@@ -15,9 +15,9 @@ import redis
 from lsml_bento.adapters.redis_state import RedisState
 from lsml_bento.contract import Project
 from lsml_bento.errors import StateError
-from lsml_bento.jobs.event_writer import Intake
+from lsml_bento.jobs.event_writer import EventWriter
 from lsml_bento.jobs.events import Event, parse_event
-from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.store import Change
 from tests.e2e.processes import free_port
@@ -197,7 +197,7 @@ class TestRoundTrips:
     def test_an_event_that_a_waiting_job_gathers_is_one_call(
         self, state: RedisState, redis_server: str
     ) -> None:
-        intake = Intake(state, TrainingRules, lambda job: None)
+        intake = EventWriter(state, TrainingRules, lambda job: None)
         for number in (1, 2):
             intake.take(annotated(number)).result(10)
         with redis.Redis.from_url(redis_server) as admin:
@@ -209,7 +209,7 @@ class TestRoundTrips:
         assert receipt.job is not None
         assert calls["cmdstat_evalsha"]["calls"] == 1
         assert "cmdstat_hmget" not in calls
-        assert [e.annotation for e in Ledger(state).events(receipt.job)] == [1, 2, 3]
+        assert [e.annotation for e in JobStore(state).events(receipt.job)] == [1, 2, 3]
 
     def test_an_event_after_one_of_another_process_is_three_calls_once(
         self, redis_server: str
@@ -218,7 +218,7 @@ class TestRoundTrips:
         owner = uuid.uuid4().hex
         state, other = (RedisState(redis_server, owner) for _ in range(2))
         here, there = (
-            Intake(one, TrainingRules, lambda job: None) for one in (state, other)
+            EventWriter(one, TrainingRules, lambda job: None) for one in (state, other)
         )
         for number in (1, 2):
             here.take(annotated(number)).result(10)
@@ -235,7 +235,7 @@ class TestRoundTrips:
         assert [c["cmdstat_evalsha"]["calls"] for c in calls] == [2, 1]
         assert [c["cmdstat_hmget"]["calls"] for c in calls] == [1, 1]
         assert receipt.job is not None
-        gathered = [e.annotation for e in Ledger(state).events(receipt.job)]
+        gathered = [e.annotation for e in JobStore(state).events(receipt.job)]
         assert gathered == [1, 2, 3, 4, 5]
         state.close()
         other.close()

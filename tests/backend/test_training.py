@@ -16,7 +16,7 @@ from lsml_bento.errors import NotFound
 from lsml_bento.jobs.event_writer import Receipt
 from lsml_bento.jobs.events import Event, parse_event
 from lsml_bento.jobs.job import Job
-from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.training_policy import TrainingPolicy, TrainingRules
@@ -182,13 +182,13 @@ class TestVersions:
 def test_figures_count_jobs_and_fits() -> None:
     state = MemoryState()
     learning = learning_of(ModelSource(Learner), state)
-    ledger = Ledger(state)
+    job_store = JobStore(state)
     rules = TrainingRules(actions=("X",), each_event=True)
     for number in range(3):
-        ledger.enqueue(Event("X", Project(str(number), 1)), rules)
-    lease = ledger.lease("test")
+        job_store.enqueue(Event("X", Project(str(number), 1)), rules)
+    lease = job_store.lease("test")
     assert lease is not None
-    ledger.succeed(lease, None, {})
+    job_store.succeed(lease, None, {})
 
     figures = learning.figures()
 

@@ -23,7 +23,7 @@ from lsml_bento.cli import main
 from lsml_bento.contract import Project
 from lsml_bento.jobs.events import Event
 from lsml_bento.jobs.job import Job
-from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
 from lsml_bento.state.store import State
 from lsml_bento.versions.version import Version, promote
@@ -103,7 +103,7 @@ class Place:
         """A job that is due, or the one that waits."""
         with self.state() as state:
             event = Event(START_TRAINING, project, {"project": {"id": 1}})
-            job = Ledger(state, lambda: time.time() - 60).enqueue(
+            job = JobStore(state, lambda: time.time() - 60).enqueue(
                 event, TrainingRules()
             )
         assert job is not None
@@ -113,10 +113,10 @@ class Place:
         """A job that failed."""
         self.job(project)
         with self.state() as state:
-            lease = Ledger(state).lease("me")
+            lease = JobStore(state).lease("me")
             assert lease is not None
-            Ledger(state).renew(lease, progress=0.5, log_tail=["one", "two"])
-            return Ledger(state).fail(lease, error, "Traceback:\n  Oops\n")
+            JobStore(state).renew(lease, progress=0.5, log_tail=["one", "two"])
+            return JobStore(state).fail(lease, error, "Traceback:\n  Oops\n")
 
     def version(self, name: str, project: Project = ONE, **more: Any) -> Version:
         """A version that serves, with weights."""

@@ -17,7 +17,7 @@ import pytest
 
 from lsml_bento.jobs.events import Event
 from lsml_bento.jobs.job import JobStatus
-from lsml_bento.jobs.job_store import Lease, Ledger
+from lsml_bento.jobs.job_store import JobStore, Lease
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.store import Change
 from tests.cli.commands import TOOL
@@ -120,7 +120,7 @@ def test_a_job_that_waits_is_cancelled_and_queued_again(place: Place) -> None:
 def test_a_job_that_runs_is_told_to_stop(place: Place) -> None:
     job = place.job()
     with place.state() as state:
-        assert Ledger(state).lease("me") is not None
+        assert JobStore(state).lease("me") is not None
 
     assert place.said("jobs", "cancel", job.id) == (
         f"Job {job.id} is told to stop: it has 5 seconds.\n"
@@ -145,7 +145,7 @@ def test_ten_thousand_jobs_are_listed_within_a_second(place: Place) -> None:
     def work(change: Change) -> None:
         for number in range(10_000):
             event = Event("ANNOTATION_CREATED", ONE, {}, ({"id": number},))
-            Ledger(state).gather(
+            JobStore(state).gather(
                 change, event, [number], TrainingRules(each_event=True)
             )
 
@@ -162,25 +162,25 @@ def test_ten_thousand_jobs_are_listed_within_a_second(place: Place) -> None:
 
 
 @contextmanager
-def leased(place: Place) -> Iterator[tuple[Ledger, Lease]]:
+def leased(place: Place) -> Iterator[tuple[JobStore, Lease]]:
     """A job that runs, here."""
     place.job()
     with place.state() as state:
-        lease = Ledger(state).lease("me")
+        lease = JobStore(state).lease("me")
         assert lease is not None
-        yield Ledger(state), lease
+        yield JobStore(state), lease
 
 
 def test_a_job_is_followed_to_its_end(place: Place) -> None:
     with (
-        leased(place) as (ledger, lease),
+        leased(place) as (store, lease),
         place.running("jobs", "show", lease.job.id, "--follow") as shown,
     ):
-        ledger.renew(lease, progress=0.25, log_tail=["one"])
+        store.renew(lease, progress=0.25, log_tail=["one"])
         shown.await_line("one\n")
-        ledger.renew(lease, progress=0.5, metrics={"f1": 0.5}, log_tail=["one", "two"])
+        store.renew(lease, progress=0.5, metrics={"f1": 0.5}, log_tail=["one", "two"])
         shown.await_line("two\n")
-        ledger.succeed(lease, "v1", {})
+        store.succeed(lease, "v1", {})
         assert shown.process.wait(20) == 0
 
     name = lease.job.id
@@ -206,7 +206,7 @@ def test_the_exit_code_is_zero_only_if_it_succeeded(place: Place) -> None:
 
 
 def test_ctrl_c_leaves_the_job_alone(place: Place) -> None:
-    with leased(place) as (ledger, lease):
+    with leased(place) as (store, lease):
         with place.running("jobs", "show", lease.job.id, "--follow") as shown:
             shown.await_line("running")
             assert shown.end(signal.SIGINT) == 130
@@ -214,19 +214,19 @@ def test_ctrl_c_leaves_the_job_alone(place: Place) -> None:
             f"The job goes on: `lsml-bento jobs show {lease.job.id} --follow` shows it "
             "again.\n"
         )
-        assert ledger.find(lease.job.id).status is JobStatus.RUNNING
+        assert store.find(lease.job.id).status is JobStatus.RUNNING
 
 
 def test_on_a_terminal_jobs_are_watched_until_ctrl_c(place: Place) -> None:
     with (
-        leased(place) as (ledger, lease),
+        leased(place) as (store, lease),
         terminal(place, "jobs", "list", "--watch") as t,
     ):
-        ledger.renew(lease, progress=0.25)
+        store.renew(lease, progress=0.25)
         t.await_text("25%")
-        ledger.renew(lease, progress=0.75)
+        store.renew(lease, progress=0.75)
         t.await_text("75%")
-        ledger.succeed(lease, "v1", {})
+        store.succeed(lease, "v1", {})
         t.await_text("succeeded")
         t.process.send_signal(signal.SIGINT)
         t.await_end()
@@ -234,14 +234,14 @@ def test_on_a_terminal_jobs_are_watched_until_ctrl_c(place: Place) -> None:
 
 
 def test_on_a_terminal_a_bar_shows_how_far_a_job_is(place: Place) -> None:
-    with leased(place) as (ledger, lease):
+    with leased(place) as (store, lease):
         follow = ["jobs", "show", lease.job.id, "--follow"]
         with terminal(place, *follow) as t:
-            ledger.renew(lease, progress=0.25, log_tail=["one"])
+            store.renew(lease, progress=0.25, log_tail=["one"])
             t.await_text("25%")
-            ledger.renew(lease, progress=0.75, metrics={"f1": 0.5})
+            store.renew(lease, progress=0.75, metrics={"f1": 0.5})
             t.await_text("f1 0.5")
-            ledger.succeed(lease, "v1", {})
+            store.succeed(lease, "v1", {})
             t.await_text("succeeded")
             t.await_end()
             assert t.process.returncode == 0

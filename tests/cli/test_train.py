@@ -8,7 +8,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.projects.overview import RULES
 from tests.cli.commands import LABEL_CONFIG
@@ -35,8 +35,8 @@ def test_a_job_is_queued_once_however_often_it_is_asked_for(place: Place) -> Non
     done = place.run("train", "1")
 
     with place.state() as state:
-        [job] = Ledger(state).jobs()
-        data = Ledger(state).data(job.id)
+        [job] = JobStore(state).jobs()
+        data = JobStore(state).data(job.id)
     assert (done.returncode, done.stderr) == (0, DESERTED)
     assert done.stdout == (
         f"Job {job.id} of project {ONE} is queued.\n"
@@ -65,7 +65,7 @@ def test_a_class_that_does_not_learn_is_refused(place: Place) -> None:
         "ANNOTATION_CREATED"
     )
     with place.state() as state:
-        assert Ledger(state).jobs() == []
+        assert JobStore(state).jobs() == []
 
 
 def test_a_project_that_is_not_known_is_refused(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_jobs_are_queued_on_redis(tmp_path: Path, redis_server: str) -> None:
     job = place.json("train")["job"]
 
     with place.state() as state:
-        assert Ledger(state).find(job).event == "START_TRAINING"
+        assert JobStore(state).find(job).event == "START_TRAINING"
 
 
 def test_the_worker_beside_a_server_trains_what_is_asked_for(tmp_path: Path) -> None:

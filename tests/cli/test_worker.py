@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from lsml_bento.jobs.job import JobStatus
-from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.jobs.job_store import JobStore
 from tests.cli.commands import refused, run, write
 from tests.cli.place import LEARNER, ONE, Place, Running
 from tests.e2e.processes import free_port
@@ -29,7 +29,7 @@ def place(tmp_path: Path) -> Place:
 
 def status(place: Place, job: str) -> JobStatus:
     with place.state() as state:
-        return Ledger(state).find(job).status
+        return JobStore(state).find(job).status
 
 
 def eventually(is_so: Callable[[], bool], timeout_s: float = 40) -> None:
@@ -85,7 +85,7 @@ def test_ctrl_c_puts_the_running_job_back(place: Place) -> None:
     assert titles[1].startswith(f"lsml-bento fit job={job} project={ONE}")
     assert status(place, job) is JobStatus.QUEUED
     with place.state() as state:
-        assert Ledger(state).find(job).attempts == 0
+        assert JobStore(state).find(job).attempts == 0
     assert alive(started) == []
 
 

@@ -14,7 +14,7 @@ from lsml_bento.adapters.bentoml_models import BentoModels
 from lsml_bento.adapters.redis_state import RedisState
 from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.contract import Project
-from lsml_bento.jobs.annotations import Journal
+from lsml_bento.jobs.annotations import AnnotationStore
 from lsml_bento.state.store import State
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.staging import age_s
@@ -195,7 +195,7 @@ class Site:
         """Ids of the annotations that a ``fit`` would get."""
         state = self.state()
         try:
-            tasks = Journal(state).annotated_tasks(PROJECT)
+            tasks = AnnotationStore(state).annotated_tasks(PROJECT)
             return {a["id"] for task in tasks for a in task["annotations"]}
         finally:
             state.close()

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from lsml_bento.contract import Project, Task
 from lsml_bento.errors import BadRequest
-from lsml_bento.jobs.annotations import Journal, observe, record
+from lsml_bento.jobs.annotations import AnnotationStore, observe, record
 from lsml_bento.jobs.events import Event, parse_event
-from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change, State, resolve
@@ -55,7 +55,7 @@ def see(state: State, *tasks: Task, project: Project = ONE) -> None:
 
 
 def kept(state: State, project: Project = ONE) -> list[Task]:
-    return list(Journal(state).annotated_tasks(project))
+    return list(AnnotationStore(state).annotated_tasks(project))
 
 
 def answers(state: State, project: Project = ONE) -> dict[Any, dict[Any, Any]]:
@@ -160,13 +160,13 @@ class TestTheRecording:
     def test_imported_tasks_are_known_and_have_no_answers(self, state: State) -> None:
         assert take(state, body_of(34), body_of(35), body_of(36)) == [[], [], []]
         assert kept(state, TWO) == []
-        found = Journal(state).any_task(TWO)
+        found = AnnotationStore(state).any_task(TWO)
         assert found is not None
         assert found["data"] == {"text": "new one"}
 
         take(state, body_of(46))  # two of the four
 
-        found = Journal(state).any_task(TWO)
+        found = AnnotationStore(state).any_task(TWO)
         assert found is not None
         assert found["data"] == {"text": "pre annotated"}
 
@@ -194,7 +194,7 @@ class TestTheRecording:
         assert state.read(ONE) == {}
 
     def test_the_whole_recording_leaves_no_secret_behind(self, state: State) -> None:
-        ledger = Ledger(state)
+        job_store = JobStore(state)
         for name in WEBHOOKS:
             body = request_of(name)[3]
             if isinstance(project := body.get("project"), dict):
@@ -207,11 +207,11 @@ class TestTheRecording:
             event = event.of(resolve(event.project, state))
             state.change(lambda change, event=event: record(change, event))  # type: ignore[misc]
             for each_event in (True, False):
-                ledger.enqueue(event, TrainingRules(each_event=each_event))
+                job_store.enqueue(event, TrainingRules(each_event=each_event))
 
         everything = list(state.each(""))
         assert len(everything) > 50
-        assert Journal(state).total(TWO) is not None
+        assert AnnotationStore(state).total(TWO) is not None
         for key, value in everything:
             for secret in ("dummy-access-token", "a-login", "a-pw"):
                 assert secret not in key
@@ -291,7 +291,7 @@ class TestEvents:
     def test_the_count_of_label_studio_is_the_last_one_that_is_one(
         self, state: State
     ) -> None:
-        journal = Journal(state)
+        journal = AnnotationStore(state)
         assert journal.total(ONE) is None
         for number in (3, True, "4", None, 5.5):
             take(state, about(answer(1), total_annotations_number=number))
@@ -487,7 +487,7 @@ ACTIONS = (
 @settings(max_examples=300, deadline=None)
 def test_no_payload_is_an_error(bodies: list[dict[str, Any]]) -> None:
     state = MemoryState()
-    ledger = Ledger(state)
+    job_store = JobStore(state)
     for body in bodies:
         try:
             event = parse_event(body)
@@ -502,16 +502,16 @@ def test_no_payload_is_an_error(bodies: list[dict[str, Any]]) -> None:
         if event.project.id:
             for each_event in (False, True):
                 rules = TrainingRules(actions=ACTIONS, each_event=each_event)
-                ledger.enqueue(event, rules)
+                job_store.enqueue(event, rules)
     for project in state.projects():
         kept(state, project)
-        Journal(state).total(project)
-        Journal(state).any_task(project)
+        AnnotationStore(state).total(project)
+        AnnotationStore(state).any_task(project)
         state.read(project)
-    while (lease := ledger.lease("worker")) is not None:
-        ledger.data(lease.job.id)
-        ledger.events(lease.job.id)
-        ledger.succeed(lease, None, {})
+    while (lease := job_store.lease("worker")) is not None:
+        job_store.data(lease.job.id)
+        job_store.events(lease.job.id)
+        job_store.succeed(lease, None, {})
 
 
 _CLONE = """
@@ -534,7 +534,7 @@ def test_100_000_tasks_are_read_in_the_memory_of_a_page(tmp_path: Path) -> None:
     before = process.memory_info().rss
 
     most = tasks = annotations = 0
-    for task in Journal(state).annotated_tasks(ONE):
+    for task in AnnotationStore(state).annotated_tasks(ONE):
         tasks += 1
         annotations += len(task["annotations"])
         if tasks % 1_000 == 0:

@@ -14,11 +14,11 @@ import pytest
 from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.contract import Project
 from lsml_bento.errors import StateError
-from lsml_bento.jobs.annotations import Journal
-from lsml_bento.jobs.event_writer import Intake, Receipt
+from lsml_bento.jobs.annotations import AnnotationStore
+from lsml_bento.jobs.event_writer import EventWriter, Receipt
 from lsml_bento.jobs.events import Event, parse_event
 from lsml_bento.jobs.job import Job
-from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import State, know
@@ -53,7 +53,7 @@ class Desk:
     ) -> None:
         self.woken: list[Job] = []
         self.state = state
-        self.intake = Intake(
+        self.intake = EventWriter(
             state, lambda: rules or TrainingRules(), self.woken.append, inbox
         )
 
@@ -62,7 +62,7 @@ class Desk:
         return [receipt.result(timeout=10) for receipt in waiting]
 
     def annotations(self) -> list[int]:
-        tasks = Journal(self.state).annotated_tasks(PROJECT)
+        tasks = AnnotationStore(self.state).annotated_tasks(PROJECT)
         return [a["id"] for task in tasks for a in task["annotations"]]
 
 
@@ -86,7 +86,7 @@ class TestEvents:
     ) -> None:
         [receipt] = desk.take(annotated(7))
 
-        [job] = Ledger(desk.state).jobs()
+        [job] = JobStore(desk.state).jobs()
         assert receipt == Receipt(job.id)
         assert desk.annotations() == [7]
         assert [woken.id for woken in desk.woken] == [job.id]
@@ -94,7 +94,7 @@ class TestEvents:
     def test_a_burst_is_one_job(self, desk: Desk) -> None:
         receipts = desk.take(*(annotated(number) for number in range(300)), START)
 
-        [job] = Ledger(desk.state).jobs()
+        [job] = JobStore(desk.state).jobs()
         assert {receipt.job for receipt in receipts} == {job.id}
         assert (job.event, job.new_annotations) == ("START_TRAINING", 300)
         assert sorted(desk.annotations()) == list(range(300))
@@ -103,13 +103,13 @@ class TestEvents:
         desk.take(annotated(7))
 
         assert desk.take(annotated(7)) == [Receipt(None, "nothing new")]
-        assert Ledger(desk.state).jobs()[0].new_annotations == 1
+        assert JobStore(desk.state).jobs()[0].new_annotations == 1
 
     def test_a_skipped_annotation_teaches_nothing(self, desk: Desk) -> None:
         receipt = desk.take(annotated(7, was_cancelled=True))
 
         assert receipt == [Receipt(None, "nothing new")]
-        assert Ledger(desk.state).jobs() == []
+        assert JobStore(desk.state).jobs() == []
 
     def test_a_class_without_fit_gets_no_job_and_the_journal_all(
         self, state: SqliteState, tmp_path: Path
@@ -127,7 +127,7 @@ class TestEvents:
         desk.take(annotated(7))
         [receipt] = desk.take(nameless)
 
-        assert receipt.job == Ledger(desk.state).jobs()[0].id
+        assert receipt.job == JobStore(desk.state).jobs()[0].id
         desk.state.change(lambda change: know(change, Project("2", 5)))
         assert desk.take(nameless) == [Receipt(None, "no project")]
 
@@ -171,7 +171,7 @@ class TestEvents:
         desk.take(START)
 
         assert desk.annotations() == [9]
-        assert Ledger(desk.state).jobs()[0].new_annotations == 0
+        assert JobStore(desk.state).jobs()[0].new_annotations == 0
 
 
 class TestALockedState:
@@ -197,9 +197,9 @@ class TestALockedState:
         while len(desk.annotations()) < 11 and time.monotonic() < deadline:
             time.sleep(0.05)
         assert sorted(desk.annotations()) == list(range(1, 12))
-        tasks = list(Journal(desk.state).annotated_tasks(PROJECT))
+        tasks = list(AnnotationStore(desk.state).annotated_tasks(PROJECT))
         assert tasks[1]["annotations"][0]["result"] == [{"newest": True}]
-        assert Ledger(desk.state).jobs()[0].new_annotations == 11
+        assert JobStore(desk.state).jobs()[0].new_annotations == 11
         [receipt] = desk.take(annotated(20))
         assert receipt.job is not None
 

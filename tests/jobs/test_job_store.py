@@ -16,7 +16,7 @@ from lsml_bento.errors import JobNotFound, LeaseLost
 from lsml_bento.jobs.annotations import record
 from lsml_bento.jobs.events import Event, parse_event
 from lsml_bento.jobs.job import LEASE_S, MAX_ATTEMPTS, Job, JobStatus
-from lsml_bento.jobs.job_store import Lease, Ledger
+from lsml_bento.jobs.job_store import JobStore, Lease
 from lsml_bento.model.training_policy import (
     TrainingEvent,
     TrainingPolicy,
@@ -51,8 +51,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def ledger(state: State, clock: Clock) -> Ledger:
-    return Ledger(state, now=clock)
+def store(state: State, clock: Clock) -> JobStore:
+    return JobStore(state, now=clock)
 
 
 def event(action: str, *ids: int, project: int = 1, at: int = 0) -> Event:
@@ -76,15 +76,19 @@ def event(action: str, *ids: int, project: int = 1, at: int = 0) -> Event:
 
 
 def enqueued(
-    ledger: Ledger, action: str, *ids: int, rules: TrainingRules = GATHERED, **more: int
+    store: JobStore,
+    action: str,
+    *ids: int,
+    rules: TrainingRules = GATHERED,
+    **more: int,
 ) -> Job:
-    job = ledger.enqueue(event(action, *ids, **more), rules)
+    job = store.enqueue(event(action, *ids, **more), rules)
     assert job is not None
     return job
 
 
-def leased(ledger: Ledger) -> Lease:
-    lease = ledger.lease("worker")
+def leased(store: JobStore) -> Lease:
+    lease = store.lease("worker")
     assert lease is not None
     return lease
 
@@ -94,70 +98,70 @@ def ids_of(jobs: list[Job]) -> list[str]:
 
 
 class TestGathering:
-    def test_a_burst_is_one_job_that_lists_its_events(self, ledger: Ledger) -> None:
-        first = enqueued(ledger, "ANNOTATION_CREATED", 1)
-        enqueued(ledger, "ANNOTATIONS_CREATED", 2, 3)
-        last = enqueued(ledger, "ANNOTATION_UPDATED", 1)
+    def test_a_burst_is_one_job_that_lists_its_events(self, store: JobStore) -> None:
+        first = enqueued(store, "ANNOTATION_CREATED", 1)
+        enqueued(store, "ANNOTATIONS_CREATED", 2, 3)
+        last = enqueued(store, "ANNOTATION_UPDATED", 1)
 
         assert last.id == first.id
-        assert ids_of(ledger.jobs()) == [first.id]
-        assert ledger.events(first.id) == [
+        assert ids_of(store.jobs()) == [first.id]
+        assert store.events(first.id) == [
             TrainingEvent("ANNOTATION_CREATED", 1),
             TrainingEvent("ANNOTATIONS_CREATED", 2),
             TrainingEvent("ANNOTATIONS_CREATED", 3),
             TrainingEvent("ANNOTATION_UPDATED", 1),
         ]
         assert last.event == "ANNOTATION_UPDATED"
-        assert ledger.data(last.id) == event("ANNOTATION_UPDATED", 1).data
+        assert store.data(last.id) == event("ANNOTATION_UPDATED", 1).data
         assert (last.events, last.new_annotations) == (4, 3)
 
     def test_the_minimum_counts_annotations_and_not_events(
-        self, ledger: Ledger, clock: Clock
+        self, store: JobStore, clock: Clock
     ) -> None:
         for _ in range(5):
-            job = enqueued(ledger, "ANNOTATION_UPDATED", 1)
+            job = enqueued(store, "ANNOTATION_UPDATED", 1)
         assert (job.new_annotations, job.due_at) == (1, None)
         clock.now += 1_000
-        assert ledger.lease("worker") is None
+        assert store.lease("worker") is None
 
-        job = enqueued(ledger, "ANNOTATION_CREATED", 2)
+        job = enqueued(store, "ANNOTATION_CREATED", 2)
 
         assert (job.new_annotations, job.due_at) == (2, clock.now + 5)
 
     def test_each_further_event_puts_it_off_until_it_is_quiet(
-        self, ledger: Ledger, clock: Clock
+        self, store: JobStore, clock: Clock
     ) -> None:
-        enqueued(ledger, "ANNOTATIONS_CREATED", 1, 2)
+        enqueued(store, "ANNOTATIONS_CREATED", 1, 2)
         clock.now += 4.9
-        enqueued(ledger, "ANNOTATION_UPDATED", 1)
+        enqueued(store, "ANNOTATION_UPDATED", 1)
         clock.now += 4.9
-        assert ledger.lease("worker") is None
-        assert ledger.jobs()[0].due_at == pytest.approx(clock.now + 0.1)
+        assert store.lease("worker") is None
+        assert store.jobs()[0].due_at == pytest.approx(clock.now + 0.1)
 
         clock.now += 0.2
 
-        assert leased(ledger).job.events == 3
+        assert leased(store).job.events == 3
 
     def test_a_burst_puts_it_off_for_no_longer_than_max_wait_from_its_minimum_on(
-        self, ledger: Ledger, clock: Clock
+        self, store: JobStore, clock: Clock
     ) -> None:
-        enqueued(ledger, "ANNOTATION_CREATED", 1)
+        enqueued(store, "ANNOTATION_CREATED", 1)
         clock.now += 100
         ready_at = clock.now
-        enqueued(ledger, "ANNOTATION_CREATED", 2)
+        enqueued(store, "ANNOTATION_CREATED", 2)
         for _ in range(6):
             clock.now += 3
-            job = enqueued(ledger, "ANNOTATION_UPDATED", 1)
+            job = enqueued(store, "ANNOTATION_UPDATED", 1)
 
         assert job.due_at == ready_at + 20
 
     def test_start_training_waits_two_seconds_and_is_what_fit_is_told(
-        self, ledger: Ledger, clock: Clock
+        self, store: JobStore, clock: Clock
     ) -> None:
-        asked = enqueued(ledger, "START_TRAINING")
+        asked = enqueued(store, "START_TRAINING")
         assert asked.due_at == clock.now + 2
         clock.now += 1
-        job = enqueued(ledger, "ANNOTATION_CREATED", 1)
+        job = enqueued(store, "ANNOTATION_CREATED", 1)
 
         assert (job.id, job.event, job.due_at) == (
             asked.id,
@@ -165,80 +169,80 @@ class TestGathering:
             START + 2,
         )
         assert job.new_annotations == 1
-        assert ledger.data(job.id) == event("START_TRAINING").data
-        assert [one.action for one in ledger.events(job.id)] == [
+        assert store.data(job.id) == event("START_TRAINING").data
+        assert [one.action for one in store.events(job.id)] == [
             "START_TRAINING",
             "ANNOTATION_CREATED",
         ]
 
     def test_start_training_after_annotations_is_what_fit_is_told(
-        self, ledger: Ledger
+        self, store: JobStore
     ) -> None:
-        enqueued(ledger, "ANNOTATION_CREATED", 1)
-        job = enqueued(ledger, "START_TRAINING")
+        enqueued(store, "ANNOTATION_CREATED", 1)
+        job = enqueued(store, "START_TRAINING")
 
         assert (job.event, job.new_annotations) == ("START_TRAINING", 1)
-        assert ledger.data(job.id) == event("START_TRAINING").data
+        assert store.data(job.id) == event("START_TRAINING").data
 
     def test_it_being_asked_again_and_again_puts_nothing_off(
-        self, ledger: Ledger, clock: Clock
+        self, store: JobStore, clock: Clock
     ) -> None:
-        first = enqueued(ledger, "START_TRAINING")
+        first = enqueued(store, "START_TRAINING")
         clock.now += 1.5
-        again = enqueued(ledger, "START_TRAINING")
+        again = enqueued(store, "START_TRAINING")
 
         assert (again.id, again.due_at, again.events) == (first.id, START + 2, 2)
         clock.now += 0.5
-        assert leased(ledger).job.id == first.id
+        assert leased(store).job.id == first.id
 
     def test_events_while_a_job_runs_make_one_waiting_job(
-        self, ledger: Ledger, clock: Clock
+        self, store: JobStore, clock: Clock
     ) -> None:
-        enqueued(ledger, "START_TRAINING")
+        enqueued(store, "START_TRAINING")
         clock.now += 2
-        running = leased(ledger)
+        running = leased(store)
         for number in range(1, 4):
-            waiting = enqueued(ledger, "ANNOTATION_CREATED", number)
+            waiting = enqueued(store, "ANNOTATION_CREATED", number)
         clock.now += 30
 
-        assert ids_of(ledger.jobs()) == [waiting.id, running.job.id]
+        assert ids_of(store.jobs()) == [waiting.id, running.job.id]
         assert waiting.new_annotations == 3
-        assert ledger.lease("other") is None, "the project has one running"
-        ledger.renew(running)
-        ledger.succeed(running, None, {})
-        assert leased(ledger).job.id == waiting.id
+        assert store.lease("other") is None, "the project has one running"
+        store.renew(running)
+        store.succeed(running, None, {})
+        assert leased(store).job.id == waiting.id
 
     def test_projects_do_not_wait_for_one_another(
-        self, ledger: Ledger, clock: Clock
+        self, store: JobStore, clock: Clock
     ) -> None:
         for project in (1, 2):
-            enqueued(ledger, "START_TRAINING", project=project)
+            enqueued(store, "START_TRAINING", project=project)
         clock.now += 2
 
-        assert {leased(ledger).job.of.id, leased(ledger).job.of.id} == {"1", "2"}
-        assert ledger.lease("worker") is None
+        assert {leased(store).job.of.id, leased(store).job.of.id} == {"1", "2"}
+        assert store.lease("worker") is None
 
-    def test_a_class_that_does_not_train_gets_no_job(self, ledger: Ledger) -> None:
+    def test_a_class_that_does_not_train_gets_no_job(self, store: JobStore) -> None:
         rules = TrainingRules(trains=False)
 
-        assert ledger.enqueue(event("START_TRAINING"), rules) is None
-        assert ledger.enqueue(event("TASKS_CREATED"), GATHERED) is None
-        assert ledger.jobs() == []
+        assert store.enqueue(event("START_TRAINING"), rules) is None
+        assert store.enqueue(event("TASKS_CREATED"), GATHERED) is None
+        assert store.jobs() == []
 
     def test_an_event_about_something_else_counts_where_the_class_asks_for_it(
-        self, ledger: Ledger, clock: Clock
+        self, store: JobStore, clock: Clock
     ) -> None:
         rules = TrainingRules(actions=("TASKS_CREATED",), policy=TrainingPolicy())
-        job = enqueued(ledger, "TASKS_CREATED", rules=rules)
+        job = enqueued(store, "TASKS_CREATED", rules=rules)
 
         assert (job.new_annotations, job.due_at) == (1, clock.now + 5)
-        assert ledger.events(job.id) == [TrainingEvent("TASKS_CREATED", None)]
+        assert store.events(job.id) == [TrainingEvent("TASKS_CREATED", None)]
 
-    def test_annotations_that_went_count_too(self, ledger: Ledger) -> None:
-        job = enqueued(ledger, "ANNOTATIONS_DELETED", 7, 8)
+    def test_annotations_that_went_count_too(self, store: JobStore) -> None:
+        job = enqueued(store, "ANNOTATIONS_DELETED", 7, 8)
 
         assert job.new_annotations == 2
-        assert ledger.events(job.id) == [
+        assert store.events(job.id) == [
             TrainingEvent("ANNOTATIONS_DELETED", "7"),
             TrainingEvent("ANNOTATIONS_DELETED", "8"),
         ]
@@ -246,50 +250,50 @@ class TestGathering:
 
 class TestEachEvent:
     def test_events_are_jobs_in_the_order_they_came_even_within_a_millisecond(
-        self, ledger: Ledger
+        self, store: JobStore
     ) -> None:
         for number in range(30):
-            enqueued(ledger, "ANNOTATION_CREATED", number, rules=LEGACY)
+            enqueued(store, "ANNOTATION_CREATED", number, rules=LEGACY)
 
         done = []
         for _ in range(30):
-            lease = leased(ledger)
-            done.append(ledger.data(lease.job.id)["annotation"]["id"])
-            ledger.succeed(lease, None, {})
+            lease = leased(store)
+            done.append(store.data(lease.job.id)["annotation"]["id"])
+            store.succeed(lease, None, {})
         assert done == list(range(30))
 
     def test_the_order_stays_when_the_clock_is_set_back(
-        self, ledger: Ledger, clock: Clock
+        self, store: JobStore, clock: Clock
     ) -> None:
-        first = enqueued(ledger, "ANNOTATION_CREATED", 1, rules=LEGACY)
+        first = enqueued(store, "ANNOTATION_CREATED", 1, rules=LEGACY)
         clock.now -= 3600
-        second = enqueued(ledger, "ANNOTATION_CREATED", 2, rules=LEGACY)
+        second = enqueued(store, "ANNOTATION_CREATED", 2, rules=LEGACY)
         clock.now += 3600
 
-        assert ids_of(ledger.jobs()) == [second.id, first.id]
-        lease = leased(ledger)
+        assert ids_of(store.jobs()) == [second.id, first.id]
+        lease = leased(store)
         assert lease.job.id == first.id
 
     def test_a_newer_update_takes_the_place_of_one_that_waits(
-        self, ledger: Ledger
+        self, store: JobStore
     ) -> None:
-        old = enqueued(ledger, "ANNOTATION_UPDATED", 1, rules=LEGACY, at=1)
-        other = enqueued(ledger, "ANNOTATION_UPDATED", 2, rules=LEGACY)
-        new = enqueued(ledger, "ANNOTATION_UPDATED", 1, rules=LEGACY, at=2)
+        old = enqueued(store, "ANNOTATION_UPDATED", 1, rules=LEGACY, at=1)
+        other = enqueued(store, "ANNOTATION_UPDATED", 2, rules=LEGACY)
+        new = enqueued(store, "ANNOTATION_UPDATED", 1, rules=LEGACY, at=2)
 
         assert new.id == old.id
-        assert ids_of(ledger.jobs()) == [other.id, old.id]
-        assert ledger.data(old.id)["annotation"]["updated_at"].endswith(":02Z")
-        assert ledger.events(old.id) == [TrainingEvent("ANNOTATION_UPDATED", 1)]
+        assert ids_of(store.jobs()) == [other.id, old.id]
+        assert store.data(old.id)["annotation"]["updated_at"].endswith(":02Z")
+        assert store.events(old.id) == [TrainingEvent("ANNOTATION_UPDATED", 1)]
 
     def test_an_older_update_that_comes_late_takes_no_place(
-        self, ledger: Ledger, state: State
+        self, store: JobStore, state: State
     ) -> None:
         def take(number: int) -> Job | None:
             late = event("ANNOTATION_UPDATED", 1, at=number)
 
             def work(change: Change) -> Job | None:
-                return ledger.gather(change, late, record(change, late), LEGACY)
+                return store.gather(change, late, record(change, late), LEGACY)
 
             return state.change(work)
 
@@ -297,326 +301,326 @@ class TestEachEvent:
         assert job is not None
         assert take(1) is None
         assert take(2) is None
-        assert ledger.data(job.id)["annotation"]["updated_at"].endswith(":02Z")
+        assert store.data(job.id)["annotation"]["updated_at"].endswith(":02Z")
 
     def test_an_update_of_an_annotation_that_is_being_learned_waits(
-        self, ledger: Ledger
+        self, store: JobStore
     ) -> None:
-        enqueued(ledger, "ANNOTATION_UPDATED", 1, rules=LEGACY)
-        running = leased(ledger)
-        waiting = enqueued(ledger, "ANNOTATION_UPDATED", 1, rules=LEGACY)
+        enqueued(store, "ANNOTATION_UPDATED", 1, rules=LEGACY)
+        running = leased(store)
+        waiting = enqueued(store, "ANNOTATION_UPDATED", 1, rules=LEGACY)
 
         assert waiting.id != running.job.id
-        assert ledger.lease("worker") is None
+        assert store.lease("worker") is None
 
-    def test_a_list_of_annotations_is_one_event_each(self, ledger: Ledger) -> None:
-        enqueued(ledger, "ANNOTATIONS_CREATED", 3, 1, 2, rules=LEGACY)
+    def test_a_list_of_annotations_is_one_event_each(self, store: JobStore) -> None:
+        enqueued(store, "ANNOTATIONS_CREATED", 3, 1, 2, rules=LEGACY)
 
-        found = ledger.jobs()[::-1]
+        found = store.jobs()[::-1]
         assert [job.event for job in found] == ["ANNOTATION_CREATED"] * 3
-        data = [ledger.data(job.id) for job in found]
+        data = [store.data(job.id) for job in found]
         assert [one["annotation"]["id"] for one in data] == [3, 1, 2]
         assert [one["task"]["data"]["text"] for one in data] == ["3", "1", "2"]
         assert [one["project"]["id"] for one in data] == [1, 1, 1]
 
-    def test_a_class_that_knows_of_lists_gets_the_list(self, ledger: Ledger) -> None:
+    def test_a_class_that_knows_of_lists_gets_the_list(self, store: JobStore) -> None:
         rules = TrainingRules(actions=("ANNOTATIONS_CREATED",), each_event=True)
-        job = enqueued(ledger, "ANNOTATIONS_CREATED", 1, 2, rules=rules)
+        job = enqueued(store, "ANNOTATIONS_CREATED", 1, 2, rules=rules)
 
-        assert ids_of(ledger.jobs()) == [job.id]
-        assert len(ledger.data(job.id)["annotation"]) == 2
+        assert ids_of(store.jobs()) == [job.id]
+        assert len(store.data(job.id)["annotation"]) == 2
 
     def test_only_what_an_event_changed_is_an_event_of_its_own(
-        self, ledger: Ledger, state: State
+        self, store: JobStore, state: State
     ) -> None:
         many = event("ANNOTATIONS_CREATED", 1, 2, 3)
 
-        state.change(lambda change: ledger.gather(change, many, [2], LEGACY))
+        state.change(lambda change: store.gather(change, many, [2], LEGACY))
 
-        assert [ledger.data(job.id)["annotation"]["id"] for job in ledger.jobs()] == [2]
+        assert [store.data(job.id)["annotation"]["id"] for job in store.jobs()] == [2]
 
     def test_updates_whose_annotation_can_not_be_told_do_not_meet(
-        self, ledger: Ledger
+        self, store: JobStore
     ) -> None:
         for _ in range(2):
-            enqueued(ledger, "ANNOTATION_UPDATED", rules=LEGACY)
+            enqueued(store, "ANNOTATION_UPDATED", rules=LEGACY)
 
-        assert len(ledger.jobs()) == 2
+        assert len(store.jobs()) == 2
 
-    def test_start_training_is_an_event_as_any_other(self, ledger: Ledger) -> None:
+    def test_start_training_is_an_event_as_any_other(self, store: JobStore) -> None:
         for _ in range(2):
-            enqueued(ledger, "START_TRAINING", rules=LEGACY)
+            enqueued(store, "START_TRAINING", rules=LEGACY)
 
-        assert len(ledger.jobs()) == 2
-        assert leased(ledger).job.event == "START_TRAINING"
+        assert len(store.jobs()) == 2
+        assert leased(store).job.event == "START_TRAINING"
 
     def test_a_job_that_waits_for_annotations_holds_up_no_other(
-        self, ledger: Ledger
+        self, store: JobStore
     ) -> None:
-        enqueued(ledger, "ANNOTATION_CREATED", 1)  # before the class was exchanged
-        job = enqueued(ledger, "ANNOTATION_CREATED", 2, rules=LEGACY)
+        enqueued(store, "ANNOTATION_CREATED", 1)  # before the class was exchanged
+        job = enqueued(store, "ANNOTATION_CREATED", 2, rules=LEGACY)
 
-        assert leased(ledger).job.id == job.id
+        assert leased(store).job.id == job.id
 
 
 class TestRunning:
     @pytest.fixture
-    def lease(self, ledger: Ledger, clock: Clock) -> Lease:
-        enqueued(ledger, "START_TRAINING")
+    def lease(self, store: JobStore, clock: Clock) -> Lease:
+        enqueued(store, "START_TRAINING")
         clock.now += 2
-        return leased(ledger)
+        return leased(store)
 
-    def test_a_run_shows_how_far_it_is(self, ledger: Ledger, lease: Lease) -> None:
-        assert ledger.renew(lease, progress=0.25, metrics={"loss": 1.5}) is False
-        ledger.renew(lease, metrics={"f1": None}, source="journal", log_tail=["a"])
+    def test_a_run_shows_how_far_it_is(self, store: JobStore, lease: Lease) -> None:
+        assert store.renew(lease, progress=0.25, metrics={"loss": 1.5}) is False
+        store.renew(lease, metrics={"f1": None}, source="journal", log_tail=["a"])
 
-        job = ledger.find(lease.job.id)
+        job = store.find(lease.job.id)
         assert job.status is JobStatus.RUNNING
         assert (job.progress, job.source, job.worker) == (0.25, "journal", "worker")
         assert job.metrics == {"loss": 1.5, "f1": None}
-        assert ledger.log_tail(job.id) == ["a"]
+        assert store.log_tail(job.id) == ["a"]
 
     def test_a_job_that_succeeded_names_its_version(
-        self, ledger: Ledger, lease: Lease, clock: Clock
+        self, store: JobStore, lease: Lease, clock: Clock
     ) -> None:
-        ledger.renew(lease, metrics={"loss": 1.5})
+        store.renew(lease, metrics={"loss": 1.5})
         clock.now += 5
-        ledger.succeed(lease, "v1", {"f1": 0.9}, note="fine")
+        store.succeed(lease, "v1", {"f1": 0.9}, note="fine")
 
-        job = ledger.find(lease.job.id)
+        job = store.find(lease.job.id)
         assert job.status is JobStatus.SUCCEEDED
         assert (job.version, job.progress, job.note) == ("v1", 1.0, "fine")
         assert job.metrics == {"loss": 1.5, "f1": 0.9}
         assert (job.started_at, job.finished_at) == (START + 2, START + 7)
-        assert ledger.totals() == (5.0, 1)
+        assert store.totals() == (5.0, 1)
 
     def test_a_promotion_that_fails_leaves_the_job_with_its_run(
-        self, ledger: Ledger, lease: Lease, state: State
+        self, store: JobStore, lease: Lease, state: State
     ) -> None:
         def promote(change: Change) -> None:
             change.put("promoted", "v1")
             raise ValueError("no")
 
         with pytest.raises(ValueError, match="no"):
-            ledger.succeed(lease, "v1", {}, also=promote)
+            store.succeed(lease, "v1", {}, also=promote)
 
         assert state.get("promoted") is None
-        assert ledger.find(lease.job.id).status is JobStatus.RUNNING
-        assert ledger.fail(lease, "no promotion").status is JobStatus.FAILED
+        assert store.find(lease.job.id).status is JobStatus.RUNNING
+        assert store.fail(lease, "no promotion").status is JobStatus.FAILED
 
     def test_a_run_that_lost_its_job_promotes_nothing(
-        self, ledger: Ledger, lease: Lease, state: State, clock: Clock
+        self, store: JobStore, lease: Lease, state: State, clock: Clock
     ) -> None:
         clock.now += LEASE_S + 0.1
-        assert ids_of(ledger.expire()) == [lease.job.id]
-        other = leased(ledger)
+        assert ids_of(store.expire()) == [lease.job.id]
+        other = leased(store)
 
         with pytest.raises(LeaseLost, match="not this run's any more"):
-            ledger.succeed(lease, "v1", {}, also=lambda c: c.put("promoted", "v1"))
+            store.succeed(lease, "v1", {}, also=lambda c: c.put("promoted", "v1"))
         assert state.get("promoted") is None
-        ledger.succeed(other, "v2", {}, also=lambda c: c.put("promoted", "v2"))
+        store.succeed(other, "v2", {}, also=lambda c: c.put("promoted", "v2"))
         assert state.get("promoted") == "v2"
 
-    def test_an_error_may_hold_any_text(self, ledger: Ledger, lease: Lease) -> None:
-        ledger.fail(lease, "caf\udce9.txt is missing", "a\nb \udce9\0")
+    def test_an_error_may_hold_any_text(self, store: JobStore, lease: Lease) -> None:
+        store.fail(lease, "caf\udce9.txt is missing", "a\nb \udce9\0")
 
-        job = ledger.find(lease.job.id)
+        job = store.find(lease.job.id)
         assert (job.error, job.traceback) == (
             "caf\\udce9.txt is missing",
             "a\nb \\udce9\0",
         )
 
     def test_a_job_whose_process_dies_again_and_again_has_failed(
-        self, ledger: Ledger, lease: Lease
+        self, store: JobStore, lease: Lease
     ) -> None:
         for attempt in range(1, MAX_ATTEMPTS):
-            job = ledger.crash(lease, "killed by signal 9")
+            job = store.crash(lease, "killed by signal 9")
             assert (job.status, job.attempts) == (JobStatus.QUEUED, attempt)
             assert job.note == "run again: killed by signal 9"
-            lease = leased(ledger)
+            lease = leased(store)
 
-        job = ledger.crash(lease, "killed by signal 9")
+        job = store.crash(lease, "killed by signal 9")
 
         assert job.status is JobStatus.FAILED
         assert "3 times, last as killed by signal 9: look for the kernel" in str(
             job.error
         )
-        assert ledger.lease("worker") is None
+        assert store.lease("worker") is None
 
     def test_a_worker_that_goes_may_put_its_job_back_as_often_as_it_likes(
-        self, ledger: Ledger, lease: Lease
+        self, store: JobStore, lease: Lease
     ) -> None:
         for _ in range(10):
-            assert ledger.put_back(lease).attempts == 0
-            lease = leased(ledger)
+            assert store.put_back(lease).attempts == 0
+            lease = leased(store)
 
-        assert ledger.succeed(lease, None, {}).attempts == 1
+        assert store.succeed(lease, None, {}).attempts == 1
 
     def test_a_lease_that_is_renewed_does_not_run_out(
-        self, ledger: Ledger, lease: Lease, clock: Clock
+        self, store: JobStore, lease: Lease, clock: Clock
     ) -> None:
         for _ in range(5):
             clock.now += LEASE_S - 0.1
-            assert ledger.expire() == []
-            ledger.renew(lease)
+            assert store.expire() == []
+            store.renew(lease)
 
     def test_a_job_that_is_run_again_gathers_if_no_other_does(
-        self, ledger: Ledger, lease: Lease
+        self, store: JobStore, lease: Lease
     ) -> None:
-        ledger.crash(lease, "killed")
+        store.crash(lease, "killed")
 
-        assert enqueued(ledger, "ANNOTATION_CREATED", 1).id == lease.job.id
-        assert len(ledger.jobs()) == 1
+        assert enqueued(store, "ANNOTATION_CREATED", 1).id == lease.job.id
+        assert len(store.jobs()) == 1
 
     def test_a_job_that_is_run_again_goes_before_the_one_that_gathers_by_now(
-        self, ledger: Ledger, lease: Lease, clock: Clock
+        self, store: JobStore, lease: Lease, clock: Clock
     ) -> None:
-        waiting = enqueued(ledger, "START_TRAINING")
-        ledger.crash(lease, "killed")
+        waiting = enqueued(store, "START_TRAINING")
+        store.crash(lease, "killed")
         clock.now += 10
 
-        assert enqueued(ledger, "ANNOTATION_CREATED", 1).id == waiting.id
-        again = leased(ledger)
+        assert enqueued(store, "ANNOTATION_CREATED", 1).id == waiting.id
+        again = leased(store)
         assert again.job.id == lease.job.id
-        ledger.succeed(again, None, {})
-        assert leased(ledger).job.id == waiting.id
+        store.succeed(again, None, {})
+        assert leased(store).job.id == waiting.id
 
 
 class TestWhatPeopleAsk:
-    def test_a_waiting_job_is_cancelled_at_once(self, ledger: Ledger) -> None:
-        job = enqueued(ledger, "START_TRAINING")
+    def test_a_waiting_job_is_cancelled_at_once(self, store: JobStore) -> None:
+        job = enqueued(store, "START_TRAINING")
 
-        assert ledger.cancel(job.id).status is JobStatus.CANCELLED
-        assert enqueued(ledger, "START_TRAINING").id != job.id
-        assert ledger.totals() == (0.0, 0)
+        assert store.cancel(job.id).status is JobStatus.CANCELLED
+        assert enqueued(store, "START_TRAINING").id != job.id
+        assert store.totals() == (0.0, 0)
 
     @pytest.mark.parametrize(
         "ending", ["succeed", "fail", "crash", "put_back", "expire"]
     )
     def test_a_running_job_is_told_and_is_cancelled_however_its_run_ends(
-        self, ledger: Ledger, clock: Clock, ending: str
+        self, store: JobStore, clock: Clock, ending: str
     ) -> None:
-        enqueued(ledger, "START_TRAINING")
+        enqueued(store, "START_TRAINING")
         clock.now += 2
-        lease = leased(ledger)
+        lease = leased(store)
 
-        assert ledger.cancel(lease.job.id).status is JobStatus.RUNNING
-        assert ledger.renew(lease) is True
+        assert store.cancel(lease.job.id).status is JobStatus.RUNNING
+        assert store.renew(lease) is True
         if ending == "succeed":
-            ledger.succeed(lease, "v1", {}, also=lambda c: c.put("promoted", "v1"))
+            store.succeed(lease, "v1", {}, also=lambda c: c.put("promoted", "v1"))
         elif ending == "fail":
-            ledger.fail(lease, "stopped")
+            store.fail(lease, "stopped")
         elif ending == "crash":
-            ledger.crash(lease, "killed")
+            store.crash(lease, "killed")
         elif ending == "put_back":
-            ledger.put_back(lease)
+            store.put_back(lease)
         else:
             clock.now += LEASE_S + 1
-            ledger.expire()
+            store.expire()
 
-        job = ledger.find(lease.job.id)
+        job = store.find(lease.job.id)
         assert (job.status, job.error) == (JobStatus.CANCELLED, None)
 
-    def test_a_job_that_ended_well_stays(self, ledger: Ledger, clock: Clock) -> None:
-        enqueued(ledger, "START_TRAINING")
+    def test_a_job_that_ended_well_stays(self, store: JobStore, clock: Clock) -> None:
+        enqueued(store, "START_TRAINING")
         clock.now += 2
-        done = ledger.succeed(leased(ledger), "v1", {})
+        done = store.succeed(leased(store), "v1", {})
 
-        assert ledger.cancel(done.id) == done
-        assert ledger.retry(done.id) == done
+        assert store.cancel(done.id) == done
+        assert store.retry(done.id) == done
 
     def test_a_retried_job_begins_at_once_and_anew(
-        self, ledger: Ledger, clock: Clock
+        self, store: JobStore, clock: Clock
     ) -> None:
-        enqueued(ledger, "START_TRAINING")
+        enqueued(store, "START_TRAINING")
         clock.now += 2
-        lease = leased(ledger)
-        ledger.renew(lease, progress=0.5, metrics={"f1": 0.1})
-        failed = ledger.fail(lease, "it raised", "Traceback ..")
+        lease = leased(store)
+        store.renew(lease, progress=0.5, metrics={"f1": 0.1})
+        failed = store.fail(lease, "it raised", "Traceback ..")
 
-        job = ledger.retry(failed.id)
+        job = store.retry(failed.id)
 
         assert (job.id, job.status, job.attempts) == (failed.id, JobStatus.QUEUED, 0)
         assert (job.error, job.traceback, job.finished_at) == (None, None, None)
         assert (job.progress, job.metrics, job.started_at) == (None, {}, None)
-        again = leased(ledger)
+        again = leased(store)
         assert (again.job.id, again.job.event) == (failed.id, "START_TRAINING")
 
     def test_a_retried_job_is_not_held_up_by_an_event_that_it_gathers(
-        self, ledger: Ledger, clock: Clock
+        self, store: JobStore, clock: Clock
     ) -> None:
-        job = enqueued(ledger, "ANNOTATION_CREATED", 1)
-        ledger.cancel(job.id)
-        ledger.retry(job.id)
-        merged = enqueued(ledger, "ANNOTATION_UPDATED", 1)
+        job = enqueued(store, "ANNOTATION_CREATED", 1)
+        store.cancel(job.id)
+        store.retry(job.id)
+        merged = enqueued(store, "ANNOTATION_UPDATED", 1)
         clock.now += 2
 
         assert merged.id == job.id
-        assert leased(ledger).job.id == job.id
+        assert leased(store).job.id == job.id
 
     def test_retrying_while_another_job_gathers_lets_that_one_begin(
-        self, ledger: Ledger, clock: Clock
+        self, store: JobStore, clock: Clock
     ) -> None:
-        old = enqueued(ledger, "ANNOTATION_CREATED", 1)
-        ledger.cancel(old.id)
-        waiting = enqueued(ledger, "ANNOTATION_CREATED", 2)
+        old = enqueued(store, "ANNOTATION_CREATED", 1)
+        store.cancel(old.id)
+        waiting = enqueued(store, "ANNOTATION_CREATED", 2)
         assert waiting.due_at is None
 
-        assert ledger.retry(old.id).id == waiting.id
+        assert store.retry(old.id).id == waiting.id
 
-        assert ledger.find(old.id).status is JobStatus.CANCELLED
-        enqueued(ledger, "ANNOTATION_UPDATED", 2)
+        assert store.find(old.id).status is JobStatus.CANCELLED
+        enqueued(store, "ANNOTATION_UPDATED", 2)
         clock.now += 2
-        assert leased(ledger).job.id == waiting.id
-        assert ledger.lease("worker") is None
+        assert leased(store).job.id == waiting.id
+        assert store.lease("worker") is None
 
     @pytest.mark.parametrize("job_id", ["", "nonsense", "\x1f", "a" * 1_000])
     def test_what_does_not_exist_is_said_in_one_sentence(
-        self, ledger: Ledger, job_id: str
+        self, store: JobStore, job_id: str
     ) -> None:
-        for call in (ledger.find, ledger.cancel, ledger.retry):
+        for call in (store.find, store.cancel, store.retry):
             with pytest.raises(JobNotFound, match="`lsml-bento jobs list` shows"):
                 call(job_id)
-        assert ledger.data(job_id) == {}
-        assert ledger.events(job_id) == []
-        assert ledger.log_tail(job_id) == []
+        assert store.data(job_id) == {}
+        assert store.events(job_id) == []
+        assert store.log_tail(job_id) == []
 
     def test_jobs_are_listed_by_project_and_status_the_newest_first(
-        self, ledger: Ledger
+        self, store: JobStore
     ) -> None:
-        one = enqueued(ledger, "ANNOTATION_CREATED", 1, rules=LEGACY)
-        two = enqueued(ledger, "ANNOTATION_CREATED", 1, rules=LEGACY)
-        other = enqueued(ledger, "START_TRAINING", project=2)
-        ledger.cancel(two.id)
+        one = enqueued(store, "ANNOTATION_CREATED", 1, rules=LEGACY)
+        two = enqueued(store, "ANNOTATION_CREATED", 1, rules=LEGACY)
+        other = enqueued(store, "START_TRAINING", project=2)
+        store.cancel(two.id)
 
-        assert ids_of(ledger.jobs("1")) == [two.id, one.id]
-        assert ids_of(ledger.jobs(str(ONE))) == [two.id, one.id]
-        assert ids_of(ledger.jobs("2", JobStatus.QUEUED)) == [other.id]
-        assert ids_of(ledger.jobs(status=JobStatus.CANCELLED)) == [two.id]
-        assert len(ledger.jobs(limit=2)) == 2
-        assert ledger.jobs("3") == []
+        assert ids_of(store.jobs("1")) == [two.id, one.id]
+        assert ids_of(store.jobs(str(ONE))) == [two.id, one.id]
+        assert ids_of(store.jobs("2", JobStatus.QUEUED)) == [other.id]
+        assert ids_of(store.jobs(status=JobStatus.CANCELLED)) == [two.id]
+        assert len(store.jobs(limit=2)) == 2
+        assert store.jobs("3") == []
 
     def test_pruning_forgets_all_that_was_kept_of_the_oldest(
-        self, ledger: Ledger, state: State
+        self, store: JobStore, state: State
     ) -> None:
         jobs = [
-            enqueued(ledger, "ANNOTATION_CREATED", n, rules=LEGACY) for n in range(4)
+            enqueued(store, "ANNOTATION_CREATED", n, rules=LEGACY) for n in range(4)
         ]
         for _ in range(3):
-            lease = leased(ledger)
-            ledger.renew(lease, log_tail=["line"])
-            ledger.succeed(lease, None, {})
+            lease = leased(store)
+            store.renew(lease, log_tail=["line"])
+            store.succeed(lease, None, {})
 
-        assert ledger.prune(keep=1) == 2
+        assert store.prune(keep=1) == 2
 
-        assert ids_of(ledger.jobs()) == [jobs[3].id, jobs[2].id]
+        assert ids_of(store.jobs()) == [jobs[3].id, jobs[2].id]
         keys = [key for key, _ in state.each("")]
         assert not [key for key in keys if jobs[0].id in key or jobs[1].id in key]
         assert [key for key in keys if jobs[2].id in key]
-        assert ledger.prune(keep=1) == 0
+        assert store.prune(keep=1) == 0
 
 
-class Meddling(Ledger):
+class Meddling(JobStore):
     """A ledger in which somebody retries a job while the ended ones are listed."""
 
     meddle_with: str | None = None
@@ -650,39 +654,39 @@ class TestRaces:
         # As on Redis, whose changes read one key after the other.
         state = Interrupted()
         state.meddle = []
-        ledger = Ledger(state)
-        job = enqueued(ledger, "ANNOTATION_CREATED", 1, rules=LEGACY)
+        store = JobStore(state)
+        job = enqueued(store, "ANNOTATION_CREATED", 1, rules=LEGACY)
 
         def cancel() -> None:
-            ledger.cancel(job.id)
-            ledger.prune(keep=0 if is_pruned else 1)
+            store.cancel(job.id)
+            store.prune(keep=0 if is_pruned else 1)
 
         state.meddle = [cancel, lambda: None]  # the last one first
 
-        assert ledger.lease("worker") is None
+        assert store.lease("worker") is None
         assert state.meddle == []
-        assert len(ledger.jobs(status=JobStatus.CANCELLED)) == (not is_pruned)
+        assert len(store.jobs(status=JobStatus.CANCELLED)) == (not is_pruned)
 
     def test_a_job_that_is_retried_while_old_ones_are_pruned_stays(
         self, state: State
     ) -> None:
-        ledger = Meddling(state)
-        job = enqueued(ledger, "ANNOTATION_CREATED", 1, rules=LEGACY)
-        ledger.cancel(job.id)
-        ledger.meddle_with = job.id
+        store = Meddling(state)
+        job = enqueued(store, "ANNOTATION_CREATED", 1, rules=LEGACY)
+        store.cancel(job.id)
+        store.meddle_with = job.id
 
-        assert ledger.prune(keep=0) == 0
+        assert store.prune(keep=0) == 0
 
-        assert leased(ledger).job.id == job.id
+        assert leased(store).job.id == job.id
 
     def test_workers_that_ask_at_once_get_a_project_s_jobs_one_after_the_other(
         self, state: State
     ) -> None:
-        ledger = Ledger(state)
+        store = JobStore(state)
         total, projects = 24, 2
         for number in range(total):
             enqueued(
-                ledger,
+                store,
                 "ANNOTATION_CREATED",
                 number,
                 project=1 + number % projects,
@@ -694,7 +698,7 @@ class TestRaces:
 
         def work() -> None:
             while len(done) < total:
-                lease = ledger.lease("worker")
+                lease = store.lease("worker")
                 if lease is None:
                     time.sleep(0.001)
                     continue
@@ -702,7 +706,7 @@ class TestRaces:
                 most.append(running[lease.job.of])
                 time.sleep(0.002)
                 running[lease.job.of] -= 1
-                ledger.succeed(lease, None, {})
+                store.succeed(lease, None, {})
                 done.append(lease.job.id)
 
         threads = [threading.Thread(target=work) for _ in range(4)]
@@ -713,12 +717,12 @@ class TestRaces:
 
         assert len(done) == len(set(done)) == total
         assert set(most) == {1}
-        assert {job.attempts for job in ledger.jobs()} == {1}
+        assert {job.attempts for job in store.jobs()} == {1}
 
     def test_no_event_that_comes_while_jobs_are_taken_is_lost(
         self, state: State
     ) -> None:
-        ledger = Ledger(state)
+        store = JobStore(state)
         rules = TrainingRules(policy=TrainingPolicy(quiet_s=0, max_wait_s=0))
         writers, each = 3, 40
         is_over = threading.Event()
@@ -726,14 +730,14 @@ class TestRaces:
         def write(writer: int) -> None:
             for number in range(each):
                 enqueued(
-                    ledger, "ANNOTATION_CREATED", writer * each + number, rules=rules
+                    store, "ANNOTATION_CREATED", writer * each + number, rules=rules
                 )
 
         def train() -> None:
-            while not is_over.is_set() or ledger.jobs(status=JobStatus.QUEUED):
-                lease = ledger.lease("worker")
+            while not is_over.is_set() or store.jobs(status=JobStatus.QUEUED):
+                lease = store.lease("worker")
                 if lease is not None:
-                    ledger.succeed(lease, None, {})
+                    store.succeed(lease, None, {})
 
         trainer = threading.Thread(target=train)
         threads = [threading.Thread(target=write, args=(n,)) for n in range(writers)]
@@ -744,17 +748,17 @@ class TestRaces:
         is_over.set()
         trainer.join(60)
 
-        jobs = ledger.jobs()
+        jobs = store.jobs()
         assert {job.status for job in jobs} == {JobStatus.SUCCEEDED}
-        seen = [one.annotation for job in jobs for one in ledger.events(job.id)]
+        seen = [one.annotation for job in jobs for one in store.events(job.id)]
         assert sorted(map(str, seen)) == sorted(map(str, range(writers * each)))
         assert sum(job.events for job in jobs) == writers * each
 
 
 def test_10_000_jobs_are_listed_within_a_second(tmp_path: Path, clock: Clock) -> None:
     state = open_state("sqlite", tmp_path)
-    ledger = Ledger(state, now=clock)
-    job = enqueued(ledger, "START_TRAINING").with_(
+    store = JobStore(state, now=clock)
+    job = enqueued(store, "START_TRAINING").with_(
         status=JobStatus.FAILED,
         metrics={"f1": 0.5, "loss": 0.25},
         error="fit() raised ValueError: there are no labels",
@@ -771,10 +775,10 @@ def test_10_000_jobs_are_listed_within_a_second(tmp_path: Path, clock: Clock) ->
     took = []
     for _ in range(3):
         start = time.thread_time()  # SQLite works in this thread
-        assert len(ledger.jobs()) == 10_001
+        assert len(store.jobs()) == 10_001
         took.append(time.thread_time() - start)
     start = time.thread_time()
-    assert ledger.lease("worker") is None
+    assert store.lease("worker") is None
     asking = time.thread_time() - start
     state.close()
 

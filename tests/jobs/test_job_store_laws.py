@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 from lsml_bento.errors import JobNotFound, LeaseLost
 from lsml_bento.jobs.events import parse_event
 from lsml_bento.jobs.job import LEASE_S, MAX_ATTEMPTS, Job, JobStatus
-from lsml_bento.jobs.job_store import Lease, Ledger
+from lsml_bento.jobs.job_store import JobStore, Lease
 from lsml_bento.model.training_policy import TrainingPolicy, TrainingRules
 from lsml_bento.state.store import SEPARATOR, State, below, identify, key_of
 from tests.states import KINDS, open_state, url_of
@@ -71,7 +71,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.now = START
         self.state = state
-        self.ledger = Ledger(self.state, now=lambda: self.now)
+        self.store = JobStore(self.state, now=lambda: self.now)
         self.known: set[str] = set()
         self.held: dict[str, str] = {}
         self.ended: dict[str, JobStatus] = {}
@@ -89,7 +89,7 @@ class Machine(RuleBasedStateMachine):
         self, action: str, project: int, ids: list[int], rules: TrainingRules
     ) -> Any:
         before = set(self.stored())
-        job = self.ledger.enqueue(parse_event(event_body(action, project, ids)), rules)
+        job = self.store.enqueue(parse_event(event_body(action, project, ids)), rules)
         made = set(self.stored()) - before
         if not rules.wants(action):
             assert (job, made) == (None, set())
@@ -109,7 +109,7 @@ class Machine(RuleBasedStateMachine):
             and job.due_at is not None
             and job.due_at <= self.now
         } - {job.of for job in self.stored().values() if job.id in self.held}
-        found = self.ledger.lease("worker")
+        found = self.store.lease("worker")
         assert (found is not None) == bool(due), "what is due is given to who asks"
         if found is None:
             return multiple()
@@ -121,10 +121,10 @@ class Machine(RuleBasedStateMachine):
     @rule(lease=leases, stops=st.booleans())
     def renew(self, lease: Lease, stops: bool) -> None:
         cancelled = self.as_holder(lease, self.is_cancelled(lease))
-        answer = self.as_holder(lease, lambda: self.ledger.renew(lease, progress=0.5))
+        answer = self.as_holder(lease, lambda: self.store.renew(lease, progress=0.5))
         assert answer == cancelled
         if answer and stops:
-            self.ledger.fail(lease, "stopped")
+            self.store.fail(lease, "stopped")
             self.end(lease.job.id, JobStatus.CANCELLED)
 
     @rule(lease=leases)
@@ -135,7 +135,7 @@ class Machine(RuleBasedStateMachine):
             promoted.add("promoted")
 
         def work() -> Job:
-            return self.ledger.succeed(lease, "v1", {"f1": 0.5}, also=promote)
+            return self.store.succeed(lease, "v1", {"f1": 0.5}, also=promote)
 
         if self.as_holder(lease, self.is_cancelled(lease)):
             work()
@@ -149,20 +149,20 @@ class Machine(RuleBasedStateMachine):
 
     @rule(lease=leases)
     def fail(self, lease: Lease) -> None:
-        job = self.as_holder(lease, lambda: self.ledger.fail(lease, "it raised"))
+        job = self.as_holder(lease, lambda: self.store.fail(lease, "it raised"))
         if job is not None:
             assert job.status in {JobStatus.FAILED, JobStatus.CANCELLED}
             self.end(job.id, job.status)
 
     @rule(lease=leases)
     def crash(self, lease: Lease) -> None:
-        job = self.as_holder(lease, lambda: self.ledger.crash(lease, "killed"))
+        job = self.as_holder(lease, lambda: self.store.crash(lease, "killed"))
         if job is not None:
             self.gone(job)
 
     @rule(lease=leases)
     def put_back(self, lease: Lease) -> None:
-        job = self.as_holder(lease, lambda: self.ledger.put_back(lease))
+        job = self.as_holder(lease, lambda: self.store.put_back(lease))
         if job is not None:
             self.gone(job)
 
@@ -173,7 +173,7 @@ class Machine(RuleBasedStateMachine):
             for id_, job in self.stored().items()
             if id_ in self.held and job.lease_until < self.now
         }
-        taken = self.ledger.expire()
+        taken = self.store.expire()
         assert {job.id for job in taken} == silent
         for job in taken:
             self.gone(job)
@@ -182,9 +182,9 @@ class Machine(RuleBasedStateMachine):
     def cancel(self, job_id: str) -> None:
         if job_id not in self.known:
             with pytest.raises(JobNotFound):
-                self.ledger.cancel(job_id)
+                self.store.cancel(job_id)
             return
-        job = self.ledger.cancel(job_id)
+        job = self.store.cancel(job_id)
         assert job.status is not JobStatus.QUEUED
         if job.status.is_end and job_id not in self.ended:
             self.end(job_id, JobStatus.CANCELLED)
@@ -193,9 +193,9 @@ class Machine(RuleBasedStateMachine):
     def retry(self, job_id: str) -> None:
         if job_id not in self.known:
             with pytest.raises(JobNotFound):
-                self.ledger.retry(job_id)
+                self.store.retry(job_id)
             return
-        job = self.ledger.retry(job_id)
+        job = self.store.retry(job_id)
         if self.ended.get(job_id) in {JobStatus.FAILED, JobStatus.CANCELLED}:
             assert job.status is JobStatus.QUEUED
             assert job.due_at == self.now
@@ -205,7 +205,7 @@ class Machine(RuleBasedStateMachine):
     @rule(keep=st.integers(0, 3))
     def prune(self, keep: int) -> None:
         gone = sorted(self.ended)[: max(0, len(self.ended) - keep)]
-        assert self.ledger.prune(keep) == len(gone)
+        assert self.store.prune(keep) == len(gone)
         for job_id in gone:
             del self.ended[job_id]
             self.known.remove(job_id)
@@ -223,7 +223,7 @@ class Machine(RuleBasedStateMachine):
     # What was seen
 
     def is_cancelled(self, lease: Lease) -> Callable[[], bool]:
-        return lambda: self.ledger.find(lease.job.id).cancel_requested
+        return lambda: self.store.find(lease.job.id).cancel_requested
 
     def as_holder(self, lease: Lease, work: Callable[[], Any]) -> Any:
         """What a call answers; None if the lease is stale and it was refused."""
@@ -231,15 +231,15 @@ class Machine(RuleBasedStateMachine):
             return work()
         refused = LeaseLost if lease.job.id in self.known else JobNotFound
         with pytest.raises(refused):
-            self.ledger.renew(lease)
+            self.store.renew(lease)
         with pytest.raises(refused):
-            self.ledger.fail(lease, "stale")
+            self.store.fail(lease, "stale")
         with pytest.raises(refused):
-            self.ledger.put_back(lease)
+            self.store.put_back(lease)
         with pytest.raises(refused):
-            self.ledger.crash(lease, "stale")
+            self.store.crash(lease, "stale")
         with pytest.raises(refused):
-            self.ledger.succeed(lease, None, {})
+            self.store.succeed(lease, None, {})
         return None
 
     def gone(self, job: Job) -> None:
@@ -254,7 +254,7 @@ class Machine(RuleBasedStateMachine):
         self.ended[job_id] = status
 
     def stored(self) -> dict[str, Job]:
-        return {job.id: job for job in self.ledger.jobs()}
+        return {job.id: job for job in self.store.jobs()}
 
     # What holds at any time
 
@@ -332,11 +332,11 @@ class Machine(RuleBasedStateMachine):
         """Workers that are killed in every run: even so, every job ends."""
         for project in (1, 2):
             body = event_body("START_TRAINING", project, [])
-            self.ledger.enqueue(parse_event(body), GATHERED)
+            self.store.enqueue(parse_event(body), GATHERED)
         for _ in range(MAX_ATTEMPTS * len(self.stored()) + 2):
             self.now += LEASE_S + 3
-            self.ledger.expire()
-            while self.ledger.lease("doomed") is not None:
+            self.store.expire()
+            while self.store.lease("doomed") is not None:
                 pass
         left = [job for job in self.stored().values() if not job.status.is_end]
         assert left == []

@@ -8,14 +8,14 @@ from typing import TypeVar
 
 import pytest
 
-from lsml_bento.prediction.call_threads import Device
+from lsml_bento.prediction.call_threads import CallThreads
 
 Answer = TypeVar("Answer")
 
 
 @pytest.fixture
-def two() -> Iterator[Device]:
-    device = Device(2, "test")
+def two() -> Iterator[CallThreads]:
+    device = CallThreads(2, "test")
     yield device
     device.close()
 
@@ -24,7 +24,7 @@ async def soon(answer: Awaitable[Answer]) -> Answer:
     return await asyncio.wait_for(answer, 10)
 
 
-def test_a_call_answers_from_a_thread_of_the_device(two: Device) -> None:
+def test_a_call_answers_from_a_thread_of_the_device(two: CallThreads) -> None:
     async def main() -> str:
         return (await soon(two.run(threading.current_thread))).name
 
@@ -33,7 +33,7 @@ def test_a_call_answers_from_a_thread_of_the_device(two: Device) -> None:
 
 @pytest.mark.parametrize("kind", [ValueError, SystemExit, GeneratorExit])
 def test_what_a_call_raises_is_raised_to_who_awaits_it(
-    two: Device, kind: type[BaseException]
+    two: CallThreads, kind: type[BaseException]
 ) -> None:
     def fail() -> None:
         raise kind("broken")
@@ -47,7 +47,7 @@ def test_what_a_call_raises_is_raised_to_who_awaits_it(
     assert asyncio.run(main()) == kind.__name__
 
 
-def test_as_many_calls_run_at_a_time_as_there_are_threads(two: Device) -> None:
+def test_as_many_calls_run_at_a_time_as_there_are_threads(two: CallThreads) -> None:
     together = threading.Barrier(2, timeout=10)
 
     async def main() -> list[int]:
@@ -58,7 +58,7 @@ def test_as_many_calls_run_at_a_time_as_there_are_threads(two: Device) -> None:
 
 
 def test_nobody_hears_of_a_call_that_ends_when_its_loop_is_closed(
-    two: Device,
+    two: CallThreads,
 ) -> None:
     gate, ended = threading.Event(), threading.Event()
 
@@ -81,7 +81,7 @@ def test_nobody_hears_of_a_call_that_ends_when_its_loop_is_closed(
 
 
 def test_a_closed_device_ends_its_threads_and_leaves_a_stuck_one_alone() -> None:
-    device = Device(2, "closing")
+    device = CallThreads(2, "closing")
     gate = threading.Event()
 
     async def main() -> None:

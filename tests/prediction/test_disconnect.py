@@ -2,7 +2,7 @@
 
 import asyncio
 
-from lsml_bento.prediction.disconnect import HangUpWatch
+from lsml_bento.prediction.disconnect import DisconnectWatch
 from tests.fake_clock import run
 
 
@@ -13,7 +13,7 @@ def test_a_client_that_goes_is_noticed_once() -> None:
         await asyncio.sleep(1)
 
     async def main() -> None:
-        with HangUpWatch(goes, lambda: calls.append("gone")) as watch:
+        with DisconnectWatch(goes, lambda: calls.append("gone")) as watch:
             await asyncio.sleep(1.9)
             assert not watch.is_gone
             await asyncio.sleep(5)
@@ -30,7 +30,7 @@ def test_a_quick_request_is_not_watched_at_all() -> None:
         watched.append(True)
 
     async def main() -> None:
-        with HangUpWatch(goes, lambda: None) as watch:
+        with DisconnectWatch(goes, lambda: None) as watch:
             await asyncio.sleep(0.9)
         await asyncio.sleep(2)
         assert not watch.is_gone
@@ -46,7 +46,7 @@ def test_nothing_is_heard_of_a_client_that_goes_after_the_answer() -> None:
         await asyncio.sleep(1)
 
     async def main() -> None:
-        with HangUpWatch(goes, lambda: calls.append("gone")):
+        with DisconnectWatch(goes, lambda: calls.append("gone")):
             await asyncio.sleep(1.5)
         await asyncio.sleep(5)
 
@@ -56,7 +56,7 @@ def test_nothing_is_heard_of_a_client_that_goes_after_the_answer() -> None:
 
 def test_a_client_that_can_not_be_watched_is_never_gone() -> None:
     async def main() -> None:
-        with HangUpWatch(None, lambda: None) as watch:
+        with DisconnectWatch(None, lambda: None) as watch:
             await asyncio.sleep(5)
         assert not watch.is_gone
 

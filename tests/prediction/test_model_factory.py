@@ -14,7 +14,7 @@ from lsml_bento.errors import LabelConfigError, ModelError, ModelSetupError
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
-from lsml_bento.prediction.model_factory import Maker, ModelKey
+from lsml_bento.prediction.model_factory import ModelFactory, ModelKey
 from lsml_bento.state.memory import MemoryState
 from tests.doubles import CONFIG, OTHER_CONFIG, texts
 from tests.learned import ONE, TWO, Named, Store
@@ -29,9 +29,9 @@ def store(tmp_path: Path) -> Store:
 
 def maker_of(
     model: type[LabelStudioMLBase], store: Store, *, shares: bool = True
-) -> Maker:
+) -> ModelFactory:
     source = ModelSource(model)
-    return Maker(source, store.state, NoMedia(), store.weights, shares=shares)
+    return ModelFactory(source, store.state, NoMedia(), store.weights, shares=shares)
 
 
 def key(version: str | None = None, config: str = CONFIG, project: Any = ONE) -> Any:
@@ -100,7 +100,7 @@ class TestSharing:
     ) -> None:
         monkeypatch.setattr(sys, "path", list(sys.path))
         source = ModelSource("written_for_sharing:Model", tmp_path)
-        maker = Maker(source, store.state, NoMedia(), store.weights, shares=True)
+        maker = ModelFactory(source, store.state, NoMedia(), store.weights, shares=True)
         found = []
         for number in (1, 22):
             (tmp_path / "written_for_sharing.py").write_text(MODULE.format(number))

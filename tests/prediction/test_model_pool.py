@@ -18,14 +18,14 @@ from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
 from lsml_bento.prediction.model_factory import ModelKey
-from lsml_bento.prediction.model_pool import Models
+from lsml_bento.prediction.model_pool import ModelPool
 from lsml_bento.state.memory import MemoryState
 from tests.conftest import Serve
 from tests.doubles import CONFIG, Echo, texts
 
 
-def models_of(model: type[LabelStudioMLBase], **options: Any) -> Models:
-    return Models(ModelSource(model), MemoryState(), NoMedia(), **options)
+def models_of(model: type[LabelStudioMLBase], **options: Any) -> ModelPool:
+    return ModelPool(ModelSource(model), MemoryState(), NoMedia(), **options)
 
 
 def key(project: int = 1, config: str = CONFIG, params: object = None) -> ModelKey:

@@ -21,9 +21,9 @@ from lsml_bento.model import invoke
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
-from lsml_bento.prediction.model_pool import Models
+from lsml_bento.prediction.model_pool import ModelPool
 from lsml_bento.prediction.predictor import Group, Predictor
-from lsml_bento.prediction.version_follower import Serving
+from lsml_bento.prediction.version_follower import VersionFollower
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Pair
 from lsml_bento.versions.version import Version, promote
@@ -36,8 +36,8 @@ def predictor_of(
     model: type[LabelStudioMLBase], state: MemoryState | None = None
 ) -> Predictor:
     state = state or MemoryState()
-    models = Models(ModelSource(model), state, NoMedia())
-    return Predictor(models, state, Serving(models, state))
+    models = ModelPool(ModelSource(model), state, NoMedia())
+    return Predictor(models, state, VersionFollower(models, state))
 
 
 def group(

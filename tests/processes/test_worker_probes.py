@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lsml_bento.errors import SettingsError, StateError
-from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.processes.worker_probes import Health
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.training.desk import Desk
@@ -56,7 +56,7 @@ class Worker:
             lambda: speaker(HOLD),
             keeps_process=False,
         )
-        self.health = Health(0, self.desk, Ledger(home.state), still_s=3)
+        self.health = Health(0, self.desk, JobStore(home.state), still_s=3)
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.health.port}")
         self.thread = threading.Thread(target=self.desk.work)
 
@@ -105,8 +105,8 @@ def test_a_worker_is_ready_that_stands_by_or_trains(worker: Worker) -> None:
 def test_prometheus_gets_the_ledger_s_figures(worker: Worker) -> None:
     worker.home.enqueue()
     lease = worker.home.lease()
-    worker.home.ledger.fail(lease, "no")
-    seconds, fits = worker.home.ledger.totals()
+    worker.home.job_store.fail(lease, "no")
+    seconds, fits = worker.home.job_store.totals()
 
     measured = worker.metrics()
 
@@ -166,7 +166,7 @@ def test_what_is_not_there_is_said_and_a_client_that_hangs_up_does_no_harm(
 
 def test_a_port_in_use_is_said_in_a_sentence(worker: Worker) -> None:
     with pytest.raises(SettingsError) as refused:
-        Health(worker.health.port, worker.desk, Ledger(MemoryState()))
+        Health(worker.health.port, worker.desk, JobStore(MemoryState()))
 
     assert str(refused.value) == (
         f"--health-port {worker.health.port} can not be listened on (Address already "

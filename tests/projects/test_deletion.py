@@ -17,7 +17,7 @@ from lsml_bento.errors import StillRunning, WeightsError
 from lsml_bento.jobs.annotations import record
 from lsml_bento.jobs.events import parse_event
 from lsml_bento.jobs.job import LEASE_S, JobStatus
-from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.projects.deletion import KEYS, forget_project, holdings
 from lsml_bento.state.store import Change, State, key_of
@@ -58,7 +58,7 @@ def annotate(state: State, project: Project, *annotations: int) -> str:
     assert event.project == project
 
     def work(change: Change) -> str:
-        job = Ledger(state).gather(change, event, record(change, event), RULES)
+        job = JobStore(state).gather(change, event, record(change, event), RULES)
         assert job is not None
         return job.id
 
@@ -67,9 +67,9 @@ def annotate(state: State, project: Project, *annotations: int) -> str:
 
 def ran(state: State) -> str:
     """End the job that is due next, after a while."""
-    lease = Ledger(state, lambda: time.time() + 100).lease("me")
+    lease = JobStore(state, lambda: time.time() + 100).lease("me")
     assert lease is not None
-    return Ledger(state).fail(lease, "no").id
+    return JobStore(state).fail(lease, "no").id
 
 
 def train(state: State, weights: BentoModels, project: Project, name: str) -> Version:
@@ -90,7 +90,7 @@ def train(state: State, weights: BentoModels, project: Project, name: str) -> Ve
 def fill(state: State, weights: BentoModels, project: Project) -> None:
     """A project with all that can be kept for one."""
     state.write(project, {"model_version": "base", "extra_params": {}})
-    job = Ledger(state).cancel(annotate(state, project, 1, 2))
+    job = JobStore(state).cancel(annotate(state, project, 1, 2))
     state.change(lambda change: change.put(key_of("job-log", job.id), "[]"))
     annotate(state, project, 2, 3)
     train(state, weights, project, "v1")
@@ -144,7 +144,7 @@ def test_a_project_that_was_forgotten_begins_anew(
     annotate(state, ONE, 1)
 
     assert holdings(state, ONE).annotations == 1
-    [job] = Ledger(state).jobs()
+    [job] = JobStore(state).jobs()
     assert job.new_annotations == 1
     assert Versions(state).pointer(ONE).version is None
 
@@ -197,14 +197,14 @@ def test_a_run_is_told_to_stop_and_waited_for(
     state: State, weights: BentoModels
 ) -> None:
     annotate(state, ONE, 1)
-    ledger = Ledger(state)
-    lease = Ledger(state, lambda: time.time() + 100).lease("me")
+    job_store = JobStore(state)
+    lease = JobStore(state, lambda: time.time() + 100).lease("me")
     assert lease is not None
 
     def run() -> None:
-        while not ledger.renew(lease):
+        while not job_store.renew(lease):
             time.sleep(0.05)
-        ledger.fail(lease, "stopped")
+        job_store.fail(lease, "stopped")
 
     running = threading.Thread(target=run)
     running.start()
@@ -220,7 +220,7 @@ def test_the_run_of_a_worker_that_is_gone_ends_with_its_lease(
     state = open_state("sqlite", tmp_path)
     annotate(state, ONE, 1)
     long_ago = time.time() + 100
-    lease = Ledger(state, lambda: long_ago).lease("gone")
+    lease = JobStore(state, lambda: long_ago).lease("gone")
     assert lease is not None
     earlier = lease.job.with_(lease_until=time.time() - LEASE_S)
     state.change(lambda c: c.put(key_of("job", earlier.id), earlier.model_dump_json()))
@@ -237,13 +237,13 @@ def test_a_run_that_does_not_stop_keeps_the_project(
     monkeypatch.setattr("lsml_bento.projects.deletion.STOP_S", 0.3)
     state = open_state("sqlite", tmp_path)
     annotate(state, ONE, 1)
-    assert Ledger(state, lambda: time.time() + 100).lease("stubborn") is not None
+    assert JobStore(state, lambda: time.time() + 100).lease("stubborn") is not None
 
     with pytest.raises(StillRunning, match=r"runs on stubborn and does not stop"):
         forget_project(state, weights, "me", ONE)
 
     assert holdings(state, ONE).annotations == 1
-    assert Ledger(state).jobs()[0].status is JobStatus.RUNNING
+    assert JobStore(state).jobs()[0].status is JobStatus.RUNNING
     state.close()
 
 

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from lsml_bento.errors import NameTaken
-from lsml_bento.state.heartbeat import GONE_S, Presence
+from lsml_bento.state.heartbeat import GONE_S, Heartbeat
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import below
 
@@ -21,7 +21,7 @@ class Clock:
 
 def test_processes_of_one_class_live_side_by_side() -> None:
     state = MemoryState()
-    one, two = Presence(state, "NER"), Presence(state, "NER")
+    one, two = Heartbeat(state, "NER"), Heartbeat(state, "NER")
 
     one.announce()
     two.announce()
@@ -34,10 +34,10 @@ def test_processes_of_one_class_live_side_by_side() -> None:
 
 def test_another_class_is_refused_with_what_to_do() -> None:
     state = MemoryState()
-    Presence(state, "NER").announce()
+    Heartbeat(state, "NER").announce()
 
     with pytest.raises(NameTaken) as refused:
-        Presence(state, "Choices").announce()
+        Heartbeat(state, "Choices").announce()
 
     said = str(refused.value)
     assert f"process {os.getpid()} on" in said
@@ -49,21 +49,21 @@ def test_another_class_is_refused_with_what_to_do() -> None:
 
 def test_a_process_that_died_stands_in_nobody_s_way() -> None:
     state, clock = MemoryState(), Clock()
-    Presence(state, "NER", clock).announce()
+    Heartbeat(state, "NER", clock).announce()
     clock.now += GONE_S + 1
 
-    Presence(state, "Choices", clock).announce()
+    Heartbeat(state, "Choices", clock).announce()
 
     assert len(state.scan(below("process"))) == 1
 
 
 def test_a_process_that_says_so_lives() -> None:
     state, clock = MemoryState(), Clock()
-    living = Presence(state, "NER", clock)
+    living = Heartbeat(state, "NER", clock)
     living.announce()
     for _ in range(4):
         clock.now += GONE_S / 2
         living.beat()
 
     with pytest.raises(NameTaken):
-        Presence(state, "Choices", clock).announce()
+        Heartbeat(state, "Choices", clock).announce()

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from lsml_bento.jobs.job import LEASE_S, Job, JobStatus
-from lsml_bento.jobs.job_store import Ledger
+from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import below
 from lsml_bento.training.child_process import FitProcess
@@ -169,7 +169,7 @@ def test_a_job_that_is_forgotten_while_it_runs_is_no_reason_to_end(
 
 
 def test_jobs_of_a_worker_that_died_are_taken_over(home: Home, room: Room) -> None:
-    home.ledger = Ledger(home.state, now=lambda: time.time() - LEASE_S - 1)
+    home.job_store = JobStore(home.state, now=lambda: time.time() - LEASE_S - 1)
     lost = home.lease().job
     room.open()
 

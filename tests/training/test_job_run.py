@@ -16,7 +16,7 @@ from lsml_bento.errors import TrainingError, WeightsError
 from lsml_bento.model.training_policy import TrainingEvent
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.training.job_run import JobRun
-from lsml_bento.training.overlay_state import FitState
+from lsml_bento.training.overlay_state import OverlayState
 from tests.fits import ONE, Home
 
 
@@ -33,7 +33,9 @@ def run(home: Home) -> Iterator[JobRun]:
 
 
 def run_of(home: Home, **data: Any) -> JobRun:
-    return JobRun(home.lease(**data).job, FitState(home.state, ONE, None), home.bench)
+    return JobRun(
+        home.lease(**data).job, OverlayState(home.state, ONE, None), home.bench
+    )
 
 
 def save_badly(run: JobRun) -> None:
@@ -253,7 +255,7 @@ class TestItsJob:
         )
 
         assert run.events == [TrainingEvent("ANNOTATION_CREATED", 4)]
-        assert run.job_id == home.ledger.jobs()[0].id
+        assert run.job_id == home.job_store.jobs()[0].id
 
     def test_reports_go_to_the_worker(self, home: Home, run: JobRun) -> None:
         run.report(0.5, {"loss": 1.0})

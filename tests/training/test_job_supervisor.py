@@ -14,10 +14,10 @@ import pytest
 
 from lsml_bento.errors import JobNotFound, LeaseLost
 from lsml_bento.jobs.job import LEASE_S, MAX_ATTEMPTS, Job, JobStatus
-from lsml_bento.jobs.job_store import Lease, Ledger
+from lsml_bento.jobs.job_store import JobStore, Lease
 from lsml_bento.state.store import below
 from lsml_bento.training.child_process import FitProcess
-from lsml_bento.training.job_supervisor import Watch
+from lsml_bento.training.job_supervisor import JobSupervisor
 from lsml_bento.versions.version import Version
 from lsml_bento.versions.weights import store_name
 from tests.fits import NAME, ONE, Home, eventually, speaker
@@ -38,12 +38,12 @@ class Desk:
         *,
         timeout_s: float = 60,
         grace_s: float = 0.4,
-    ) -> Watch:
+    ) -> JobSupervisor:
         self.processes.append(speaker(does))
-        return Watch(
+        return JobSupervisor(
             lease or self.home.lease(),
             self.processes[-1],
-            self.home.ledger,
+            self.home.job_store,
             self.home.publisher,
             timeout_s,
             lambda: self.is_stopping,
@@ -75,8 +75,8 @@ def when_running(home: Home, then: Callable[[Job], Any]) -> threading.Thread:
     """Do something once the run has shown that it goes on."""
 
     def work() -> None:
-        [job] = eventually(lambda: home.ledger.jobs(status=JobStatus.RUNNING))
-        eventually(lambda: home.ledger.log_tail(job.id), "the first line")
+        [job] = eventually(lambda: home.job_store.jobs(status=JobStatus.RUNNING))
+        eventually(lambda: home.job_store.log_tail(job.id), "the first line")
         then(job)
 
     thread = threading.Thread(target=work)
@@ -124,7 +124,7 @@ class TestARunThatGoesWell:
         def look(job: Job) -> None:
             eventually(lambda: home.job(job).note, "the last report")
             seen.append(home.job(job))
-            home.ledger.cancel(job.id)
+            home.job_store.cancel(job.id)
 
         thread = when_running(home, look)
         job = desk.run(
@@ -142,13 +142,13 @@ class TestARunThatGoesWell:
         assert seen[0].progress == 0.25
         assert seen[0].metrics == {"loss": 1.0, "f1": None}
         assert (seen[0].source, seen[0].note) == ("journal", "set LABEL_STUDIO_API_KEY")
-        assert home.ledger.log_tail(job.id) == [f"has {job.id}", "epoch 1"]
+        assert home.job_store.log_tail(job.id) == [f"has {job.id}", "epoch 1"]
         assert job.status is JobStatus.CANCELLED
 
     def test_the_last_lines_are_kept(self, home: Home, desk: Desk) -> None:
         job = desk.run("for n in range(300): note(str(n))")
 
-        assert home.ledger.log_tail(job.id) == [str(n) for n in range(100, 300)]
+        assert home.job_store.log_tail(job.id) == [str(n) for n in range(100, 300)]
 
     def test_the_lease_is_kept_for_as_long_as_it_takes(
         self, home: Home, desk: Desk
@@ -191,13 +191,13 @@ class TestARunThatFails:
                 assert job.note is not None
                 assert job.note.startswith("run again: the process of fit ")
                 assert reason in job.note
-                lease = home.ledger.lease("test")
+                lease = home.job_store.lease("test")
 
         assert job.status is JobStatus.FAILED
         assert job.error is not None
         assert job.error.startswith("the run ended without an answer 3 times, last as ")
         assert reason in job.error
-        assert home.ledger.lease("test") is None
+        assert home.job_store.lease("test") is None
 
     def test_one_that_the_state_failed_is_tried_again(
         self, home: Home, desk: Desk
@@ -234,7 +234,7 @@ class TestARunThatFails:
 
 class TestCancelling:
     def test_a_run_that_listens_ends_by_itself(self, home: Home, desk: Desk) -> None:
-        thread = when_running(home, lambda job: home.ledger.cancel(job.id))
+        thread = when_running(home, lambda job: home.job_store.cancel(job.id))
         start = time.monotonic()
         job = desk.run("while not stopped: time.sleep(0.01)", grace_s=30)
         thread.join()
@@ -244,7 +244,7 @@ class TestCancelling:
         assert desk.is_well
 
     def test_what_it_made_nevertheless_is_dropped(self, home: Home, desk: Desk) -> None:
-        thread = when_running(home, lambda job: home.ledger.cancel(job.id))
+        thread = when_running(home, lambda job: home.job_store.cancel(job.id))
         job = desk.run(made(home, "while not stopped: time.sleep(0.01)"))
         thread.join()
 
@@ -254,7 +254,7 @@ class TestCancelling:
     def test_one_that_fails_for_being_stopped_is_cancelled(
         self, home: Home, desk: Desk
     ) -> None:
-        thread = when_running(home, lambda job: home.ledger.cancel(job.id))
+        thread = when_running(home, lambda job: home.job_store.cancel(job.id))
         job = desk.run(
             """
             while not stopped: time.sleep(0.01)
@@ -266,7 +266,7 @@ class TestCancelling:
         assert (job.status, job.error) == (JobStatus.CANCELLED, None)
 
     def test_one_that_does_not_listen_is_killed(self, home: Home, desk: Desk) -> None:
-        thread = when_running(home, lambda job: home.ledger.cancel(job.id))
+        thread = when_running(home, lambda job: home.job_store.cancel(job.id))
         start = time.monotonic()
         job = desk.run("time.sleep(60)")
         thread.join()
@@ -281,7 +281,7 @@ class TestCancelling:
     ) -> None:
         desk.run(made(home))
         same = home.active.model_copy(update={"version": "v2"}).model_dump(mode="json")
-        thread = when_running(home, lambda job: home.ledger.cancel(job.id))
+        thread = when_running(home, lambda job: home.job_store.cancel(job.id))
         desk.run(f"while not stopped: time.sleep(0.01)\nsend(done={same!r})")
         thread.join()
 
@@ -321,11 +321,11 @@ class TestAWorkerThatEnds:
 
 class TestAJobThatIsLost:
     def test_another_run_s_job_is_not_written_to(self, home: Home, desk: Desk) -> None:
-        home.ledger = Ledger(home.state, now=lambda: time.time() - LEASE_S - 1)
+        home.job_store = JobStore(home.state, now=lambda: time.time() - LEASE_S - 1)
         lease = home.lease()
-        home.ledger = Ledger(home.state)
-        home.ledger.expire()
-        other = home.ledger.lease("other")
+        home.job_store = JobStore(home.state)
+        home.job_store.expire()
+        other = home.job_store.lease("other")
         assert other is not None
         watch = desk.watch(made(home), lease)
         desk.processes[-1].send(lease.job)

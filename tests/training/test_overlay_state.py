@@ -8,7 +8,7 @@ import pytest
 
 from lsml_bento.contract import Project
 from lsml_bento.state.memory import MemoryState
-from lsml_bento.training.overlay_state import FitState
+from lsml_bento.training.overlay_state import OverlayState
 
 ONE = Project("1", 100)
 TWO = Project("2", 100)
@@ -21,14 +21,14 @@ def below() -> MemoryState:
     return state
 
 
-def captured(below: MemoryState, version: str | None = None) -> FitState:
-    state = FitState(below, ONE, version)
+def captured(below: MemoryState, version: str | None = None) -> OverlayState:
+    state = OverlayState(below, ONE, version)
     state.capture()
     return state
 
 
 def test_before_fit_everything_is_written_through(below: MemoryState) -> None:
-    state = FitState(below, ONE, "v1")
+    state = OverlayState(below, ONE, "v1")
     state.write(ONE, {"model_version": "base-2", "threshold": 0.6})
 
     assert below.read(ONE) == {"model_version": "base-2", "threshold": 0.6}

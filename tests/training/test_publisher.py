@@ -16,7 +16,7 @@ from lsml_bento.backend.backend import Backend
 from lsml_bento.contract import Project
 from lsml_bento.errors import LeaseLost
 from lsml_bento.jobs.job import LEASE_S, JobStatus
-from lsml_bento.jobs.job_store import Lease, Ledger
+from lsml_bento.jobs.job_store import JobStore, Lease
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
 from lsml_bento.state.memory import MemoryState
@@ -59,7 +59,7 @@ def tags(*names: str) -> list[str]:
 def lost(home: Home) -> Lease:
     """A lease that another run has now."""
     lease = home.lease()
-    Ledger(home.state, now=lambda: time.time() + LEASE_S + 1).expire()
+    JobStore(home.state, now=lambda: time.time() + LEASE_S + 1).expire()
     return lease
 
 
@@ -90,7 +90,7 @@ def test_a_run_that_lost_its_job_leaves_no_weights(home: Home) -> None:
 
 def test_a_cancelled_run_leaves_no_weights(home: Home) -> None:
     lease = home.lease()
-    home.ledger.cancel(lease.job.id)
+    home.job_store.cancel(lease.job.id)
     job = home.publisher.publish(lease, made(home, "v1"))
 
     assert (job.status, job.version) == (JobStatus.CANCELLED, None)
@@ -128,8 +128,8 @@ def test_tidying_removes_old_jobs(home: Home) -> None:
     home.enqueue()
     home.publisher.tidy()
 
-    assert len(home.ledger.jobs(status=JobStatus.SUCCEEDED)) == 3
-    assert len(home.ledger.jobs(status=JobStatus.QUEUED)) == 1
+    assert len(home.job_store.jobs(status=JobStatus.SUCCEEDED)) == 3
+    assert len(home.job_store.jobs(status=JobStatus.QUEUED)) == 1
 
 
 def test_tidying_lets_be_what_is_new_or_somebody_else_s(home: Home) -> None:

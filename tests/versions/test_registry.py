@@ -16,7 +16,7 @@ from lsml_bento.contract import Project
 from lsml_bento.errors import LeaseLost, VersionInUse, VersionNotFound
 from lsml_bento.jobs.events import Event
 from lsml_bento.jobs.job import LEASE_S
-from lsml_bento.jobs.job_store import Lease, Ledger
+from lsml_bento.jobs.job_store import JobStore, Lease
 from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
 from lsml_bento.state.store import Change, State, identify, key_of
 from lsml_bento.versions.registry import Versions
@@ -324,20 +324,20 @@ class TestDeleting:
 
 
 class TestRaces:
-    def leased(self, ledger: Ledger, project: Project = ONE) -> Lease:
-        ledger.enqueue(Event(START_TRAINING, project), EACH)
-        lease = ledger.lease("worker")
+    def leased(self, job_store: JobStore, project: Project = ONE) -> Lease:
+        job_store.enqueue(Event(START_TRAINING, project), EACH)
+        lease = job_store.lease("worker")
         assert lease is not None
         return lease
 
     def test_a_promotion_and_the_end_of_its_job_are_one(
         self, versions: Versions, state: State
     ) -> None:
-        ledger = Ledger(state)
-        lease = self.leased(ledger)
+        job_store = JobStore(state)
+        lease = self.leased(job_store)
         versions.activate(ONE, "base", pin=True)
 
-        job = ledger.succeed(
+        job = job_store.succeed(
             lease, "v1", {}, also=lambda change: promote(change, ONE, made("v1"))
         )
 
@@ -348,21 +348,21 @@ class TestRaces:
         self, versions: Versions, state: State
     ) -> None:
         now = time.time()
-        ledger = Ledger(state, now=lambda: now)
-        lost = self.leased(ledger)
+        job_store = JobStore(state, now=lambda: now)
+        lost = self.leased(job_store)
         now += LEASE_S + 1
-        ledger.expire()
-        holder = ledger.lease("other")
+        job_store.expire()
+        holder = job_store.lease("other")
         assert holder is not None
 
         with pytest.raises(LeaseLost):
-            ledger.succeed(
+            job_store.succeed(
                 lost, "v1", {}, also=lambda change: promote(change, ONE, made("v1"))
             )
 
         assert versions.all(ONE) == []
         assert versions.pointer(ONE) == Pointer()
-        ledger.succeed(
+        job_store.succeed(
             holder, "v2", {}, also=lambda change: promote(change, ONE, made("v2"))
         )
         assert versions.pointer(ONE).version == "v2"

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from lsml_bento.errors import WeightsError
-from lsml_bento.versions.staging import Workroom
+from lsml_bento.versions.staging import StagingArea
 
 
-def room_of(store: Path) -> Workroom:
-    return Workroom(store, store / ".inside", lambda path: None)
+def room_of(store: Path) -> StagingArea:
+    return StagingArea(store, store / ".inside", lambda path: None)
 
 
 def test_no_two_are_in_a_block_of_one_name_at_a_time(tmp_path: Path) -> None:
