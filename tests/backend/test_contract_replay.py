@@ -22,7 +22,7 @@ import pytest
 
 from tests.doubles import Client, Echo, client_of, one_sentence
 
-PAYLOADS = Path(__file__).with_name("payloads")
+PAYLOADS = Path(__file__).parents[1] / "payloads"
 RECORDED = sorted(path.stem for path in PAYLOADS.glob("*.json"))[1:]
 """Without 000, which holds what Label Studio answered to its own callers."""
 

@@ -31,8 +31,8 @@ for directory in map(Path, sys.argv[1:]):
 print(*sorted({{"bentoml", "torch", "label_studio_sdk", "huey"}} & set(sys.modules)))
 """
 SERVED = EACH.format(
-    first="from lsml_bento.adapters.bentoml_service import spec_of",
-    spec="spec_of(__import__('lsml_bento.processes.bentoml_target').served.svc)",
+    first="import importlib; from lsml_bento.adapters.bentoml_service import spec_of",
+    spec="spec_of(importlib.import_module('lsml_bento.processes.bentoml_target').svc)",
 )
 FOUND = EACH.format(
     first="from lsml_bento.cli.opening import find_spec", spec="find_spec(directory)"
