@@ -84,11 +84,11 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## measure against peers and the model alone; writes benchmarks/results.md
-	$(BIN)/python -m benchmarks.setup
-	$(BIN)/python -m benchmarks.run
+bench: $(READY) ## measure against peers and the model alone; writes benchmarks/serving/results.md
+	$(BIN)/python -m benchmarks.serving.setup
+	$(BIN)/python -m benchmarks.serving
 
-bench-learning: $(READY) redis-server ## measure what learning must reach; writes benchmarks/learning.md
+bench-learning: $(READY) redis-server ## measure what learning must reach; writes benchmarks/learning/results.md
 	$(BIN)/python -m benchmarks.learning
 
 clean:

@@ -1,4 +1,4 @@
 """The service beside its peers and beside the model alone, in one run.
 
-`python -m benchmarks.run` takes the arms in turn and writes `results.md`.
+`python -m benchmarks.serving` takes the arms in turn and writes `results.md`.
 """

@@ -13,8 +13,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import limit, payloads, workloads
-from benchmarks.models import Served
+from benchmarks.common import alone as limit
+from benchmarks.common import tasks as payloads
+from benchmarks.common import workloads
+from benchmarks.common.models import Served
 
 if TYPE_CHECKING:
     from torch import Tensor

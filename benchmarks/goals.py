@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.samples import LIMIT, OURS, Samples
+from benchmarks.common.samples import LIMIT, OURS, Samples
 
 UNMEASURED = "not measured"
 

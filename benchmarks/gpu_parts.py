@@ -14,10 +14,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks import accelerated, arms, load, payloads, prometheus, verify
+from benchmarks import accelerated, prometheus, verify
 from benchmarks.accelerated import FILES, SERVED
-from benchmarks.servers import Server, serve
-from benchmarks.workloads import BATCH
+from benchmarks.common import tasks as payloads
+from benchmarks.common import wrk as load
+from benchmarks.common.servers import Server, serve
+from benchmarks.common.workloads import BATCH
+from benchmarks.serving import candidates as arms
 
 CLIENTS = 64
 FAILED = f"{CLIENTS} clients, failed"

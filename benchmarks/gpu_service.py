@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from benchmarks import workloads
 from benchmarks.accelerated import CLASSES
+from benchmarks.common import workloads
 from lsml_bento import create_service
 
 _WORKLOAD = os.environ["BENCH_WORKLOAD"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.learners import NAME
+from benchmarks.learning.learner import NAME
 from lsml_bento import create_service
 
-svc = create_service("benchmarks.learners:Learner", name=NAME, max_batch_size=32)
+svc = create_service(
+    "benchmarks.learning.learner:Learner", name=NAME, max_batch_size=32
+)

@@ -8,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import heap, load, payloads
-from benchmarks.arms import Arm
+from benchmarks import heap
+from benchmarks.common import tasks as payloads
+from benchmarks.common import wrk as load
+from benchmarks.common.servers import Server, ServerFailedError, serve
 from benchmarks.plan import Plan
-from benchmarks.servers import Server, ServerFailedError, serve
+from benchmarks.serving.candidates import Arm
 
 MAX_MODELS = 8
 MANY_PROJECTS = 100

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import statistics
 
-from benchmarks import arms, load, payloads, setup
-from benchmarks.limit import BATCH_OF_CLIENTS
+from benchmarks.common import tasks as payloads
+from benchmarks.common import wrk as load
+from benchmarks.common.alone import BATCH_OF_CLIENTS
+from benchmarks.serving import candidates as arms
+from benchmarks.serving import setup
 
 _TIMEOUTS_S = (0.0, 0.001, 0.002, 0.005, 0.01)
 _ROUNDS = 3

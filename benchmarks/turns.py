@@ -6,12 +6,15 @@ import os
 from collections.abc import Callable
 from functools import partial
 
-from benchmarks import arms, lifecycle, limit, measures, verify
-from benchmarks.arms import Arm
+from benchmarks import lifecycle, verify
+from benchmarks.common import alone as limit
+from benchmarks.common.samples import LIMIT, OURS
+from benchmarks.common.servers import Server
 from benchmarks.plan import Plan
-from benchmarks.report import Results
-from benchmarks.samples import LIMIT, OURS
-from benchmarks.servers import Server
+from benchmarks.serving import candidates as arms
+from benchmarks.serving import measures
+from benchmarks.serving.candidates import Arm
+from benchmarks.serving.report import Results
 
 SINGLE = ("startup", "memory", "projects", "soak")
 

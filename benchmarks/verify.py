@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from benchmarks import payloads
+from benchmarks.common import tasks as payloads
 
 _CLIENTS = 16
 _REQUESTS = 10

@@ -12,8 +12,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import accelerated, arms, machine
+from benchmarks import accelerated
 from benchmarks.accelerated import FILES, SERVED
+from benchmarks.common import machine
+from benchmarks.common.page import Page, exit_on_sigterm, wide_console
+from benchmarks.common.samples import LIMIT, OURS
+from benchmarks.common.workloads import BATCH
 from benchmarks.goals import Goal, Measure, highest, median
 from benchmarks.gpu_parts import (
     CLIENTS,
@@ -27,11 +31,9 @@ from benchmarks.gpu_parts import (
     json_of,
     served,
 )
-from benchmarks.page import Page, exit_on_sigterm, wide_console
-from benchmarks.samples import LIMIT, OURS
-from benchmarks.workloads import BATCH
+from benchmarks.serving import candidates as arms
 
-_RESULTS = Path(__file__).with_name("gpu.md")
+_RESULTS = Path(__file__).with_name("results.md")
 _ABOUT = {
     "transformer": "the transformer of `make bench`",
     "larger": "one of BERT large's 24 layers x 1024, for texts of 400 words",

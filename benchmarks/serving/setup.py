@@ -1,4 +1,4 @@
-"""Make the peer's environment: `python -m benchmarks.setup`; quick when made before."""
+"""Make the peer's environment: `python -m benchmarks.serving.setup`; quick if made."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.payloads import REPOSITORY
+from benchmarks.common.tasks import REPOSITORY
 
 ENVIRONMENT = REPOSITORY / ".venvs/bench"
 PYTHON = ENVIRONMENT / "bin/python"

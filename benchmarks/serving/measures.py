@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from benchmarks import load, payloads, prometheus, verify
-from benchmarks.limit import BATCH_OF_CLIENTS, BULK
+from benchmarks import prometheus, verify
+from benchmarks.common import tasks as payloads
+from benchmarks.common import wrk as load
+from benchmarks.common.alone import BATCH_OF_CLIENTS, BULK
+from benchmarks.common.servers import Server
 from benchmarks.plan import Plan
-from benchmarks.servers import Server
 
 LARGE = 1000
 SATURATING = "transformer"

@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import payloads, setup
-from benchmarks.servers import Server, serve
+from benchmarks.common import tasks as payloads
+from benchmarks.common.servers import Server, serve
+from benchmarks.serving import setup
 
 _BENTOML = str(Path(sys.executable).with_name("bentoml"))
 _SERVE = (_BENTOML, "serve", "--host", "127.0.0.1", "--port", "{port}")
@@ -56,14 +57,14 @@ ARMS = (
     Arm(
         "ours",
         "lsml-bento",
-        (*_SERVE, "benchmarks.ours_service:svc"),
+        (*_SERVE, "benchmarks.common.service:svc"),
         "/health",
         "`create_service(..., max_batch_size=32)`, everything else as it comes",
     ),
     Arm(
         "litserve",
         "LitServe",
-        (str(setup.PYTHON), "-m", "benchmarks.litserve_service"),
+        (str(setup.PYTHON), "-m", "benchmarks.serving.litserve_service"),
         "/health",
         "max_batch_size 32, fast_queue, 1 API server, 1 worker, access log off; "
         "batch_timeout tuned for each workload ("
@@ -73,7 +74,7 @@ ARMS = (
     Arm(
         "bentoml",
         "BentoML batching",
-        (*_SERVE, "benchmarks.bentoml_service:Peer"),
+        (*_SERVE, "benchmarks.serving.bentoml_service:Peer"),
         "/readyz",
         "`batchable=True`, max_batch_size 32, max_latency_ms 300,000 (nothing is "
         "refused), 1 worker, access log off, uvloop and httptools",

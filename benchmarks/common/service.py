@@ -1,4 +1,4 @@
-"""lsml_bento's arm: `bentoml serve benchmarks.ours_service:svc`."""
+"""lsml_bento's arm: `bentoml serve benchmarks.common.service:svc`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from benchmarks import heap
 from lsml_bento import create_service
 
 _TARGETS = {
-    "trivial": "benchmarks.models:Trivial",
-    "device": "benchmarks.models:Device",
-    "transformer": "benchmarks.models:Transformer",
+    "trivial": "benchmarks.common.models:Trivial",
+    "device": "benchmarks.common.models:Device",
+    "transformer": "benchmarks.common.models:Transformer",
     "pytorch_ner": "examples.pytorch_ner.backend:NER",
 }
 _WORKLOAD = os.environ["BENCH_WORKLOAD"]

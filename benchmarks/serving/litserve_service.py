@@ -1,4 +1,4 @@
-"""LitServe's arm: `python -m benchmarks.litserve_service`, in .venvs/bench."""
+"""LitServe's arm: `python -m benchmarks.serving.litserve_service`, in .venvs/bench."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import litserve  # type: ignore[import-not-found]  # only in .venvs/bench
 
-from benchmarks import workloads
+from benchmarks.common import workloads
 
 Tasks = list[dict[str, Any]]
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.preannotating`: what preannotate must reach, preannotation.md.
+"""`python -m benchmarks.preannotation`: what preannotate must reach, preannotation.md.
 
 The device model of `workloads.py` over a file of tasks, beside the same model alone;
 and how much memory a hundred times as many tasks take. `--quick` takes a tenth.
@@ -14,16 +14,18 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import machine, payloads, workloads
+from benchmarks.common import machine, workloads
+from benchmarks.common import tasks as payloads
+from benchmarks.common.page import Page, exit_on_sigterm, wide_console
+from benchmarks.common.samples import OURS
 from benchmarks.goals import Goal, Measure
-from benchmarks.page import Page, exit_on_sigterm, wide_console
-from benchmarks.samples import OURS
 
-_RESULTS = Path(__file__).with_name("preannotation.md")
+_RESULTS = Path(__file__).with_name("results.md")
 _TOOL = Path(sys.executable).with_name("lsml-bento")
 _HOW = """\
-Each number is a process of its own: `lsml-bento preannotate benchmarks.models:Device`
-reads tasks from a file of JSON Lines and writes them to another with their predictions;
+Each number is a process of its own: `lsml-bento preannotate
+benchmarks.common.models:Device` reads tasks from a file of JSON Lines and
+writes them to another with their predictions;
 the model alone is called with tasks in memory, in batches of 32. Both rates are taken
 from the first call on, once the model is made; "wall" is the whole command, start of
 Python included. The rounds take turns, and ratios are medians of each round's own.
@@ -52,7 +54,12 @@ def _preannotate(model: str, count: int) -> dict[str, float]:
         place = Path(directory)
         _write_tasks(place / "tasks.jsonl", count)
         (place / "label_config.xml").write_text(payloads.label_config("device"))
-        command = [str(_TOOL), "preannotate", f"benchmarks.models:{model}", "--json"]
+        command = [
+            str(_TOOL),
+            "preannotate",
+            f"benchmarks.common.models:{model}",
+            "--json",
+        ]
         for option, name in (
             ("--tasks", "tasks.jsonl"),
             ("--output", "output.jsonl"),
@@ -95,7 +102,7 @@ def check(output: Path, count: int) -> None:
 
 def _alone(count: int) -> float:
     """Tasks/s of the model in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.preannotating", "alone", str(count)]
+    command = [sys.executable, "-m", "benchmarks.preannotation", "alone", str(count)]
     done = subprocess.run(
         command, cwd=payloads.REPOSITORY, check=True, capture_output=True, text=True
     )
@@ -158,7 +165,7 @@ def main(arguments: list[str]) -> int:
     exit_on_sigterm()
     quick = "--quick" in arguments
     scale = 10 if quick else 1
-    command = " ".join(["python -m benchmarks.preannotating", *arguments])
+    command = " ".join(["python -m benchmarks.preannotation", *arguments])
     described = machine.describe(command, torch_threads=0)
     for unused in ("litserve", "torch threads"):
         del described[unused]

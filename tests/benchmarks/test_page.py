@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks import payloads, preannotating, verify
+from benchmarks import verify
+from benchmarks.common import tasks as payloads
+from benchmarks.common.page import Page
+from benchmarks.common.samples import OURS
 from benchmarks.goals import Goal, median
-from benchmarks.page import Page
-from benchmarks.samples import OURS
+from benchmarks.preannotation import __main__ as preannotating
 
 
 @pytest.fixture

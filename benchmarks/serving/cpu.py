@@ -1,7 +1,7 @@
 """CPU time of a trivial request in one process, with BentoML's spans and without.
 
-`python -m benchmarks.cpu`: no sockets and no other process, so that the number is less
-noisy than a rate. The figures of docs/architecture.md come from here.
+`python -m benchmarks.serving.cpu`: no sockets and no other process, so that the number
+is less noisy than a rate. The figures of docs/architecture.md come from here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 import time
 from typing import Any
 
-from benchmarks.payloads import body
+from benchmarks.common.tasks import body
 
 CLIENTS = 64
 REQUESTS = 47
@@ -74,7 +74,7 @@ async def measure(app: Any) -> float:
 def _measure_here() -> None:
     import uvloop  # noqa: PLC0415 - only in the process that is measured
 
-    from benchmarks.ours_service import svc  # noqa: PLC0415
+    from benchmarks.common.service import svc  # noqa: PLC0415
 
     print(f"{uvloop.run(measure(svc.to_asgi())):.0f}")
 
@@ -89,7 +89,7 @@ def _measure_apart(tracing: str) -> str:
             "LSML_TRACING": tracing,
             "LOG_LEVEL": "ERROR",
         }
-        command = [sys.executable, "-m", "benchmarks.cpu", "here"]
+        command = [sys.executable, "-m", "benchmarks.serving.cpu", "here"]
         done = subprocess.run(command, env=environ, capture_output=True, check=True)
     return done.stdout.decode().split()[-1]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.payloads import REPOSITORY
+from benchmarks.common.tasks import REPOSITORY
 from tests.e2e.processes import free_port, healthy
 
 _GRACE_S = 10

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import setup
+from benchmarks.serving import setup
 
 
 def _version(package: str) -> str:

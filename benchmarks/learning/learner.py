@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import workloads
+from benchmarks.common import workloads
 from lsml_bento import LabelStudioMLBase, TrainingPolicy
 
 NAME = "learner"

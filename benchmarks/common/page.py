@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import noise
+from benchmarks.common.samples import Samples
 from benchmarks.goals import UNMEASURED, Goal
-from benchmarks.samples import Samples
 
 
 @dataclass(frozen=True)

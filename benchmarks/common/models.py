@@ -1,10 +1,10 @@
-"""The workloads as model classes of lsml_bento: `benchmarks.models:Device`."""
+"""The workloads as model classes of lsml_bento: `benchmarks.common.models:Device`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import workloads
+from benchmarks.common import workloads
 from lsml_bento import LabelStudioMLBase
 
 

@@ -132,7 +132,7 @@ class PyTorchNER:
     """The tagger of examples/pytorch_ner, called the way its server calls it."""
 
     def __init__(self) -> None:
-        from benchmarks import payloads  # noqa: PLC0415
+        from benchmarks.common import tasks as payloads  # noqa: PLC0415
         from examples.pytorch_ner.backend import NER  # noqa: PLC0415
 
         self._model = NER(label_config=payloads.label_config("pytorch_ner"))

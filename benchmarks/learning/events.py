@@ -15,9 +15,10 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import backends, learners
-from benchmarks.backends import Learning, learning
-from benchmarks.clients import Answer, Clients, lateness, percentile
+from benchmarks.learning import backends
+from benchmarks.learning import learner as learners
+from benchmarks.learning.backends import Learning, learning
+from benchmarks.learning.clients import Answer, Clients, lateness, percentile
 from lsml_bento.jobs.annotations import AnnotationStore
 from lsml_bento.jobs.job import Job
 from lsml_bento.jobs.job_store import JobStore

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.payloads import REPOSITORY
+from benchmarks.common.tasks import REPOSITORY
 
 _LEAD_S = 0.3
 _LIMIT_S = 30.0
@@ -104,7 +104,12 @@ class Clients:
         self._file.flush()
         made = Plan(port, path, self._file.name, **plan)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.clients", json.dumps(asdict(made))],
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.learning.clients",
+                json.dumps(asdict(made)),
+            ],
             cwd=REPOSITORY,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_SCRIPT = Path(__file__).with_name("load.lua")
+_SCRIPT = Path(__file__).with_name("wrk.lua")
 _TOOLS = {"wrk": "apt-get install -y wrk", "curl": "apt-get install -y curl"}
 
 

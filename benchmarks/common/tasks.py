@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 _RECORDED = REPOSITORY / "tests/payloads/013-open-task-predict.json"
 _NER_CONFIG = REPOSITORY / "examples/pytorch_ner/label_config.xml"
 _CREATED_AT = 1795426489

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import quote
 
-from benchmarks import backends, learners
-from benchmarks.backends import Learning, learning
-from benchmarks.clients import Answer, Clients, percentile
+from benchmarks.learning import backends
+from benchmarks.learning import learner as learners
+from benchmarks.learning.backends import Learning, learning
+from benchmarks.learning.clients import Answer, Clients, percentile
 
 CLIENTS = 8
 PROCESSES = 2

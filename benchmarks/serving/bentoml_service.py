@@ -1,4 +1,4 @@
-"""BentoML's own adaptive batching: `bentoml serve benchmarks.bentoml_service:Peer`."""
+"""BentoML's own batching: `bentoml serve benchmarks.serving.bentoml_service:Peer`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import bentoml
 
-from benchmarks import workloads
+from benchmarks.common import workloads
 
 _TIMEOUT_S = 300
 

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 
-from benchmarks import payloads, workloads
+from benchmarks.common import tasks as payloads
+from benchmarks.common import workloads
 
 # So many closed-loop clients fill batches of so many tasks.
 BATCH_OF_CLIENTS = {1: 1, 8: 8, 64: workloads.BATCH}
@@ -61,7 +62,7 @@ def measure(name: str, seconds: float) -> dict[str, float]:
 def run(name: str, seconds: float, env: dict[str, str]) -> dict[str, float]:
     """`measure` in a fresh process, with the environment of the servers."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.limit", name, str(seconds)],
+        [sys.executable, "-m", "benchmarks.common.alone", name, str(seconds)],
         cwd=payloads.REPOSITORY,
         env=os.environ | env,
         capture_output=True,

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.run`: every arm in turn, the tables, results.md."""
+"""`python -m benchmarks.serving`: every arm in turn, the tables, results.md."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import arms, lifecycle, load, machine, page, report, setup, workloads
+from benchmarks import lifecycle
+from benchmarks.common import machine, page, workloads
+from benchmarks.common import wrk as load
+from benchmarks.common.samples import OURS
 from benchmarks.plan import FULL, QUICK, Plan
-from benchmarks.samples import OURS
+from benchmarks.serving import candidates as arms
+from benchmarks.serving import report, setup
 from benchmarks.turns import SINGLE, Turns
 
 _PARTS = (*workloads.NAMES, "health", *SINGLE)
@@ -106,7 +110,7 @@ def main() -> int:
         sys.exit(str(error))
     if "litserve" in options.arms:
         setup.main()
-    command = "python -m " + " ".join(["benchmarks.run", *sys.argv[1:]])
+    command = "python -m " + " ".join(["benchmarks.serving", *sys.argv[1:]])
     described = machine.describe(command, options.torch_threads)
     results = report.results(described, page.wide_console(), _out(options))
     chosen = [arm for arm in arms.ARMS if arm.name in options.arms]

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks import backends
-from benchmarks.backends import Learning, learning
-from benchmarks.clients import Clients, percentile
-from benchmarks.learners import NAME
-from benchmarks.payloads import REPOSITORY
+from benchmarks.common.tasks import REPOSITORY
+from benchmarks.learning import backends
+from benchmarks.learning.backends import Learning, learning
+from benchmarks.learning.clients import Clients, percentile
+from benchmarks.learning.learner import NAME
 from lsml_bento.jobs.events import parse_event
 from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.training_policy import TrainingRules
@@ -32,7 +32,7 @@ _SOURCES = {
     "model.py": "from lsml_bento import LabelStudioMLBase\n\n\n"
     "class Learner(LabelStudioMLBase):\n    pass\n",
     "service.py": "from lsml_bento import create_service\n\n"
-    f'svc = create_service("benchmarks.learners:Learner", name="{NAME}")\n',
+    f'svc = create_service("benchmarks.learning.learner:Learner", name="{NAME}")\n',
 }
 DIRECTORIES = {"plain": "model.py", "own service": "service.py"}
 """A `service.py` names the backend, so that a command must find the name in it."""

@@ -16,9 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.learners import NAME
-from benchmarks.payloads import REPOSITORY
-from benchmarks.servers import Server, serve
+from benchmarks.common.servers import Server, serve
+from benchmarks.common.tasks import REPOSITORY
+from benchmarks.learning.learner import NAME
 from lsml_bento.adapters.redis_state import RedisState
 from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.contract import Project, parse_project
@@ -107,7 +107,7 @@ class Learning:
 
 @contextmanager
 def learning(env: dict[str, str], redis_url: str | None = None) -> Iterator[Learning]:
-    """Serve `benchmarks.learners:Learner` until the block ends."""
+    """Serve `benchmarks.learning.learner:Learner` until the block ends."""
     path = filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))
     places = {
         "LSML_HOME": "{home}/lsml",

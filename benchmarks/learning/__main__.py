@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmarks import events, listings, machine, swaps
+from benchmarks.common import machine
+from benchmarks.common.page import Page, exit_on_sigterm, wide_console
+from benchmarks.common.samples import OURS
 from benchmarks.goals import Goal, highest, median, total
-from benchmarks.page import Page, exit_on_sigterm, wide_console
-from benchmarks.samples import OURS
+from benchmarks.learning import events, listings, swaps
 
-_RESULTS = Path(__file__).with_name("learning.md")
-_NOTES = Path(__file__).with_name("learning_notes.md")
+_RESULTS = Path(__file__).with_name("results.md")
+_NOTES = Path(__file__).with_name("notes.md")
 _HOW = """\
 Each part starts a server of its own with a worker beside it, on a fresh home. The load
 comes from one process of clients on the same machine, whose own lateness is in

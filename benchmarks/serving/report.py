@@ -1,4 +1,4 @@
-"""The page of `python -m benchmarks.run`, results.md: beside the peers."""
+"""The page of `python -m benchmarks.serving`, results.md: beside the peers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.arms import ARMS
+from benchmarks.common.page import Grid, Page
+from benchmarks.common.samples import LIMIT, OURS
 from benchmarks.goals import GOALS
-from benchmarks.page import Grid, Page
-from benchmarks.samples import LIMIT, OURS
+from benchmarks.serving.candidates import ARMS
 
 _NOTES = Path(__file__).with_name("notes.md")
 _TITLES = {LIMIT: "model alone"} | {arm.name: arm.title for arm in ARMS}
