@@ -84,11 +84,10 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## measure against peers and the model alone; writes benchmarks/serving/results.md
-	$(BIN)/python -m benchmarks.serving.setup
+bench: $(READY) ## compare with LitServe and BentoML's batching; writes benchmarks/serving/results.md
 	$(BIN)/python -m benchmarks.serving
 
-bench-learning: $(READY) redis-server ## measure what learning must reach; writes benchmarks/learning/results.md
+bench-learning: $(READY) redis-server ## measure webhooks, swaps and lists; writes benchmarks/learning/results.md
 	$(BIN)/python -m benchmarks.learning
 
 clean:

@@ -1,17 +1,31 @@
-"""The workloads as model classes of lsml_bento: `benchmarks.common.models:Device`."""
+"""The workloads as model classes of lsml_bento."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from benchmarks.common import tasks as made_tasks
 from benchmarks.common import workloads
 from lsml_bento import LabelStudioMLBase
 
+TARGETS = {
+    "trivial": "benchmarks.common.models:Trivial",
+    "device": "benchmarks.common.models:Device",
+    "transformer": "benchmarks.common.models:Transformer",
+    "pytorch_ner": "examples.pytorch_ner.backend:NER",
+}
+GPU_TARGETS = {
+    "transformer": "benchmarks.common.models:GpuTransformer",
+    "larger": "benchmarks.common.models:GpuLarger",
+    "small": "benchmarks.common.models:GpuSmall",
+}
 
-class Served(LabelStudioMLBase):
-    """The workload of that name."""
 
-    workload_name = "trivial"
+class _Workload(LabelStudioMLBase):
+    """Predicts with the workload of that name."""
+
+    workload_name: str
 
     def setup(self) -> None:
         self.workload = workloads.make(self.workload_name)
@@ -25,17 +39,40 @@ class Served(LabelStudioMLBase):
         return self.workload.predict(tasks)
 
 
-class Trivial(Served):
-    """No work."""
+class Trivial(_Workload):
+    workload_name = "trivial"
 
 
-class Device(Served):
-    """10 ms a call and 0.3 ms a task."""
-
+class Device(_Workload):
     workload_name = "device"
 
 
-class Transformer(Served):
-    """4 layers x 256 on the CPU."""
-
+class Transformer(_Workload):
     workload_name = "transformer"
+
+
+class _GpuWorkload(_Workload):
+    """Made once in a process, as all projects share what `load` makes."""
+
+    def setup(self) -> None:
+        """Keep what `load` made."""
+
+    def load(self, weights: Path | None) -> None:
+        name = self.workload_name
+        self.workload = workloads.make(name)
+        # The first call on a GPU loads its kernels, which must not count.
+        self.workload.predict(
+            [made_tasks.task(i, name) for i in range(workloads.BATCH)]
+        )
+
+
+class GpuTransformer(_GpuWorkload):
+    workload_name = "transformer"
+
+
+class GpuLarger(_GpuWorkload):
+    workload_name = "larger"
+
+
+class GpuSmall(_GpuWorkload):
+    workload_name = "small"

@@ -1,4 +1,4 @@
-"""A page of numbers: measured in turns, shown as tables, written after each round."""
+"""A page of results: printed as tables, and written after each round."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from types import FrameType
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import noise
-from benchmarks.common.samples import Samples
-from benchmarks.goals import UNMEASURED, Goal
+from benchmarks.common import machine
+from benchmarks.common.samples import UNMEASURED, Goal, Samples
+
+NOTES = "<!-- Notes, written by hand. A new run keeps everything below this line. -->"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table before it is drawn."""
-
     title: str
     head: Sequence[str]
     rows: list[list[str]]
@@ -43,7 +42,7 @@ class Grid:
 
 
 def number(value: float | None) -> str:
-    """Three significant digits, thousands in full."""
+    """Format with three significant digits, or all digits above 100."""
     if value is None:
         return "-"
     if math.isinf(value):
@@ -55,20 +54,20 @@ def number(value: float | None) -> str:
 
 @dataclass
 class Page:
-    """All that a run found.
+    """The results of a run.
 
     Attributes:
-        title: of the page.
-        described: the machine that measured, in rows.
-        how: what the numbers mean.
-        goals: of the first table.
-        columns: the heading of each arm, in their order.
-        console: gets progress and tables.
-        out: the file to write; a run of parts has none.
-        notes: written by hand, the end of the page where there are some.
+        title: its heading.
+        described: the machine that measured, by title.
+        how: how the numbers were measured.
+        goals: the rows of the first table.
+        columns: the heading of each series, in their order.
+        console: prints progress and tables.
+        out: the file to write, if any.
+        notes: the page whose handwritten notes are kept.
         samples: the numbers.
-        failures: what failed, a line each.
-        busy: how busy the machine was with other things, before each turn.
+        failures: what failed, one line each.
+        busy: how busy the machine was with other work, before each step.
     """
 
     title: str
@@ -84,29 +83,28 @@ class Page:
     busy: list[float] = field(default_factory=list)
 
     @contextmanager
-    def turn(self, what: str) -> Iterator[None]:
-        """One that fails is noted; the others are still measured."""
+    def step(self, what: str) -> Iterator[None]:
+        """Measure one thing; if it fails, note that and let the run continue."""
         self.console.print(what, style="dim")
-        self.busy.append(noise.busy_share())
+        self.busy.append(machine.busy_share())
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - a night's numbers depend on it
+        except Exception as error:  # noqa: BLE001 - the other steps still count
             self.fail(f"{what}: {type(error).__name__}: {error}")
 
     def fail(self, line: str) -> None:
-        """Note a failure."""
         self.failures.append(line)
         self.console.print(line, style="red", markup=False)
 
     @property
     def is_missed(self) -> bool:
-        """Whether a goal was measured and not reached."""
+        """Whether a measured goal was missed."""
         return any(g.verdict(g.measure(self.samples)) == "MISS" for g in self.goals)
 
     # Tables
 
     def grids(self) -> list[Grid]:
-        """The goals, and a table for each workload."""
+        """The goals and a table for each workload."""
         tables = [self.table(name) for name in self.samples.workloads()]
         return [self._goals(), *tables]
 
@@ -119,52 +117,55 @@ class Page:
         return Grid("Goals", ("goal", "measured", "wanted", "verdict"), rows)
 
     def table(self, workload: str) -> Grid:
-        """A row for each measure."""
         rows = [
-            [measure, *(self.cell(workload, measure, arm) for arm in self.columns)]
+            [
+                measure,
+                *(self.cell(workload, measure, series) for series in self.columns),
+            ]
             for measure in self.samples.measures(workload)
         ]
         return Grid(workload, ("measure", *self.columns.values()), rows)
 
-    def cell(self, workload: str, measure: str, arm: str) -> str:
-        """The median, and the lowest and the highest where they differ."""
-        found = self.samples.by_round(workload, measure, arm).values()
-        middle = number(self.samples.median(workload, measure, arm))
+    def cell(self, workload: str, measure: str, series: str) -> str:
+        """The median, with the lowest and highest value if they differ."""
+        found = self.samples.by_round(workload, measure, series).values()
+        middle = number(self.samples.median(workload, measure, series))
         if len(set(found)) < 2:
             return middle
         return f"{middle} ({number(min(found))}-{number(max(found))})"
 
     def lists(self) -> dict[str, list[str]]:
-        """What is no number, by heading."""
-        return {"What failed in this run": self.failures}
+        """Lists below the tables, by heading."""
+        return {"Failures of this run": self.failures}
 
-    # What a person sees
+    # Output
 
     def show(self) -> None:
-        """Print everything that was measured."""
         for grid in self.grids():
             measured = [row for row in grid.rows if row[-1] != UNMEASURED]
             dataclasses.replace(grid, rows=measured).draw(self.console)
-        self.console.print(f"Other load: {noise.describe(self.busy)}", markup=False)
+        self.console.print(
+            f"Other load: {machine.describe_load(self.busy)}", markup=False
+        )
         for line in (line for lines in self.lists().values() for line in lines):
             self.console.print(line, markup=False)
 
     def write(self) -> None:
-        """Write the page as far as it is: a run that is cut keeps what it has."""
+        """Write the results so far, so that an aborted run keeps its rounds."""
         if self.out is None:
             return
-        rows = {**self.described, "other load": noise.describe(self.busy)}
+        rows = {**self.described, "other load": machine.describe_load(self.busy)}
         parts = [f"# {self.title}\n", *(f"- {key}: {rows[key]}" for key in rows)]
         parts += ["", self.how, "", *(grid.markdown() for grid in self.grids())]
         for heading, lines in self.lists().items():
             if lines:
                 parts += [f"## {heading}\n", *(f"- {line}" for line in lines), ""]
         if self.notes is not None and self.notes.exists():
-            parts.append(self.notes.read_text())
+            _, mark, notes = self.notes.read_text().partition(NOTES)
+            parts += [mark + notes]
         self.out.write_text("\n".join(parts).rstrip() + "\n")
 
     def end(self) -> None:
-        """Show and write it."""
         self.show()
         self.write()
         if self.out is not None:
@@ -172,12 +173,12 @@ class Page:
 
 
 def wide_console(columns: int = 150) -> Console:
-    """As wide as the terminal, and that wide in a file."""
+    """A console as wide as the terminal, or that wide in a pipe."""
     return Console(width=None if sys.stdout.isatty() else columns)
 
 
 def exit_on_sigterm() -> None:
-    """End as by an exception, so that every server is ended on the way out."""
+    """Turn SIGTERM into an exception, so that every server is ended."""
     signal.signal(signal.SIGTERM, _exit)
 
 

@@ -1,4 +1,4 @@
-"""Server processes: started alone, waited for, measured, and always ended."""
+"""Server processes: started, awaited, measured and always ended."""
 
 from __future__ import annotations
 
@@ -6,28 +6,59 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
-from benchmarks.common.tasks import REPOSITORY
+from benchmarks import REPOSITORY
 from tests.e2e.processes import free_port, healthy
+
+BENTOML_SERVE = (
+    *(str(Path(sys.executable).with_name("bentoml")), "serve"),
+    *("--host", "127.0.0.1", "--port", "{port}"),
+)
+SERVICE = (*BENTOML_SERVE, "benchmarks.common.service:svc")
 
 _GRACE_S = 10
 
 
 class ServerFailedError(Exception):
-    """A server did not come up."""
+    """A server did not start."""
+
+
+def torch_threads(count: int) -> dict[str, str]:
+    """The environment that gives a process so many threads for torch and BLAS."""
+    return {
+        "BENCH_TORCH_THREADS": str(count),
+        "OMP_NUM_THREADS": str(count),
+        "MKL_NUM_THREADS": str(count),
+        "OPENBLAS_NUM_THREADS": str(count),
+    }
+
+
+def own_home(home: str | Path) -> dict[str, str]:
+    """The environment of a process whose state and models are in that directory."""
+    path = filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))
+    return {
+        "LSML_HOME": f"{home}/lsml",
+        "BENTOML_HOME": f"{home}/bentoml",
+        "BENTOML_DO_NOT_TRACK": "true",
+        "PYTHONPATH": os.pathsep.join(path),
+    }
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running server and the processes that it is made of."""
+    """A running server with all its processes."""
 
     process: psutil.Process
     port: int
@@ -39,7 +70,7 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def memory(self) -> dict[int, float]:
-        """Resident MiB of each process, by pid."""
+        """Resident memory of each process in MiB, by pid."""
         found: dict[int, float] = {}
         for member in _tree(self.process):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -47,9 +78,20 @@ class Server:
         return found
 
     def serving_pid(self) -> int:
-        """The process that listens to clients, the youngest where several share it."""
+        """The process that listens to clients, the youngest if there are several."""
         listening = [m.pid for m in _tree(self.process) if _listens(m, self.port)]
         return max(listening) if listening else self.process.pid
+
+    def metric(self, name: str, **labels: str) -> list[Sample]:
+        """The samples on /metrics with that name and those labels."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as page:
+            text = page.read().decode()
+        return [
+            sample
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
 
 
 def _tree(root: psutil.Process) -> list[psutil.Process]:
@@ -81,7 +123,7 @@ def _wait_healthy(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, and after a grace SIGKILL, to the process and all that it started."""
+    """Send SIGTERM, and 10 s later SIGKILL, to the process and its children."""
     try:
         members = _tree(psutil.Process(process.pid))
     except psutil.NoSuchProcess:
@@ -90,11 +132,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.send_signal(signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_GRACE_S)
-    # Its session is its own (start_new_session), so the group holds nothing else.
+    # It has its own session (start_new_session), so the group holds nothing else.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     for member in members:
-        # psutil compares start times too: a pid that was given away is left alone.
+        # psutil compares start times too, so a reused pid is never killed.
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
     process.wait()
@@ -113,31 +155,30 @@ def serve(
     health: str,
     limit_s: float = 60,
 ) -> Iterator[Server]:
-    """Start a server, wait for its health, and end it after the block.
+    """Start a server with an empty home, wait until it is healthy, end it at last.
 
     Args:
         command: `{port}` in it is replaced.
-        env: Added to this process's own; `{port}` and `{home}` are replaced.
-        health: The path that answers 200 once it serves.
-        limit_s: How long that may take.
+        env: added to this process's environment; `{port}` is replaced.
+        health: the path that answers 200 once the server is healthy.
+        limit_s: how long that may take.
 
     Raises:
-        ServerFailedError: if it does not come up; the message ends with its log.
+        ServerFailedError: if it does not start; the message ends with its log.
     """
     with tempfile.TemporaryDirectory(
         prefix="lsml-bench-", ignore_cleanup_errors=True
     ) as directory:
         home, port = Path(directory), free_port()
-        places = {"port": str(port), "home": directory}
-        filled = [part.format(**places) for part in command]
-        added = {key: value.format(**places) for key, value in env.items()}
+        filled = [part.format(port=port) for part in command]
+        added = {key: value.format(port=port) for key, value in env.items()}
         log = home / "log"
         started = time.monotonic()
         with log.open("wb") as output:
             process = subprocess.Popen(
                 filled,
                 cwd=REPOSITORY,
-                env=os.environ | added,
+                env=os.environ | own_home(directory) | added,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

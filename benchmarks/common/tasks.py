@@ -1,14 +1,21 @@
-"""Bodies of `/predict` as Label Studio sends them, made from a recorded one."""
+"""The tasks that every benchmark sends, and checks that each gets its own prediction.
+
+Bodies of `/predict` are made from one that Label Studio was recorded to send. Answers
+are checked before the clock runs, so that checking costs no measured time.
+"""
 
 from __future__ import annotations
 
 import copy
+import http.client
 import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
+from benchmarks import REPOSITORY
+
 _RECORDED = REPOSITORY / "tests/payloads/013-open-task-predict.json"
 _NER_CONFIG = REPOSITORY / "examples/pytorch_ner/label_config.xml"
 _CREATED_AT = 1795426489
@@ -21,7 +28,10 @@ _STORY = (
 )
 _WORDS = _STORY.split()
 _LONG = {"larger": 400, "small": 100}
-"""Words in a text, of the workloads whose texts are all of one length."""
+"""Words per text, for the workloads whose texts all have the same length."""
+
+_CLIENTS = 16
+_REQUESTS = 10
 
 
 @cache
@@ -31,21 +41,21 @@ def _recorded() -> dict[str, Any]:
 
 
 def label_config(workload: str) -> str:
-    """The label config that the workload's answers fit."""
+    """The label config that the workload's predictions fit."""
     if workload == "pytorch_ner":
         return _NER_CONFIG.read_text()
     return str(_recorded()["label_config"])
 
 
 def text(task_id: int, workload: str = "") -> str:
-    """A text of 6 to 17 words, or the workload's; the same for the same id."""
+    """A text of 6 to 17 words, or of the workload's length; fixed for each id."""
     start, length = task_id * 7, _LONG.get(workload) or 6 + task_id * 5 % 12
     words = (_WORDS[i % len(_WORDS)] for i in range(start, start + length))
     return " ".join(words) + "."
 
 
 def task(task_id: int, workload: str = "") -> dict[str, Any]:
-    """One task in the recorded shape with its own id and text."""
+    """A task in the recorded shape, with its own id and text."""
     made: dict[str, Any] = copy.deepcopy(_recorded()["tasks"][0])
     data = {"text": text(task_id, workload)}
     made.update(id=task_id, inner_id=task_id, data=data)
@@ -55,7 +65,7 @@ def task(task_id: int, workload: str = "") -> dict[str, Any]:
 def body(
     workload: str, task_ids: range, *, project: int = 1, interactive: bool = False
 ) -> bytes:
-    """One `/predict` body; an interactive one has a context, as from the editor."""
+    """A `/predict` body; an interactive one has a context, as the editor sends."""
     region = {
         "id": "r1",
         "from_name": "label",
@@ -80,7 +90,7 @@ def body(
 def singles(
     workload: str, count: int, *, projects: int = 1, interactive: bool = False
 ) -> list[bytes]:
-    """Bodies of one task each, ids from 1, going through the projects in turn."""
+    """Bodies with one task each, ids from 1, cycling through the projects."""
     return [
         body(
             workload,
@@ -90,3 +100,74 @@ def singles(
         )
         for i in range(count)
     ]
+
+
+# Checks
+
+
+def slots(answer: bytes) -> list[Any]:
+    """The predictions in a `/predict` answer, under `results` or as a plain list."""
+    found = json.loads(answer)
+    return list(found["results"] if isinstance(found, dict) else found)
+
+
+def problem(answer: bytes, task_ids: range) -> str | None:
+    """What is wrong with an answer to these tasks; None if it is right."""
+    got = slots(answer)
+    if len(got) != len(task_ids):
+        return f"{len(got)} answers for {len(task_ids)} tasks"
+    for task_id, slot in zip(task_ids, got, strict=True):
+        if not isinstance(slot, dict):
+            return f"task {task_id}: {slot!r}"
+        for region in slot["result"]:
+            if not _belongs(region, task_id):
+                return f"task {task_id} got {json.dumps(region)[:200]}"
+    return None
+
+
+def _belongs(region: dict[str, Any], task_id: int) -> bool:
+    """Whether a region holds the task's id or quotes the task's text."""
+    value = region["value"]
+    if "start" not in value:
+        return bool(region["id"] == f"t{task_id}")
+    quoted = text(task_id)[value["start"] : value["end"]]
+    return bool(quoted == value.get("text", quoted))
+
+
+def far_score(
+    scores: Sequence[float], wanted: Sequence[float], within: float
+) -> str | None:
+    """The first task whose score is not near the wanted one; None if all are near."""
+    for task_id, (score, near) in enumerate(zip(scores, wanted, strict=True), 1):
+        if not abs(score - near) < within:  # NaN compares false
+            return f"task {task_id} has the score {score}, not {near} +- {within}"
+    return None
+
+
+def _client(port: int, bodies: list[tuple[int, bytes]]) -> list[str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    problems: list[str] = []
+    try:
+        for task_id, body in bodies:
+            headers = {"Content-Type": "application/json"}
+            connection.request("POST", "/predict", body, headers)
+            answer = connection.getresponse()
+            text = answer.read()
+            if answer.status != 200:
+                problems.append(f"task {task_id}: {answer.status} {text[:200]!r}")
+                continue
+            found = problem(text, range(task_id, task_id + 1))
+            if found:
+                problems.append(found)
+    finally:
+        connection.close()
+    return problems
+
+
+def concurrent(port: int, workload: str) -> list[str]:
+    """What is wrong with the answers to 16 concurrent clients; empty if nothing."""
+    numbered = list(enumerate(singles(workload, _CLIENTS * _REQUESTS), 1))
+    shares = [numbered[i::_CLIENTS] for i in range(_CLIENTS)]
+    with ThreadPoolExecutor(_CLIENTS) as pool:
+        found = pool.map(lambda share: _client(port, share), shares)
+    return [problem for problems in found for problem in problems]

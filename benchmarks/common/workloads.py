@@ -1,4 +1,4 @@
-"""The models that every arm serves, free of any server's base class."""
+"""The models that every server runs, independent of any server's base class."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import threading
 import time
 import zlib
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -23,13 +24,13 @@ _SPIN_S = 0.0005
 
 
 class Workload(Protocol):
-    """What a server calls: one prediction for each task, in order."""
+    """Returns one prediction for each task, in order."""
 
     def predict(self, tasks: list[Task]) -> list[Prediction]: ...
 
 
 def choice(task: Task, positive: bool, score: float) -> Prediction:
-    """A prediction whose region carries the task's id, so clients can check it."""
+    """A prediction whose region holds the task's id, so that clients can check it."""
     region = {
         "id": f"t{task['id']}",
         "from_name": "sentiment",
@@ -41,10 +42,10 @@ def choice(task: Task, positive: bool, score: float) -> Prediction:
 
 
 def sleep_until(deadline: float) -> None:
-    """Wait for `time.perf_counter()` to reach deadline, to some microseconds.
+    """Wait until `time.perf_counter()` reaches the deadline, within microseconds.
 
-    `time.sleep` wakes 0.1 ms late or more, which would count as the server's cost.
-    The last stretch yields instead: a device does not hold the interpreter's lock.
+    `time.sleep` returns 0.1 ms late or more, which would count as the server's cost.
+    The last stretch yields the interpreter's lock, as a real device does.
     """
     remaining = deadline - time.perf_counter()
     if remaining > _SPIN_S:
@@ -54,14 +55,14 @@ def sleep_until(deadline: float) -> None:
 
 
 class Trivial:
-    """No work at all: what remains is the server's own cost."""
+    """Does no work, so that only the server's own cost is measured."""
 
     def predict(self, tasks: list[Task]) -> list[Prediction]:
         return [choice(task, positive=True, score=0.9) for task in tasks]
 
 
 class Device:
-    """Like an accelerator: 10 ms a call and 0.3 ms a task, one call at a time."""
+    """An accelerator, one call at a time: 10 ms per call plus 0.3 ms per task."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -75,7 +76,10 @@ class Device:
 
 
 class Transformer:
-    """A text classifier of 4 layers x 256 with random weights, in plain torch."""
+    """A text classifier with 4 layers x 256 and random weights, in plain torch.
+
+    It runs on BENCH_DEVICE where that is set, with lsml_bento's helpers for GPUs.
+    """
 
     VOCABULARY = 8192
     WIDTH = 256
@@ -84,7 +88,7 @@ class Transformer:
     MAX_TOKENS = 64
 
     def __init__(self) -> None:
-        # Here and not above: trivial and device are measured without torch.
+        # Imported here because trivial and device are measured without torch.
         import torch  # noqa: PLC0415
         from torch import nn  # noqa: PLC0415
 
@@ -99,9 +103,13 @@ class Transformer:
             layer, self.LAYERS, enable_nested_tensor=False
         ).eval()
         self._head = nn.Linear(self.WIDTH, 2)
+        self._device = os.environ.get("BENCH_DEVICE", "")
+        if self._device:
+            for part in (self._embedding, self._encoder, self._head):
+                part.to(self._device)
 
     def predict(self, tasks: list[Task]) -> list[Prediction]:
-        with self._torch.inference_mode():
+        with self._inference():
             tokens = self._tokens(tasks)  # (B, T)
             padding = tokens == 0  # (B, T)
             hidden = self._encoder(
@@ -125,17 +133,51 @@ class Transformer:
             for task in tasks
         ]
         width = max(map(len, rows))
-        return self._torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        tokens = self._torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        if not self._device:
+            return tokens
+        from lsml_bento.torch import to_device  # noqa: PLC0415
+
+        return to_device(tokens, self._device)
+
+    def _inference(self) -> AbstractContextManager[object]:
+        if not self._device:
+            return self._torch.inference_mode()
+        from lsml_bento.torch import inference  # noqa: PLC0415
+
+        return inference(self._device)
+
+
+class Larger(Transformer):
+    """As deep and wide as BERT large, for texts of 400 words.
+
+    24 layers x 12 x 1024^2 weights x 2 x 400 tokens = 242 GFLOP per task: a batch takes
+    a large GPU about 20 ms, far longer than reading and writing its tasks.
+    """
+
+    WIDTH = 1024
+    LAYERS = 24
+    HEADS = 16
+    MAX_TOKENS = 512
+
+
+class Small(Transformer):
+    """Takes the place of `Larger` in a trial run on a CPU."""
+
+    WIDTH = 64
+    LAYERS = 2
+    HEADS = 2
+    MAX_TOKENS = 128
 
 
 class PyTorchNER:
-    """The tagger of examples/pytorch_ner, called the way its server calls it."""
+    """The tagger of examples/pytorch_ner, called as its server calls it."""
 
     def __init__(self) -> None:
-        from benchmarks.common import tasks as payloads  # noqa: PLC0415
+        from benchmarks.common import tasks  # noqa: PLC0415
         from examples.pytorch_ner.backend import NER  # noqa: PLC0415
 
-        self._model = NER(label_config=payloads.label_config("pytorch_ner"))
+        self._model = NER(label_config=tasks.label_config("pytorch_ner"))
         self._model.setup()
         self._model.load(None)
 
@@ -148,25 +190,27 @@ class PyTorchNER:
         return list(answer or [])
 
 
+_CLASSES: dict[str, type[Workload]] = {
+    "trivial": Trivial,
+    "device": Device,
+    "transformer": Transformer,
+    "pytorch_ner": PyTorchNER,
+    "larger": Larger,
+    "small": Small,
+}
+
+
 def make(name: str) -> Workload:
     """The workload of that name.
 
     Raises:
-        ValueError: for a name that is not one of NAMES.
+        KeyError: if there is none.
     """
-    if name == "trivial":
-        return Trivial()
-    if name == "device":
-        return Device()
-    if name == "transformer":
-        return Transformer()
-    if name == "pytorch_ner":
-        return PyTorchNER()
-    raise ValueError(f"Workload '{name}' is unknown. Available: {', '.join(NAMES)}")
+    return _CLASSES[name]()
 
 
 def predict_in_batches(workload: Workload, tasks: list[Task]) -> list[Prediction]:
-    """Predict any number of tasks, at most BATCH a call."""
+    """Predict any number of tasks, at most BATCH per call."""
     answers: list[Prediction] = []
     for start in range(0, len(tasks), BATCH):
         answers += workload.predict(tasks[start : start + BATCH])

@@ -1,6 +1,6 @@
--- wrk script: args are the bodies' file ("-" for plain GETs) and the largest pause in ms.
--- One body a line. Answers are not looked at here: a response() hook would cost more
--- than the service; wrk counts failed statuses itself and benchmarks/verify.py reads answers.
+-- Arguments: the file of bodies, one per line ("-" sends GETs), and the longest pause in ms.
+-- Answers are not read here, because a response() hook would cost more than the service.
+-- wrk counts failed statuses itself, and benchmarks/common/tasks.py checks answers.
 local requests, turn = {}, 0
 
 function init(args)

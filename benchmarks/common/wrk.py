@@ -1,4 +1,4 @@
-"""Load from programs that are not Python: wrk for streams, curl for one big POST."""
+"""Load from programs outside Python: wrk for many requests, curl for a single POST."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ _TOOLS = {"wrk": "apt-get install -y wrk", "curl": "apt-get install -y curl"}
 
 @dataclass(frozen=True)
 class Load:
-    """What wrk saw: latencies in milliseconds, failed requests counted.
-
-    Where nothing was answered in time the latencies are infinite.
-    """
+    """What wrk measured: latencies in ms, infinite if no request was answered."""
 
     requests: int
     seconds: float
@@ -34,16 +31,16 @@ class Load:
 
     @property
     def per_second(self) -> float:
-        """Requests that were answered well, a second."""
+        """Successful requests per second."""
         return max(0, self.requests - self.failed) / self.seconds
 
 
 class MissingToolError(RuntimeError):
-    """A program that is not on PATH; says the command that installs it."""
+    """A program is not on PATH; the message has the command that installs it."""
 
 
 def require_tools() -> None:
-    """See that wrk and curl are there.
+    """Check that wrk and curl are installed.
 
     Raises:
         MissingToolError: if one is not on PATH.
@@ -54,7 +51,7 @@ def require_tools() -> None:
 
 
 class Stream:
-    """Closed-loop clients that run beside the caller until `finish`."""
+    """Closed-loop clients that run in the background until `finish`."""
 
     def __init__(
         self,
@@ -69,7 +66,7 @@ class Stream:
         self._file.write(b"\n".join(bodies) + b"\n")
         self._file.flush()
         source = self._file.name if bodies else "-"
-        # wrk takes whole seconds only.
+        # wrk accepts only whole seconds.
         duration = f"-d{max(1, round(seconds))}s"
         command = ["wrk", "-t1", f"-c{clients}", duration, "--timeout", "60s"]
         command += ["-s", str(_SCRIPT), url, "--", source, str(pause_ms)]
@@ -79,14 +76,13 @@ class Stream:
         )
 
     def running(self) -> bool:
-        """Whether wrk still runs."""
         return self._process.poll() is None
 
     def finish(self) -> Load:
-        """Wait for the end and answer what was seen.
+        """Wait for wrk to end and return what it measured.
 
         Raises:
-            RuntimeError: if wrk ended without its numbers.
+            RuntimeError: if wrk printed no numbers.
         """
         output, _ = self._process.communicate(timeout=self._limit_s)
         self.stop()
@@ -96,10 +92,10 @@ class Stream:
                 if not numbers["requests"]:
                     numbers |= {"p50": math.inf, "p99": math.inf, "max": math.inf}
                 return Load(**numbers)
-        raise RuntimeError(f"wrk gave no numbers: {output.strip()[-400:]}")
+        raise RuntimeError(f"wrk printed no numbers: {output.strip()[-400:]}")
 
     def stop(self) -> None:
-        """End wrk if it still runs."""
+        """Kill wrk if it is still running."""
         if self.running():
             self._process.kill()
             self._process.wait()
@@ -115,7 +111,7 @@ def stream(
     seconds: float,
     pause_ms: int = 0,
 ) -> Iterator[Stream]:
-    """A Stream that never outlives the block."""
+    """A Stream that ends with the block at the latest."""
     made = Stream(url, bodies, clients=clients, seconds=seconds, pause_ms=pause_ms)
     try:
         yield made
@@ -131,7 +127,7 @@ def closed_loop(
     seconds: float,
     pause_ms: int = 0,
 ) -> Load:
-    """Closed-loop clients for that long; no bodies means plain GETs."""
+    """Run closed-loop clients for that long; without bodies they send GETs."""
     with stream(
         url, bodies, clients=clients, seconds=seconds, pause_ms=pause_ms
     ) as running:
@@ -139,7 +135,7 @@ def closed_loop(
 
 
 def post_once(url: str, body: bytes) -> tuple[float, bytes]:
-    """POST with curl: seconds and the answer.
+    """POST with curl and return the seconds it took and the answer.
 
     Raises:
         RuntimeError: if the status is not 200.
@@ -160,7 +156,7 @@ def post_once(url: str, body: bytes) -> tuple[float, bytes]:
 
 
 def median_post(url: str, body: bytes, times: int) -> tuple[float, bytes]:
-    """The median seconds of several POSTs, and the last answer."""
+    """POST several times and return the median seconds and the last answer."""
     took, answer = [], b""
     for _ in range(times):
         seconds, answer = post_once(url, body)

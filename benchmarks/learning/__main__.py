@@ -1,4 +1,4 @@
-"""`python -m benchmarks.learning`: what learning must reach, and learning.md."""
+"""Measure webhooks during fits, version swaps under load, and long lists."""
 
 from __future__ import annotations
 
@@ -12,29 +12,27 @@ from pathlib import Path
 
 from benchmarks.common import machine
 from benchmarks.common.page import Page, exit_on_sigterm, wide_console
-from benchmarks.common.samples import OURS
-from benchmarks.goals import Goal, highest, median, total
+from benchmarks.common.samples import OURS, Goal, highest, median, total
 from benchmarks.learning import events, listings, swaps
 
 _RESULTS = Path(__file__).with_name("results.md")
-_NOTES = Path(__file__).with_name("notes.md")
 _HOW = """\
-Each part starts a server of its own with a worker beside it, on a fresh home. The load
-comes from one process of clients on the same machine, whose own lateness is in
-the tables; the latency of an event counts from the moment when it was due. Events are
-`ANNOTATION_CREATED` of 3 KB as Label Studio was recorded to send them, each of another
-annotation and task; "new connection" opens one for each event, as Label Studio does.
-The fit trains a small torch model in the worker's child. Lost are annotations that are
-not in the journal afterwards. A swap lasts from the moment when the activation was sent
-until both serving processes have answered with the version; a request that met one, or
-a part of it, counts as during it. Numbers are medians over rounds, `(lowest-highest)`
-beside them; failures are summed, and what may never be exceeded is the highest of all
-rounds."""
+Each part starts its own server and worker with an empty home. The load comes from one
+client process on the same machine, and the tables show how late that process itself
+was. The latency of an event counts from the moment at which it was due. Events are
+`ANNOTATION_CREATED` with 3 KB, as Label Studio was recorded to send them, each with
+another annotation and task. "New connection" opens a connection for each event, as
+Label Studio does. A fit trains a small torch model in the worker's child process.
+"Lost" counts annotations that are not stored afterwards. A swap lasts from the request
+that activates a version until both serving processes have answered with it; a request
+that overlaps this time counts as during the swap. Numbers are medians over rounds,
+followed by `(lowest-highest)`. Failures are summed over rounds, and upper limits are
+compared with the highest value of all rounds."""
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """How long and how often; seconds."""
+    """How long and how often a run measures; durations in seconds."""
 
     rounds: int = 3
     events_s: float = 30.0
@@ -66,7 +64,7 @@ PARTS = ("events", "locked", "swap", "large", "lists")
 
 
 def _works(plan: _Plan, part: str) -> dict[str, _Work]:
-    """What a part measures, by the title of its table."""
+    """The measurements of a part, by the title of their table."""
     if part == "events":
         return {
             title: partial(
@@ -161,24 +159,30 @@ def _parts(text: str) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser("benchmarks.learning", description=__doc__)
     add = parser.add_argument
-    add("--quick", action="store_true", help="one short round, some 5 minutes")
+    add("--quick", action="store_true", help="one short round, about 5 minutes")
     parts = ",".join(PARTS)
-    add("--only", type=_parts, default=list(PARTS), metavar="PART,..", help=parts)
-    add("--rounds", type=int, help="of everything")
-    add("--out", type=Path, help="the page to write (default: learning.md if all ran)")
+    add(
+        "--only",
+        type=_parts,
+        default=list(PARTS),
+        metavar="PART,..",
+        help=f"measure only some of {parts}",
+    )
+    add("--rounds", type=int, help=f"rounds per part (default: {_Plan.rounds})")
+    add("--out", type=Path, help="page to write (default: results.md after a full run)")
     return parser
 
 
 def main() -> int:
-    """Run what was asked for; 1 if a part failed."""
+    """Measure; 1 if a part failed."""
     options = _parser().parse_args()
     exit_on_sigterm()
-    command = " ".join(["python -m benchmarks.learning", *sys.argv[1:]])
-    described = machine.describe(command, torch_threads=0)
-    del described["litserve"]
-    described["torch threads"] = "the fit's, as the worker sets them: cores less one"
+    described = machine.describe(
+        " ".join(["python -m benchmarks.learning", *sys.argv[1:]])
+    )
+    described["torch threads"] = "the worker gives each fit all cores but one"
     is_whole = not options.quick and set(options.only) == set(PARTS)
     page = Page(
         "What learning reaches",
@@ -188,13 +192,13 @@ def main() -> int:
         {OURS: "measured"},
         wide_console(),
         options.out or (_RESULTS if is_whole else None),
-        _NOTES,
+        _RESULTS,
     )
     plan = _QUICK if options.quick else _Plan()
     for round_ in range(options.rounds or plan.rounds):
         for part in options.only:
             for title, work in _works(plan, part).items():
-                with page.turn(f"round {round_ + 1}, {title}"):
+                with page.step(f"round {round_ + 1}, {title}"):
                     found = {k: v for k, v in work().items() if not math.isnan(v)}
                     page.samples.add(title, OURS, round_, found)
         page.write()

@@ -1,12 +1,10 @@
-"""A backend that learns, as benchmarks/learning.py starts it and asks it."""
+"""A running backend that learns, and what Label Studio sends it."""
 
 from __future__ import annotations
 
 import copy
 import http.client
 import json
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,19 +14,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.common.servers import Server, serve
-from benchmarks.common.tasks import REPOSITORY
+from benchmarks import REPOSITORY
+from benchmarks.common.servers import SERVICE, Server, serve
 from benchmarks.learning.learner import NAME
 from lsml_bento.adapters.redis_state import RedisState
 from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.contract import Project, parse_project
 from lsml_bento.state.store import State
 
-_COMMAND = (
-    *(str(Path(sys.executable).with_name("bentoml")), "serve"),
-    *("--host", "127.0.0.1", "--port", "{port}"),
-    "benchmarks.learning_service:svc",
-)
+TARGET = "benchmarks.learning.learner:Learner"
+
 _RECORDED = REPOSITORY / "tests/payloads/037-webhook-annotation-created-webhook.json"
 
 Json = dict[str, Any]
@@ -40,7 +35,7 @@ class Learning:
     """A running backend.
 
     Attributes:
-        redis_url: of its state; None on SQLite.
+        redis_url: the Redis that holds its state; None for SQLite.
     """
 
     server: Server
@@ -51,7 +46,7 @@ class Learning:
         return self.server.home / "lsml"
 
     def ask(self, method: str, path: str, body: Json | None = None) -> Json:
-        """What a route answers.
+        """Send a request and return the answer.
 
         Raises:
             RuntimeError: if the status is not 2xx.
@@ -73,23 +68,23 @@ class Learning:
         return found
 
     def jobs(self) -> list[Json]:
-        """Its jobs, the newest first."""
+        """Its jobs, newest first."""
         found: list[Json] = self.ask("GET", "/api/jobs?limit=1000")["jobs"]
         return found
 
     def set_up(self) -> None:
-        """Let the serving process make the project's model object."""
+        """Make the project's model object in the serving process."""
         body = {"project": str(project()), "label_config": recorded_config()}
         self.ask("POST", "/setup", body)
 
     def train(self) -> None:
-        """Press Label Studio's button."""
+        """Send what Label Studio's training button sends."""
         event = {"action": "START_TRAINING", "project": recorded()["project"]}
         self.ask("POST", "/webhook", event)
 
     @contextmanager
     def state(self) -> Iterator[State]:
-        """Its state, read from this process."""
+        """Its state, opened by this process."""
         state: State
         if self.redis_url is None:
             state = SqliteState(self.home / "state.db", owner=NAME)
@@ -100,45 +95,38 @@ class Learning:
         finally:
             state.close()
 
-    def log(self) -> str:
-        """What its processes wrote."""
-        return (self.server.home / "log").read_text(errors="replace")
-
 
 @contextmanager
 def learning(env: dict[str, str], redis_url: str | None = None) -> Iterator[Learning]:
-    """Serve `benchmarks.learning.learner:Learner` until the block ends."""
-    path = filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))
-    places = {
-        "LSML_HOME": "{home}/lsml",
-        "BENTOML_HOME": "{home}/bentoml",
-        "BENTOML_DO_NOT_TRACK": "true",
-        "PYTHONPATH": os.pathsep.join(path),
+    """Serve `Learner` until the block ends."""
+    base = {
+        "BENCH_TARGET": TARGET,
+        "BENCH_NAME": NAME,
         "REDIS_URL": redis_url or "",
         "LABEL_STUDIO_URL": "",
         "LABEL_STUDIO_API_KEY": "",
     }
-    with serve(_COMMAND, env=places | env, health="/health") as server:
+    with serve(SERVICE, env=base | env, health="/health") as server:
         yield Learning(server, redis_url)
 
 
 def until(look: Callable[[], _Found | None], limit_s: float, what: str) -> _Found:
-    """What a look finds, as soon as it is something.
+    """Call `look` until it returns something, and return that.
 
     Raises:
-        RuntimeError: if that takes too long.
+        RuntimeError: if it takes longer than limit_s.
     """
     end = time.monotonic() + limit_s
     while not (found := look()):
         if time.monotonic() > end:
-            raise RuntimeError(f"{what} did not come within {limit_s:g} s")
+            raise RuntimeError(f"No {what} within {limit_s:g} s")
         time.sleep(0.02)
     return found
 
 
 @cache
 def recorded() -> Json:
-    """An event as Label Studio was recorded to send it."""
+    """A webhook event that was recorded from Label Studio."""
     body: Json = json.loads(_RECORDED.read_text())["request"]["body"]
     return body
 
@@ -154,7 +142,7 @@ def recorded_config() -> str:
 
 
 def events(count: int) -> list[bytes]:
-    """`ANNOTATION_CREATED` of so many annotations, ids from 1, a task each."""
+    """`ANNOTATION_CREATED` of that many annotations, ids from 1, one per task."""
     made, now = copy.deepcopy(recorded()), datetime.now(timezone.utc)
     bodies = []
     for number in range(1, count + 1):

@@ -1,8 +1,8 @@
-"""Clients in a process of their own that note each request: when, how long, what came.
+"""A load generator in its own process that records every request and its answer.
 
-wrk knows totals only, and no fixed rate. A request of an open loop has its latency from
-the moment when it was due, so that a late generator counts against the server; how late
-it was is known too.
+wrk reports only totals and has no fixed rate. In an open loop, latency counts from the
+moment at which a request was due, so a late generator counts against the server; how
+late it was is recorded too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.tasks import REPOSITORY
+from benchmarks import REPOSITORY
 
 _LEAD_S = 0.3
 _LIMIT_S = 30.0
@@ -38,11 +38,11 @@ class Plan:
     """What the clients do.
 
     Attributes:
-        bodies: a file, one body a line.
-        rate: requests a second, each body once; 0 for a closed loop.
-        fresh: a new connection for each request, as Label Studio does.
-        clients: of the closed loop; they go on until the input ends.
-        processes: serving processes among which the clients are spread evenly.
+        bodies: a file with one body per line.
+        rate: requests per second, each body once; 0 for a closed loop.
+        fresh: open a new connection for each request, as Label Studio does.
+        clients: clients of the closed loop, which run until stdin closes.
+        processes: serving processes over which clients are spread evenly.
     """
 
     port: int
@@ -56,11 +56,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Answer:
-    """One request: times are seconds of `time.monotonic()`.
+    """One request; times are from `time.monotonic()`.
 
     Attributes:
-        due: when it was to be sent.
-        status: 0 where the connection failed.
+        due: when it should have been sent.
+        status: 0 if the connection failed.
     """
 
     due: float
@@ -79,7 +79,7 @@ class Answer:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """A value that this share of the values does not exceed; NaN without any."""
+    """The value that this share of the values does not exceed; NaN without values."""
     ordered = sorted(values)
     if not ordered:
         return math.nan
@@ -87,7 +87,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def lateness(answers: Sequence[Answer]) -> dict[str, float]:
-    """How late the generator itself was, in milliseconds."""
+    """How late the generator sent requests, in milliseconds."""
     late = [1000 * (answer.sent - answer.due) for answer in answers]
     return {
         "generator late p99 ms": percentile(late, 0.99),
@@ -96,7 +96,7 @@ def lateness(answers: Sequence[Answer]) -> dict[str, float]:
 
 
 class Clients:
-    """The process, from the other side."""
+    """Starts the process and collects its answers."""
 
     def __init__(self, bodies: Sequence[bytes], port: int, path: str, **plan: Any):
         self._file = tempfile.NamedTemporaryFile(suffix=".jsonl")  # noqa: SIM115
@@ -117,7 +117,7 @@ class Clients:
         assert self._process.stdout is not None
         if self._process.stdout.readline() != b"ready\n":
             self.stop()
-            raise RuntimeError("the clients did not start")
+            raise RuntimeError("The clients did not start")
 
     def __enter__(self) -> Clients:
         return self
@@ -126,14 +126,14 @@ class Clients:
         self.stop()
 
     def finish(self, limit_s: float = 120) -> list[Answer]:
-        """End a closed loop, or wait for the last body's answer.
+        """End a closed loop, or wait for the answer to the last body.
 
         Raises:
-            RuntimeError: if they failed.
+            RuntimeError: if the process failed.
         """
         output, _ = self._process.communicate(timeout=limit_s)
         if self._process.returncode:
-            raise RuntimeError(f"the clients ended with {self._process.returncode}")
+            raise RuntimeError(f"The clients exited with {self._process.returncode}")
         return [Answer(*json.loads(line)) for line in output.splitlines()]
 
     def stop(self) -> None:
@@ -147,7 +147,7 @@ class Clients:
 
 
 def _whole(got: bytes) -> tuple[int, bytes] | None:
-    """Status and body of an answer, once all of it has come."""
+    """Status and body of an answer; None while it is incomplete."""
     head, found, body = got.partition(b"\r\n\r\n")
     declared = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
     if not found or declared is None or len(body) < int(declared[1]):
@@ -157,7 +157,7 @@ def _whole(got: bytes) -> tuple[int, bytes] | None:
 
 @dataclass
 class _Asked:
-    """A request that waits for its answer."""
+    """A request without an answer yet."""
 
     due: float
     sent: float
@@ -169,7 +169,7 @@ class _Asked:
 
 
 class _Connection(asyncio.Protocol):
-    """One request at a time, of a closed loop."""
+    """A connection of the closed loop, for one request at a time."""
 
     def __init__(self) -> None:
         self._got = bytearray()
@@ -201,7 +201,7 @@ class _Connection(asyncio.Protocol):
 
 
 class _Loop:
-    """The clients themselves."""
+    """The clients, inside the process."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -228,8 +228,8 @@ class _Loop:
         )
         return made
 
-    # Open loop: plain sockets, as asyncio takes a millisecond of a core for each
-    # request that opens a connection, and the server has that core no more.
+    # The open loop uses plain sockets. asyncio needs a millisecond of CPU for each
+    # connection that it opens, which the server would lose.
 
     def open(self) -> None:
         begin = time.monotonic() + _LEAD_S
@@ -240,7 +240,7 @@ class _Loop:
         asked: dict[socket.socket, _Asked] = {}
         while due or asked:
             left = due[0][0] - time.monotonic() if due else _LIMIT_S
-            # select() wakes to some 50 microseconds, epoll rounds up to a millisecond.
+            # select() is precise to 50 microseconds, epoll rounds up to a millisecond.
             ready, _, _ = select.select(asked, [], [], max(0.0, left))
             for connection in ready:
                 if self._has_answered(connection, asked[connection]):
@@ -268,7 +268,7 @@ class _Loop:
         return None
 
     def _has_answered(self, connection: socket.socket, asked: _Asked) -> bool:
-        """Whether nothing more comes: the answer is whole, or the connection ended."""
+        """Whether the answer is complete or the connection has ended."""
         data = b""
         with suppress(OSError):
             data = connection.recv(65_536)
@@ -289,7 +289,7 @@ class _Loop:
             connection = self._idle.pop()
             if not select.select([connection], [], [], 0)[0]:
                 return connection
-            connection.close()  # by the server, too
+            connection.close()  # the server has closed it
         return None
 
     def _note(self, due: float, sent: float, status: int, body: bytes) -> None:
@@ -323,7 +323,7 @@ class _Loop:
             turn += self._plan.clients
 
     async def _evenly(self, number: int) -> _Connection:
-        """A connection to a process that has not got its share of the clients yet."""
+        """Connect to a serving process that does not have its share of clients yet."""
         share = math.ceil(self._plan.clients / self._plan.processes)
         for _ in range(500):
             connection = await self._connect()
@@ -334,11 +334,11 @@ class _Loop:
                 self._count[pid] += 1
                 return connection
             connection.close()
-        raise RuntimeError(f"no process for client {number}: {dict(self._count)}")
+        raise RuntimeError(f"No process for client {number}: {dict(self._count)}")
 
 
 def main(plan: Plan) -> None:
-    """Do what the plan says, then write the answers, one a line."""
+    """Carry out the plan, then print the answers, one per line."""
     made = _Loop(plan)
     print("ready", flush=True)
     gc.collect()

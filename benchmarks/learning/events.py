@@ -1,4 +1,4 @@
-"""Webhooks while a fit has the cores, and while the state can not be written."""
+"""Webhooks while a fit uses the cores, and while the state cannot be written."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.learning import backends
-from benchmarks.learning import learner as learners
+from benchmarks.learning import backends, learner
 from benchmarks.learning.backends import Learning, learning
 from benchmarks.learning.clients import Answer, Clients, lateness, percentile
 from lsml_bento.jobs.annotations import AnnotationStore
@@ -31,14 +30,14 @@ LOCKED_S = 3.0
 _LOOK_S = 0.1
 _SETTLE_S = 120.0
 _BEGIN_S = 3.0
-"""In which a fit's process imports and is not nice yet, or its worker promotes."""
+"""After this time a new fit has its low priority and the last one is promoted."""
 
 Found = dict[str, float]
 
 
 @contextmanager
 def store(name: str) -> Iterator[RedisServer | None]:
-    """A Redis for a run, or None for SQLite."""
+    """Start a Redis if it is to hold the state; None for SQLite."""
     if name == "sqlite":
         yield None
         return
@@ -54,15 +53,15 @@ def _url(redis: RedisServer | None) -> str | None:
 
 
 def during_fits(name: str, *, fresh: bool, seconds: float, fit_s: float) -> Found:
-    """200 events a second, while fits follow each other.
+    """Send 200 events per second while one fit follows another.
 
     Args:
         name: sqlite or redis.
-        fresh: a new connection for each event, as Label Studio does.
-        seconds: how long they come.
-        fit_s: how long a fit takes.
+        fresh: open a new connection for each event, as Label Studio does.
+        seconds: how long events are sent.
+        fit_s: how long a fit trains.
     """
-    env = {learners.FIT_S: str(fit_s), learners.POLICY: "1,1,2"}
+    env = {learner.FIT_S: str(fit_s), learner.POLICY: "1,1,2"}
     bodies = backends.events(round(seconds * BURST_RATE))
     with store(name) as redis, learning(env, _url(redis)) as backend:
         backend.set_up()
@@ -104,8 +103,8 @@ def during_fits(name: str, *, fresh: bool, seconds: float, fit_s: float) -> Foun
 
 
 def while_locked(name: str, *, seconds: float) -> Found:
-    """50 events a second, while the state takes nothing for 3 s in the middle."""
-    env = {learners.POLICY: "1000000,1,1000000"}
+    """Send 50 events per second; for 3 s in the middle the state is not writable."""
+    env = {learner.POLICY: "1000000,1,1000000"}
     bodies = backends.events(round((seconds + LOCKED_S) * LOCKED_RATE))
     with store(name) as redis, learning(env, _url(redis)) as backend:
         backend.set_up()
@@ -145,18 +144,18 @@ def _answered(answers: Sequence[Answer]) -> Found:
 
 
 def _cpu_s(backend: Learning) -> float:
-    """What the serving process has spent."""
+    """The CPU time of the serving process."""
     times = psutil.Process(backend.server.serving_pid()).cpu_times()
     return times.user + times.system
 
 
 def _training(backend: Learning) -> bool:
-    """Whether a fit has reported progress: it has imported torch, and trains."""
+    """Whether a fit has reported progress, so has imported torch and trains."""
     return any(job["status"] == "running" and job["progress"] for job in backend.jobs())
 
 
 def _lost(backend: Learning, sent: int) -> int:
-    """How many annotations are not in the journal, and never get there."""
+    """How many annotations are not stored within two minutes."""
     wanted = set(range(1, sent + 1))
 
     def missing() -> int:
@@ -170,7 +169,7 @@ def _lost(backend: Learning, sent: int) -> int:
 
 
 def _out_of_order(backend: Learning, sent: int) -> int:
-    """How many events stand elsewhere in the job that gathered them all."""
+    """How many events are out of place in the job that gathered them all."""
     [job] = backend.jobs()
     with backend.state() as state:
         gathered = [event.annotation for event in JobStore(state).events(job["id"])]
@@ -181,7 +180,7 @@ def _out_of_order(backend: Learning, sent: int) -> int:
 
 @contextmanager
 def _locked(backend: Learning) -> Iterator[None]:
-    """Hold the write lock of the state, from this process."""
+    """Hold the write lock of the SQLite state."""
     connection = sqlite3.connect(backend.home / "state.db", isolation_level=None)
     try:
         connection.execute("BEGIN IMMEDIATE")
@@ -202,9 +201,9 @@ def _paused(redis: RedisServer) -> Iterator[None]:
 
 @dataclass
 class _Watch:
-    """Looks at the jobs, and at the process of the running fit, until it is left.
+    """Samples the jobs and the process of the running fit, in a thread.
 
-    It reads the ledger, not the server: ten looks a second would be part of its load.
+    It reads the job store directly, as ten requests per second would add to the load.
     """
 
     backend: Learning
@@ -230,7 +229,7 @@ class _Watch:
             raise self._failed
 
     def has_begun_near(self, moment: float) -> bool:
-        """Whether a fit began in the seconds before; the first ran already."""
+        """Whether a fit other than the first began in the 3 s before."""
         later = list(self.begun.values())[1:]
         return any(0 <= moment - begun < _BEGIN_S for begun in later)
 
@@ -242,7 +241,7 @@ class _Watch:
                     self._look(job_store.jobs())
                     if self.looks % 10 == 0:
                         self._look_at_fit()
-        except Exception as error:  # noqa: BLE001 - raised by whoever waits
+        except Exception as error:  # noqa: BLE001 - raised by __exit__
             self._failed = error
 
     def _look(self, jobs: Sequence[Job]) -> None:

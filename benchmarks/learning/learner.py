@@ -1,4 +1,4 @@
-"""The class that learns in benchmarks/learning.py; the environment says how hard."""
+"""The model class of the learning benchmark; the environment sets its load."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from benchmarks.common import workloads
 from lsml_bento import LabelStudioMLBase, TrainingPolicy
 
 NAME = "learner"
-"""The backend's."""
+"""The name of the backend."""
 
 FIT_S = "BENCH_FIT_S"
-"""How long `fit` trains, on all the threads that it gets."""
+"""How many seconds `fit` trains, on all threads that it gets."""
 MIB = "BENCH_MIB"
-"""The size of a version's weights."""
+"""The size of a version's weights in MiB."""
 CALL_S = "BENCH_CALL_S"
-"""How long a call of `predict` takes; the device is one call at a time."""
+"""How many seconds a call of `predict` takes; calls run one at a time."""
 POLICY = "BENCH_POLICY"
-"""min_new_annotations, quiet_s and max_wait_s, with commas."""
+"""min_new_annotations, quiet_s and max_wait_s, separated by commas."""
 
 BASE = "base-0"
 _FILE = "weights.bin"
@@ -34,7 +34,7 @@ def _policy() -> TrainingPolicy:
 
 
 class Learner(LabelStudioMLBase):
-    """Each prediction names the process that made it."""
+    """Each prediction holds the pid of the process that made it."""
 
     training = _policy()
 
@@ -44,8 +44,8 @@ class Learner(LabelStudioMLBase):
     def load(self, weights: Path | None) -> None:
         self.call_s = float(os.environ.get(CALL_S, "0"))
         self.device = threading.Lock()
-        # Read without the interpreter's lock, as safetensors and torch do; a bytearray
-        # would be filled with zeros under it first.
+        # This releases the interpreter's lock, as safetensors and torch do. A bytearray
+        # would first be filled with zeros under the lock.
         self.weights = b"" if weights is None else (weights / _FILE).read_bytes()
 
     def predict(
@@ -78,10 +78,10 @@ class Learner(LabelStudioMLBase):
 
 
 def train(model: Learner, seconds: float) -> None:
-    """Train a tagger with torch for that long, as examples/pytorch_ner does."""
+    """Train a tagger with torch for that many seconds, as examples/pytorch_ner does."""
     if not seconds:
         return
-    import torch  # noqa: PLC0415 - the serving processes do without
+    import torch  # noqa: PLC0415 - serving processes do not need it
     from torch import nn  # noqa: PLC0415
 
     tagger = nn.Sequential(nn.Embedding(8192, 256), nn.Linear(256, 1024), nn.ReLU())
@@ -95,7 +95,7 @@ def train(model: Learner, seconds: float) -> None:
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call] # torch's own lack of types
         optimizer.step()
-        # torch imports another part of itself at the first step.
+        # The clock starts after the first step, at which torch imports more modules.
         end = end or time.monotonic() + seconds
         left = end - time.monotonic()
         model.report(progress=max(0.01, 1 - left / seconds), loss=loss.item())

@@ -1,4 +1,4 @@
-"""Lists of thousands of jobs and versions, over HTTP and at the terminal."""
+"""Lists of thousands of jobs and versions, over HTTP and on the command line."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks.common.tasks import REPOSITORY
+from benchmarks import REPOSITORY
 from benchmarks.learning import backends
-from benchmarks.learning.backends import Learning, learning
+from benchmarks.learning.backends import TARGET, Learning, learning
 from benchmarks.learning.clients import Clients, percentile
 from benchmarks.learning.learner import NAME
 from lsml_bento.jobs.events import parse_event
@@ -32,16 +32,16 @@ _SOURCES = {
     "model.py": "from lsml_bento import LabelStudioMLBase\n\n\n"
     "class Learner(LabelStudioMLBase):\n    pass\n",
     "service.py": "from lsml_bento import create_service\n\n"
-    f'svc = create_service("benchmarks.learning.learner:Learner", name="{NAME}")\n',
+    f'svc = create_service("{TARGET}", name="{NAME}")\n',
 }
 DIRECTORIES = {"plain": "model.py", "own service": "service.py"}
-"""A `service.py` names the backend, so that a command must find the name in it."""
+"""With a `service.py`, commands must read the name of the backend from it."""
 
 Found = dict[str, float]
 
 
 def listings(*, jobs: int = JOBS, versions: int = VERSIONS) -> Found:
-    """How long it takes to list everything of one project."""
+    """Measure how long it takes to list all jobs and versions of one project."""
     env = {
         "LSML_WORKER": "external",
         "LSML_KEEP_JOBS": str(2 * JOBS),
@@ -77,7 +77,7 @@ def listings(*, jobs: int = JOBS, versions: int = VERSIONS) -> Found:
 
 
 def _fill(backend: Learning, jobs: int, versions: int) -> None:
-    """Jobs that ended, the newest of them with a version each."""
+    """Store finished jobs; the newest have a version each."""
     rules = TrainingRules(each_event=True)
     project = backends.project()
     made = [parse_event(backends.recorded()).of(project)] * jobs
@@ -112,7 +112,7 @@ def _get(backend: Learning, path: str, key: str, count: int) -> None:
 
 
 def _beside(backend: Learning, path: str) -> Found:
-    """Events while somebody lists all jobs again and again."""
+    """Send events while all jobs are listed repeatedly."""
     bodies = backends.events(150)
     with Clients(bodies, backend.server.port, "/webhook", rate=50) as clients:
         end = time.monotonic() + 3
@@ -128,7 +128,7 @@ def _beside(backend: Learning, path: str) -> Found:
 
 def _run(backend: Learning, *command: str) -> None:
     env = os.environ | {"LSML_HOME": str(backend.home)}
-    # What pip installs is compiled; a checkout is by the first command, if it may be.
+    # An installed package has compiled modules; here the first command writes them.
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
         command, capture_output=True, cwd=REPOSITORY, env=env, timeout=60

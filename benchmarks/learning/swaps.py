@@ -1,4 +1,4 @@
-"""Versions that replace each other under load, in two serving processes."""
+"""Version swaps under load, in two serving processes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import quote
 
-from benchmarks.learning import backends
-from benchmarks.learning import learner as learners
+from benchmarks.learning import backends, learner
 from benchmarks.learning.backends import Learning, learning
 from benchmarks.learning.clients import Answer, Clients, percentile
 
@@ -27,7 +26,7 @@ Found = dict[str, float]
 
 @dataclass(frozen=True)
 class _Swap:
-    """One promotion: when it was asked for, and when the answer came."""
+    """One activation: when it was requested, and when it was answered."""
 
     version: str
     asked: float
@@ -36,7 +35,7 @@ class _Swap:
 
 @dataclass(frozen=True)
 class _Predicted:
-    """An answer of `/predict`, and who gave it."""
+    """An answer of `/predict`, with its version and process."""
 
     answer: Answer
 
@@ -58,25 +57,24 @@ class _Predicted:
 
 
 def swaps(*, mib: int, times: int, every_s: float, from_base: bool) -> Found:
-    """Eight clients predict while one version after the other is activated.
+    """Let 8 clients predict while two versions are activated in turn.
 
     Args:
         mib: size of the weights.
-        times: promotions.
-        every_s: from one to the next.
-        from_base: alternate with the base, which has no weights; else with another
-            version.
+        times: number of activations.
+        every_s: seconds between activations.
+        from_base: use the base, which has no weights, as one of the two versions.
     """
     env = {
         "WORKERS": str(PROCESSES),
-        learners.MIB: str(mib),
-        learners.CALL_S: str(_CALL_S),
-        learners.POLICY: "1,0.1,0.1",
+        learner.MIB: str(mib),
+        learner.CALL_S: str(_CALL_S),
+        learner.POLICY: "1,0.1,0.1",
     }
     with learning(env) as backend:
         backend.set_up()
         made = [_train(backend)]
-        made += [learners.BASE] if from_base else [_train(backend)]
+        made += [learner.BASE] if from_base else [_train(backend)]
         with Clients(
             backends.requests(64),
             backend.server.port,
@@ -91,13 +89,13 @@ def swaps(*, mib: int, times: int, every_s: float, from_base: bool) -> Found:
                 done.append(_activate(backend, made[number % 2 - 1]))
                 time.sleep(max(0.0, done[-1].asked + every_s - time.monotonic()))
             answers = clients.finish()
-    # Connections are made and caches filled before the first promotion.
+    # The first second opens connections and fills caches, so it does not count.
     predicted = [_Predicted(a) for a in answers if a.sent >= began - _WARM_S / 2]
     return _found(predicted, done, every_s)
 
 
 def _train(backend: Learning) -> str:
-    """A version, made by a fit."""
+    """Run a fit and return its version."""
     backend.train()
 
     def ended() -> str | None:
@@ -167,7 +165,7 @@ def _found(predicted: Sequence[_Predicted], done: list[_Swap], every_s: float) -
 def _apart(
     predicted: Sequence[_Predicted], windows: list[tuple[float, float]]
 ) -> tuple[list[float], list[float]]:
-    """Milliseconds of the requests that met a window, and of those that did not."""
+    """Milliseconds of the requests that overlap a window, and of the others."""
     inside: list[float] = []
     outside: list[float] = []
     for one in predicted:

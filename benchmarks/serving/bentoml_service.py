@@ -19,17 +19,17 @@ _TIMEOUT_S = 300
     logging={"access": {"enabled": False}},
 )
 class Peer:
-    """The batchable method is the route itself: BentoML's shortest way.
+    """Its route is a batchable method, BentoML's shortest path.
 
-    It takes one list, so the other keys of the body are dropped, and it answers the
-    list without the `results` key around it: less work than the contract asks for.
+    The method takes one list, so the other keys of the body are dropped, and it returns
+    a plain list without the `results` key: less work than Label Studio asks for.
     """
 
     def __init__(self) -> None:
         self.workload = workloads.make(os.environ["BENCH_WORKLOAD"])
 
-    # As long as the timeout, so that nothing is refused: a large POST is cut into
-    # batches that keep its time of arrival, and cancelled once this has passed.
+    # max_latency_ms equals the timeout: BentoML splits a large POST into batches that
+    # keep its time of arrival, and cancels them once max_latency_ms has passed.
     @bentoml.api(  # type: ignore[untyped-decorator]
         route="/predict",
         batchable=True,

@@ -1,7 +1,7 @@
-"""CPU time of a trivial request in one process, with BentoML's spans and without.
+"""CPU time of a trivial request in one process, with and without BentoML's spans.
 
-`python -m benchmarks.serving.cpu`: no sockets and no other process, so that the number
-is less noisy than a rate. The figures of docs/architecture.md come from here.
+`python -m benchmarks.serving.cpu` uses no sockets and no load generator, so its numbers
+vary less than requests per second. docs/architecture.md quotes them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import tempfile
 import time
 from typing import Any
 
+from benchmarks import REPOSITORY
+from benchmarks.common.models import TARGETS
+from benchmarks.common.servers import own_home
 from benchmarks.common.tasks import body
 
 CLIENTS = 64
@@ -60,7 +63,7 @@ async def _client(app: Any) -> None:
 
 
 async def measure(app: Any) -> float:
-    """Microseconds of CPU per request, the best of a few rounds."""
+    """Microseconds of CPU per request, the best of five rounds."""
     best = float("inf")
     async with app.router.lifespan_context(app):
         await _client(app)
@@ -72,7 +75,7 @@ async def measure(app: Any) -> float:
 
 
 def _measure_here() -> None:
-    import uvloop  # noqa: PLC0415 - only in the process that is measured
+    import uvloop  # noqa: PLC0415 - only in the measured process
 
     from benchmarks.common.service import svc  # noqa: PLC0415
 
@@ -83,14 +86,16 @@ def _measure_apart(tracing: str) -> str:
     with tempfile.TemporaryDirectory() as home:
         environ = {
             **os.environ,
-            "BENCH_WORKLOAD": "trivial",
-            "LSML_HOME": home,
-            "BENTOML_HOME": home,
+            **own_home(home),
+            "BENCH_TARGET": TARGETS["trivial"],
+            "BENCH_NAME": "bench-trivial",
             "LSML_TRACING": tracing,
             "LOG_LEVEL": "ERROR",
         }
         command = [sys.executable, "-m", "benchmarks.serving.cpu", "here"]
-        done = subprocess.run(command, env=environ, capture_output=True, check=True)
+        done = subprocess.run(
+            command, cwd=REPOSITORY, env=environ, capture_output=True, check=True
+        )
     return done.stdout.decode().split()[-1]
 
 
@@ -98,6 +103,6 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["here"]:
         _measure_here()
     else:
-        print("us of CPU per trivial request, 64 at a time")
+        print("Microseconds of CPU per trivial request, 64 concurrent:")
         print(f"  without spans: {_measure_apart('0')}")
         print(f"  with spans (LSML_TRACING=1): {_measure_apart('1')}")

@@ -1,4 +1,4 @@
-"""LitServe's arm: `python -m benchmarks.serving.litserve_service`, in .venvs/bench."""
+"""LitServe serving BENCH_WORKLOAD, run by the Python of .venvs/bench."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Tasks = list[dict[str, Any]]
 
 
 class Predict(litserve.LitAPI):  # type: ignore[misc]  # untyped here, see above
-    """Label Studio's `/predict`: a batch holds requests, each a list of tasks."""
+    """Label Studio's `/predict`; each request of a batch is a list of tasks."""
 
     def setup(self, device: str) -> None:
         self.workload = workloads.make(os.environ["BENCH_WORKLOAD"])
 
-    # LitServe hands annotations of these two to FastAPI, which would then validate each
-    # body and each answer: without them it takes the shortest way.
+    # Without annotations here, FastAPI does not validate each body and each answer:
+    # LitServe's shortest path.
     def decode_request(self, request):  # type: ignore[no-untyped-def]
         return request["tasks"]
 
@@ -42,7 +42,7 @@ def main() -> None:
     api = Predict(
         api_path="/predict",
         max_batch_size=workloads.BATCH,
-        batch_timeout=float(os.environ["BENCH_LITSERVE_BATCH_TIMEOUT_S"]),
+        batch_timeout=float(os.environ["BENCH_LITSERVE_TIMEOUT_MS"]) / 1000,
     )
     server = litserve.LitServer(api, accelerator="cpu", timeout=300, fast_queue=True)
     server.run(

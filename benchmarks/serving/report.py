@@ -1,4 +1,4 @@
-"""The page of `python -m benchmarks.serving`, results.md: beside the peers."""
+"""The goals of the serving benchmark, and its page, results.md."""
 
 from __future__ import annotations
 
@@ -9,58 +9,170 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.common.page import Grid, Page
-from benchmarks.common.samples import LIMIT, OURS
-from benchmarks.goals import GOALS
-from benchmarks.serving.candidates import ARMS
+from benchmarks.common.samples import (
+    ALONE,
+    OURS,
+    Goal,
+    difference,
+    median,
+    ratio,
+)
+from benchmarks.serving.candidates import CANDIDATES
 
-_NOTES = Path(__file__).with_name("notes.md")
-_TITLES = {LIMIT: "model alone"} | {arm.name: arm.title for arm in ARMS}
+RESULTS = Path(__file__).with_name("results.md")
+_TITLES = {ALONE: "model alone"} | {one.name: one.title for one in CANDIDATES}
 _HOW = """\
-Every arm is started afresh for each workload and round and is alone while measured; the
-arms take turns. Load: wrk (closed loop, one thread, on the same machine) with bodies in
-the shape that Label Studio was recorded to send, one task each unless said otherwise;
-its latencies are corrected for coordinated omission. Numbers are medians over rounds,
-`(lowest-highest)` beside them; ratios are medians of each round's own ratio.
-The columns "vs" are lsml-bento's number divided by the other's. The model
-alone runs in a process of its own with the same torch threads, in batches of 1 beside 1
-client, of 8 beside 8 and of 32 beside 64. Answers are checked, each for its own task,
-before the clock runs; failed requests have a row only where there were any. The health
-route is asked while 64 clients keep the transformer busy, with a torch thread for every
-core."""
+Each server is started anew for each workload and round, and runs alone while it is
+measured; the order of the servers changes from round to round. wrk generates the load
+on the same machine: a closed loop in one thread, with bodies in the shape that Label
+Studio was recorded to send, one task each unless stated otherwise. wrk corrects
+latencies for coordinated omission. Numbers are medians over rounds, followed by
+`(lowest-highest)`. Ratios are medians of the ratio in each round. A column "vs" is
+lsml-bento's number divided by the other's. The model alone runs in its own process with
+the same number of torch threads, in batches of 1 for 1 client, 8 for 8 clients and 32
+for 64 clients. Before the clock runs, each answer is checked to belong to its task.
+Rows that count failures are shown only if there were any. The health route is measured
+while 64 clients keep the transformer busy, with one torch thread per core."""
+
+
+def _bulk(workload: str) -> Goal:
+    one_post = "500 in one POST tasks/s"
+    return Goal(
+        f"{workload}: 500 tasks in one POST, of the model alone",
+        0.95,
+        "",
+        ratio(workload, one_post),
+        at_least=True,
+    )
+
+
+def _interactive(workload: str) -> Goal:
+    return Goal(
+        f"{workload}: interactive during 1,000-task POSTs, "
+        "queue p99 above one batch of 32",
+        10,
+        "ms",
+        difference(
+            workload, "interactive in bulk queue p99 ms", minus="batch of 32 ms"
+        ),
+    )
+
+
+GOALS = (
+    Goal(
+        "device, 64 clients: of the model alone at batch 32",
+        0.85,
+        "",
+        ratio("device", "64-client req/s"),
+        at_least=True,
+    ),
+    Goal(
+        "device, 64 clients: p99 in batches of 32",
+        4,
+        "",
+        ratio("device", "64-client p99 ms", over="batch of 32 ms"),
+    ),
+    Goal(
+        "device, 1 client: p50 above the model alone",
+        1.5,
+        "ms",
+        difference("device", "1-client p50 ms"),
+    ),
+    Goal(
+        "failed requests, all workloads and rounds",
+        0,
+        "",
+        lambda samples: samples.total("failed", OURS),
+    ),
+    Goal("trivial, 1 client: p50", 0.7, "ms", median("trivial", "1-client p50 ms")),
+    Goal(
+        "trivial, 64 clients",
+        2500,
+        "req/s",
+        median("trivial", "64-client req/s"),
+        at_least=True,
+    ),
+    Goal(
+        "transformer, 8 clients: of the model alone at batch 8",
+        0.7,
+        "",
+        ratio("transformer", "8-client req/s"),
+        at_least=True,
+    ),
+    _bulk("device"),
+    _bulk("transformer"),
+    _interactive("device"),
+    _interactive("transformer"),
+    Goal(
+        "/health p99 while predictions saturate the cores",
+        50,
+        "ms",
+        median("health", "p99 ms"),
+    ),
+    Goal(
+        "`lsml-bento start` of a light model to /health",
+        4,
+        "s",
+        median("startup", "start s"),
+    ),
+    Goal(
+        "serving process without torch, idle",
+        200,
+        "MiB",
+        median("memory", "idle serving process MiB"),
+    ),
+    Goal(
+        "8 projects in turn: p50, of one project's",
+        1.1,
+        "",
+        ratio("projects", "8 projects p50 ms", over="1 project p50 ms", series=OURS),
+    ),
+    Goal(
+        "100 projects in turn: memory per 1,000 requests above one project's",
+        0.5,
+        "MiB",
+        difference(
+            "projects",
+            "100 projects MiB per 1,000 requests",
+            minus="1 project MiB per 1,000 requests",
+            series=OURS,
+        ),
+    ),
+)
 
 
 @dataclass
 class Results(Page):
-    """The page, with each peer's numbers in a column of its own."""
+    """The page, with a column for each server and each ratio."""
 
     remarks: list[str] = field(default_factory=list)
 
     def table(self, workload: str) -> Grid:
         measures = sorted(self.samples.measures(workload), key=_clients)
-        measures = [m for m in measures if not self._all_well(workload, m)]
-        arms = [
-            arm
-            for arm in self.columns
-            if any(self.samples.by_round(workload, m, arm) for m in measures)
+        measures = [m for m in measures if not self._is_without_failure(workload, m)]
+        shown = [
+            one
+            for one in self.columns
+            if any(self.samples.by_round(workload, m, one) for m in measures)
         ]
-        others = [arm for arm in arms if arm != OURS] if OURS in arms else []
-        head = ["measure", *(self.columns[arm] for arm in arms)]
+        others = [one for one in shown if one != OURS] if OURS in shown else []
+        head = ["measure", *(self.columns[one] for one in shown)]
         head += [f"vs {self.columns[other]}" for other in others]
         rows = [
             [
                 measure,
-                *(self.cell(workload, measure, arm) for arm in arms),
+                *(self.cell(workload, measure, one) for one in shown),
                 *(self._ratio(workload, measure, other) for other in others),
             ]
             for measure in measures
         ]
         return Grid(workload, head, rows)
 
-    def _all_well(self, workload: str, measure: str) -> bool:
-        """Whether this counts failures and there were none."""
+    def _is_without_failure(self, workload: str, measure: str) -> bool:
+        """Whether the measure counts failures and there were none."""
         return measure.endswith("failed") and not any(
-            any(self.samples.by_round(workload, measure, arm).values())
-            for arm in self.columns
+            any(self.samples.by_round(workload, measure, one).values())
+            for one in self.columns
         )
 
     def _ratio(self, workload: str, measure: str, other: str) -> str:
@@ -72,21 +184,21 @@ class Results(Page):
 
 
 def results(described: dict[str, str], console: Console, out: Path | None) -> Results:
-    """The page before anything is measured."""
-    arms = "\n".join(f"- **{arm.title}**: {arm.notes}" for arm in ARMS)
+    """A page without numbers."""
+    settings = "\n".join(f"- **{one.title}**: {one.notes}" for one in CANDIDATES)
     return Results(
         "Benchmark results",
         described,
-        f"{_HOW}\n\n{arms}",
+        f"{_HOW}\n\n{settings}",
         GOALS,
         _TITLES,
         console,
         out,
-        _NOTES,
+        RESULTS,
     )
 
 
 def _clients(measure: str) -> int:
-    """Sorts measures by the number of clients, those without one behind them."""
+    """The number of clients in a measure's name, for sorting; others come last."""
     count, dash, _ = measure.partition("-client ")
     return int(count) if dash else sys.maxsize
