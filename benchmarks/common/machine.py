@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import sys
 import time
 from datetime import datetime, timezone
 from importlib import metadata
@@ -32,11 +33,11 @@ def _memory_gib() -> float:
 
 
 def describe(command: str) -> dict[str, str]:
-    """What a reader needs to compare the numbers, by title."""
+    """What a reader needs to compare the numbers, by title; adds our arguments."""
     versions = ("bentoml", "torch", "uvloop", "httptools", "orjson", "lsml-bento")
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": command,
+        "command": " ".join([command, *sys.argv[1:]]),
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "memory": f"{_memory_gib():.0f} GiB",
         "system": platform.platform(),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import math
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,3 +185,18 @@ def exit_on_sigterm() -> None:
 
 def _exit(signum: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + signum)
+
+
+def some_of(choices: Sequence[str]) -> Callable[[str], list[str]]:
+    """The type of an option that takes names from these, separated by commas."""
+
+    def parse(text: str) -> list[str]:
+        found = text.split(",")
+        unknown = sorted(set(found) - set(choices))
+        if unknown:
+            raise argparse.ArgumentTypeError(
+                f"{', '.join(unknown)} is unknown. Choose from: {', '.join(choices)}"
+            )
+        return found
+
+    return parse

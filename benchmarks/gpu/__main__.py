@@ -1,7 +1,7 @@
 """Measure how much of a GPU's speed is left behind lsml-bento.
 
 `python -m benchmarks.gpu` needs a GPU. `--device cpu --quick` is a trial run on any
-machine, with a small model in place of the larger one.
+machine, with a small model instead of the larger one.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _FAILED = f"{_CLIENTS} clients, failed"
 _MEAN_BATCH = f"{_CLIENTS} clients, mean batch"
 _BATCH_SIZE = "bentoml_service_adaptive_batch_size"
 
+_COMMAND = "python -m benchmarks.gpu"
 _RESULTS = Path(__file__).with_name("results.md")
 _ABOUT = {
     "transformer": "`transformer`, as in `make bench`",
@@ -158,7 +159,7 @@ def _expected(name: str) -> list[float]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("benchmarks.gpu", description=__doc__)
+    parser = argparse.ArgumentParser(_COMMAND, description=__doc__)
     add = parser.add_argument
     add("--device", default="cuda", help="cuda, cuda:1, ... or cpu (default: cuda)")
     add("--quick", action="store_true", help="one short round")
@@ -189,9 +190,7 @@ def main() -> int:
     )
     default = ["transformer", "small" if is_cpu else "larger"]
     names = [options.only] if options.only else default
-    described = {"device": device} | machine.describe(
-        " ".join(["python -m benchmarks.gpu", *sys.argv[1:]])
-    )
+    described = {"device": device} | machine.describe(_COMMAND)
     is_part = options.quick or options.only or is_cpu
     page = Page(
         "How much of a GPU's speed is left",

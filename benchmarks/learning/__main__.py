@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.common import machine
-from benchmarks.common.page import Page, exit_on_sigterm, wide_console
+from benchmarks.common.page import Page, exit_on_sigterm, some_of, wide_console
 from benchmarks.common.samples import OURS, Goal, highest, median, total
 from benchmarks.learning import events, listings, swaps
 
+_COMMAND = "python -m benchmarks.learning"
 _RESULTS = Path(__file__).with_name("results.md")
 _HOW = """\
 Each part starts its own server and worker with an empty home. The load comes from one
@@ -101,7 +102,7 @@ def _of_events(part: str) -> list[Goal]:
         Goal(f"{part}: p99", 20, "ms", median(part, "p99 ms")),
         Goal(f"{part}: lost", 0, "", total(part, "lost")),
         Goal(f"{part}: fits at a time", 1, "", highest(part, "running at a time")),
-        Goal(f"{part}: jobs that wait", 1, "", highest(part, "waiting at a time")),
+        Goal(f"{part}: waiting jobs", 1, "", highest(part, "waiting at a time")),
     ]
 
 
@@ -117,10 +118,10 @@ def _of_locks(part: str) -> list[Goal]:
 
 def _of_lists() -> list[Goal]:
     kinds = listings.DIRECTORIES
-    commands = [f"{n} list, {kind}, s" for kind in kinds for n in ("jobs", "versions")]
-    names = ["GET jobs s", "GET versions s", *commands]
+    commands = [f"{n} list, {kind}," for kind in kinds for n in ("jobs", "versions")]
+    names = ["GET jobs", "GET versions", *commands]
     return [
-        Goal(f"{_LISTS}: {name.removesuffix(' s')}", 1, "s", median(_LISTS, name))
+        Goal(f"{_LISTS}: {name.strip(',')}", 1, "s", median(_LISTS, f"{name} s"))
         for name in names
     ]
 
@@ -149,25 +150,16 @@ GOALS = [
 # A run
 
 
-def _parts(text: str) -> list[str]:
-    found = text.split(",")
-    if unknown := sorted(set(found) - set(PARTS)):
-        raise argparse.ArgumentTypeError(
-            f"{', '.join(unknown)} is unknown. Available: {', '.join(PARTS)}"
-        )
-    return found
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("benchmarks.learning", description=__doc__)
+    parser = argparse.ArgumentParser(_COMMAND, description=__doc__)
     add = parser.add_argument
     add("--quick", action="store_true", help="one short round, about 5 minutes")
     parts = ",".join(PARTS)
     add(
         "--only",
-        type=_parts,
+        type=some_of(PARTS),
         default=list(PARTS),
-        metavar="PART,..",
+        metavar="PART,...",
         help=f"measure only some of {parts}",
     )
     add("--rounds", type=int, help=f"rounds per part (default: {_Plan.rounds})")
@@ -179,9 +171,7 @@ def main() -> int:
     """Measure; 1 if a part failed."""
     options = _parser().parse_args()
     exit_on_sigterm()
-    described = machine.describe(
-        " ".join(["python -m benchmarks.learning", *sys.argv[1:]])
-    )
+    described = machine.describe(_COMMAND)
     described["torch threads"] = "the worker gives each fit all cores but one"
     is_whole = not options.quick and set(options.only) == set(PARTS)
     page = Page(

@@ -57,7 +57,7 @@ def listings(*, jobs: int = JOBS, versions: int = VERSIONS) -> Found:
             "GET versions s": _median(
                 partial(_get, backend, of_project, "versions", versions + 1)
             ),
-            **_beside(backend, all_jobs),
+            **_events_meanwhile(backend, all_jobs),
         }
         for name, file in DIRECTORIES.items():
             directory = backend.home / name
@@ -111,7 +111,7 @@ def _get(backend: Learning, path: str, key: str, count: int) -> None:
     assert len(found) == count, f"{path} listed {len(found)} of {count}"
 
 
-def _beside(backend: Learning, path: str) -> Found:
+def _events_meanwhile(backend: Learning, path: str) -> Found:
     """Send events while all jobs are listed repeatedly."""
     bodies = backends.events(150)
     with Clients(bodies, backend.server.port, "/webhook", rate=50) as clients:
@@ -120,9 +120,9 @@ def _beside(backend: Learning, path: str) -> Found:
             backend.ask("GET", path)
         answers = clients.finish()
     return {
-        "events beside it failed": sum(not answer.is_good for answer in answers),
-        "events beside it p50 ms": percentile([a.ms for a in answers], 0.5),
-        "events beside it p99 ms": percentile([a.ms for a in answers], 0.99),
+        "events meanwhile failed": sum(not answer.is_good for answer in answers),
+        "events meanwhile p50 ms": percentile([a.ms for a in answers], 0.5),
+        "events meanwhile p99 ms": percentile([a.ms for a in answers], 0.99),
     }
 
 

@@ -1,6 +1,6 @@
-"""Measure `lsml-bento preannotate` from file to file, beside the model alone.
+"""Measure `lsml-bento preannotate` from file to file, and the model alone.
 
-It also measures how much memory a hundred times as many tasks take.
+It also measures how memory grows with a hundred times as many tasks.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from benchmarks.common.page import Page, exit_on_sigterm, wide_console
 from benchmarks.common.preannotate import preannotate
 from benchmarks.common.samples import OURS, Goal, ratio
 
+_COMMAND = "python -m benchmarks.preannotation"
 _RESULTS = Path(__file__).with_name("results.md")
 _HOW = f"""\
 Each number comes from its own process. `lsml-bento preannotate {TARGETS["device"]}`
@@ -76,7 +77,7 @@ def _goals(scale: int) -> list[Goal]:
 
 def main() -> int:
     """Measure; 1 if a part failed or a goal was missed."""
-    parser = argparse.ArgumentParser("benchmarks.preannotation", description=__doc__)
+    parser = argparse.ArgumentParser(_COMMAND, description=__doc__)
     parser.add_argument(
         "--quick", action="store_true", help="one round with a tenth of the tasks"
     )
@@ -85,9 +86,7 @@ def main() -> int:
     scale = 10 if options.quick else 1
     page = Page(
         "What preannotate reaches",
-        machine.describe(
-            " ".join(["python -m benchmarks.preannotation", *sys.argv[1:]])
-        ),
+        machine.describe(_COMMAND),
         _HOW,
         _goals(scale),
         {OURS: "median (lowest-highest)"},

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.common import alone, machine, tasks, wrk
 from benchmarks.common.models import TARGETS
-from benchmarks.common.page import exit_on_sigterm, wide_console
+from benchmarks.common.page import exit_on_sigterm, some_of, wide_console
 from benchmarks.common.samples import ALONE, OURS
 from benchmarks.common.servers import Server, torch_threads
 from benchmarks.serving import candidates, measures, setup
@@ -20,6 +20,7 @@ from benchmarks.serving.candidates import CANDIDATES, Candidate
 from benchmarks.serving.measures import QUICK, Found, Plan
 from benchmarks.serving.report import RESULTS, Results, results
 
+_COMMAND = "python -m benchmarks.serving"
 _WORKLOADS = tuple(TARGETS)
 _SINGLE = ("startup", "memory", "projects", "soak")
 """What only lsml-bento is measured on, once."""
@@ -111,27 +112,14 @@ class Run:
         return found
 
 
-def _some_of(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
-    def parse(text: str) -> list[str]:
-        found = text.split(",")
-        unknown = sorted(set(found) - set(choices))
-        if unknown:
-            raise argparse.ArgumentTypeError(
-                f"{', '.join(unknown)} is unknown. Choose from: {', '.join(choices)}"
-            )
-        return found
-
-    return parse
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("benchmarks.serving", description=__doc__)
+    parser = argparse.ArgumentParser(_COMMAND, description=__doc__)
     add = parser.add_argument
     add("--quick", action="store_true", help="one short round without the soak")
     for option, choices in (("--only", _PARTS), ("--servers", _NAMES)):
         add(
             option,
-            type=_some_of(choices),
+            type=some_of(choices),
             default=list(choices),
             metavar="NAME,...",
             help=f"measure only some of {', '.join(choices)}",
@@ -145,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         "--litserve-timeout-ms",
         type=float,
         metavar="MS",
-        help="LitServe's batch_timeout, in place of the tuned ones",
+        help="LitServe's batch_timeout, instead of the tuned values",
     )
     add("--out", type=Path, help="page to write (default: results.md after a full run)")
     add("--samples", type=Path, help="also write every number to this JSON file")
@@ -184,9 +172,7 @@ def main() -> int:
     """Measure; 1 if a part failed."""
     options = _parser().parse_args()
     _prepare(options)
-    described = machine.describe(
-        " ".join(["python -m benchmarks.serving", *sys.argv[1:]])
-    )
+    described = machine.describe(_COMMAND)
     described["litserve"] = setup.version()
     described["torch threads"] = (
         f"{options.torch_threads}, for every server and the model alone"

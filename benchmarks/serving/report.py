@@ -22,13 +22,13 @@ from benchmarks.serving.candidates import CANDIDATES
 RESULTS = Path(__file__).with_name("results.md")
 _TITLES = {ALONE: "model alone"} | {one.name: one.title for one in CANDIDATES}
 _HOW = """\
-Each server is started anew for each workload and round, and runs alone while it is
-measured; the order of the servers changes from round to round. wrk generates the load
-on the same machine: a closed loop in one thread, with bodies in the shape that Label
-Studio was recorded to send, one task each unless stated otherwise. wrk corrects
-latencies for coordinated omission. Numbers are medians over rounds, followed by
-`(lowest-highest)`. Ratios are medians of the ratio in each round. A column "vs" is
-lsml-bento's number divided by the other's. The model alone runs in its own process with
+Each workload and round starts the server again, and it runs alone while it is measured;
+the order of the servers changes from round to round. wrk generates the load on the same
+machine: a closed loop in one thread, with bodies in the shape that Label Studio was
+recorded to send, one task each unless stated otherwise. wrk corrects latencies for
+coordinated omission. Numbers are medians over rounds, followed by `(lowest-highest)`.
+Ratios are medians of the ratio in each round. A column "vs" is lsml-bento's number
+divided by the other's. The model alone runs in its own process with
 the same number of torch threads, in batches of 1 for 1 client, 8 for 8 clients and 32
 for 64 clients. Before the clock runs, each answer is checked to belong to its task.
 Rows that count failures are shown only if there were any. The health route is measured
