@@ -59,7 +59,17 @@ class Plan:
     peer_extras: int = 1
 
 
-QUICK = Plan(1, 1, 0.7, 2, 2, 1, 1, 1, 0, 0)
+QUICK = Plan(
+    rounds=1,
+    seconds=1,
+    alone_seconds=0.7,
+    interactive_seconds=2,
+    posts=1,
+    starts=1,
+    project_seconds=1,
+    soak_s=0,
+    peer_extras=0,
+)
 
 
 def first_answer(server: Server, workload: str) -> Found:
