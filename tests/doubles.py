@@ -18,6 +18,7 @@ from lsml_bento.backend.backend import Backend
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
+from lsml_bento.processes.backend import build_backend
 from lsml_bento.settings import Settings
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import State
@@ -173,7 +174,7 @@ def client_of(
     """A client of a backend with its state in memory."""
     settings = Settings.from_env(environ)
     source = ModelSource(model, directory)
-    backend = Backend(source, state or MemoryState(), NoMedia(), settings)
+    backend = build_backend(source, state or MemoryState(), NoMedia(), settings)
     return Client(backend, settings)
 
 

@@ -10,12 +10,14 @@ from typing import Any
 
 from lsml_bento.adapters.bentoml_models import BentoModels
 from lsml_bento.contract import Project
+from lsml_bento.jobs.annotations import AnnotationStore
 from lsml_bento.jobs.events import Event
 from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
 from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
+from lsml_bento.prediction.model_factory import ModelKey, to_key
 from lsml_bento.prediction.model_pool import ModelPool
 from lsml_bento.prediction.predictor import Group, Predictor
 from lsml_bento.prediction.version_follower import VersionFollower
@@ -137,9 +139,24 @@ class Process:
     ) -> None:
         source = model if isinstance(model, ModelSource) else ModelSource(model)
         self.state = store.state
-        self.models = ModelPool(source, self.state, NoMedia(), store.weights, **options)
-        self.serving = VersionFollower(self.models, self.state)
-        self.predictor = Predictor(self.models, self.state, self.serving)
+        any_task = AnnotationStore(self.state).any_task
+        self.pool = ModelPool(
+            *(source, self.state, NoMedia(), store.weights, any_task), **options
+        )
+        complain = JobStore(self.state).complain
+        self.follower = VersionFollower(self.pool, self.state, complain)
+        self.predictor = Predictor(self.pool, self.state)
+
+    def key(self, project: Project = ONE, config: str = CONFIG) -> ModelKey:
+        return ModelKey(project, config, to_key(None))
+
+    @property
+    def active(self) -> dict[Project, str | None]:
+        """The versions that really serve, None for the base."""
+        return {
+            project: None if self.pool.has_stand_in(project) else version
+            for project, version in self.pool.versions().items()
+        }
 
     def predict(
         self, project: Project = ONE, config: str = CONFIG, text: str = "a"

@@ -125,6 +125,13 @@ def test_an_adapter_imports_no_other_adapter() -> None:
             assert all(name.startswith(own) for name in others), module
 
 
+def test_a_module_of_prediction_imports_nothing_of_jobs() -> None:
+    for module, path in MODULES.items():
+        if module.startswith("prediction."):
+            found = [n for n in imported(path) if n.startswith("lsml_bento.jobs")]
+            assert not found, module
+
+
 def test_the_root_holds_at_most_twelve_modules() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= 12
 

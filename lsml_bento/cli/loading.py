@@ -15,7 +15,6 @@ from lsml_bento.model.render import Slot
 from lsml_bento.prediction.failures import for_client
 from lsml_bento.prediction.model_pool import ModelPool
 from lsml_bento.prediction.predictor import Group, Predictor
-from lsml_bento.prediction.version_follower import VersionFollower
 from lsml_bento.settings import Settings
 from lsml_bento.state.memory import MemoryState
 
@@ -44,8 +43,7 @@ def load_predict(directory: Path, label_config: str) -> tuple[str, str, Predict]
         settings.local_files_root,
         (settings.home or directory / ".lsml") / "media",
     )
-    models = ModelPool(source, state, media)
-    predictor = Predictor(models, state, VersionFollower(models, state))
+    predictor = Predictor(ModelPool(source, state, media), state)
     name = source.load().__name__
     version = predictor.prepare(_PROJECT, label_config)
 

@@ -65,9 +65,10 @@ class Surroundings:
     run: Run = field(default_factory=NoRun)
 
 
-_surroundings: ContextVar[Surroundings | None] = ContextVar(
+current_surroundings: ContextVar[Surroundings | None] = ContextVar(
     "surroundings", default=None
 )
+"""Of the user's code that runs now, in this thread."""
 
 
 @contextmanager
@@ -77,16 +78,16 @@ def surrounded_by(surroundings: Surroundings) -> Iterator[None]:
     The constructor's arguments are HumanSignal's, and users override it, so that what
     the server adds must come another way.
     """
-    token = _surroundings.set(surroundings)
+    token = current_surroundings.set(surroundings)
     try:
         yield
     finally:
-        _surroundings.reset(token)
+        current_surroundings.reset(token)
 
 
 def media_here() -> Media | None:
     """The media of the surroundings that code runs in; None outside of a server."""
-    surroundings = _surroundings.get()
+    surroundings = current_surroundings.get()
     return None if surroundings is None else surroundings.media
 
 
@@ -146,7 +147,7 @@ class LabelStudioMLBase:
         Raises:
             LabelConfigError: if the label config does not parse.
         """
-        self.surroundings = _surroundings.get() or Surroundings(
+        self.surroundings = current_surroundings.get() or Surroundings(
             Project(str(project_id or ""), 0)
         )
         self.project_id = project_id or ""

@@ -16,7 +16,7 @@ from typing import Any
 from lsml_bento.contract import Context, Task
 from lsml_bento.error_text import locate
 from lsml_bento.errors import DeviceLost, MediaError, ModelError, OutOfMemory
-from lsml_bento.model.base_class import LabelStudioMLBase, surrounded_by
+from lsml_bento.model.base_class import LabelStudioMLBase, current_surroundings
 from lsml_bento.model.render import render
 
 _LASTING = re.compile(
@@ -46,9 +46,9 @@ def call(
     """
     arguments = {**params, "context": context}
     tasks = _copied(tasks)
+    token = current_surroundings.set(model.surroundings)
     try:
-        with surrounded_by(model.surroundings):
-            return model.predict(tasks, **_accepted(type(model).predict, arguments))
+        return model.predict(tasks, **_accepted(type(model).predict, arguments))
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -69,6 +69,8 @@ def call(
             raise
         # asyncio takes these for its own: a future can not even hold a StopIteration.
         raise ModelError(f"predict() raised {locate(error)}") from error
+    finally:
+        current_surroundings.reset(token)
 
 
 def is_device_lost() -> bool:

@@ -13,15 +13,16 @@ from typing import Protocol
 
 from lsml_bento.contract import Project, Task
 from lsml_bento.errors import DeviceLost, MediaError, PredictionError
+from lsml_bento.jobs.annotations import AnnotationStore
+from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import Media
 from lsml_bento.model.render import Slot
 from lsml_bento.preannotation.selection import Answer, PreannotationError
-from lsml_bento.prediction.batcher import Batcher
+from lsml_bento.prediction.batcher import Batcher, Lane, Ticket
 from lsml_bento.prediction.call_threads import CallThreads
 from lsml_bento.prediction.model_pool import ModelPool
 from lsml_bento.prediction.predictor import Group, Predictor
-from lsml_bento.prediction.request_queue import Lane, Ticket
 from lsml_bento.prediction.version_follower import VersionFollower
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change, State, below, identify
@@ -182,9 +183,10 @@ class LocalEngine:
         weights: Weights | None = None,
         threads: int = 1,
     ) -> None:
-        models = ModelPool(source, state, media, weights, max_objects=threads)
-        self._serving = VersionFollower(models, state)
-        self._predictor = Predictor(models, state, self._serving)
+        any_task = AnnotationStore(state).any_task
+        pool = ModelPool(source, state, media, weights, any_task, max_objects=threads)
+        self._follower = VersionFollower(pool, state, JobStore(state).complain)
+        self._predictor = Predictor(pool, state)
         self._device = CallThreads(threads, "predict")
         self._group: Group | None = None
         # One more than there are threads: the next call waits in the thread's queue.
@@ -192,7 +194,7 @@ class LocalEngine:
 
     async def prepare(self, project: Project, label_config: str) -> str:
         """Make the model of the version that serves now."""
-        await self._device.run(self._serving.follow)
+        await self._device.run(self._follower.follow)
         prepare = self._predictor.prepare
         version = await self._device.run(prepare, project, label_config)
         self._group = Group.of(project, label_config, {}, None)

@@ -1,18 +1,22 @@
-"""Batches formed while the device is busy, so that nobody waits for a timer.
+"""Adaptive batching: requests wait in lanes, and a free device takes what has gathered.
 
-A request's tasks stand in one of three lanes. Whenever a slot of the device is free,
-the first lane that has tasks gives up to ``max_batch_size`` of them, all of one group,
-to one call. The parts of a batch that failed stand in their lane again, so that who
-may go first does. Nothing here knows what a task or an answer is.
+A request's tasks wait in one of three lanes. Whenever the device has a free slot, the
+first lane that has tasks gives up to ``max_batch_size`` of them, all of one group, to
+one call. Nobody waits for a timer. The parts of a batch that failed are tried through
+the same lanes, so that a search for a bad task never delays an annotator by more than
+one call. Nothing here knows what a task or an answer is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
 from math import inf
-from typing import Any
+from typing import Any, Protocol
 
 from lsml_bento.errors import (
     MediaError,
@@ -21,42 +25,229 @@ from lsml_bento.errors import (
     ShuttingDown,
     WrongCount,
 )
-from lsml_bento.prediction.request_queue import (
-    Batch,
-    Failed,
-    Item,
-    Lane,
-    NoObserver,
-    Observer,
-    Queue,
-    Ticket,
-)
 
 log = logging.getLogger(__name__)
 
 _FAILED_CHUNKS = 3
-"""Chunks of a request that may fail whole in a row before it is given up."""
+"""Consecutive chunks of a request that may fail as a whole before the rest fails."""
 
 _PATIENCE_S = 2.0
-"""How long other lanes may be served before one that waits gets a batch."""
+"""Seconds that other lanes may be served before a waiting lane gets a batch."""
 
 _ONE_TASK_ERRORS = (MediaError,)
-"""Errors that lie in a task, however many tasks of a chunk have them."""
+"""Errors that belong to one task, however many tasks of a chunk have them."""
 
 Call = Callable[[Any, list[Any]], Awaitable[Sequence[Any]]]
-"""``await call(group, items)``: one answer per item, an Exception where one failed."""
+"""``await call(group, items)``: one answer per item, an Exception where one failed.
+
+An answer is never None.
+"""
+
+
+class Lane(str, Enum):
+    """The lanes, in the order in which they are served."""
+
+    INTERACTIVE = "interactive"
+    """An annotator drew something and waits for a suggestion."""
+    SINGLE = "single"
+    """An annotator opens a task."""
+    BULK = "bulk"
+    """Many tasks were selected at once."""
+
+
+class Observer(Protocol):
+    """Gets the batcher's measurements; ``adapters.bentoml_service`` exports them."""
+
+    def batch(self, size: int) -> None:
+        """Record a call with ``size`` items."""
+
+    def waited(self, lane: Lane, seconds: float) -> None:
+        """Record how long a request waited for the call with its first item."""
+
+    def waiting(self, lane: Lane, items: int) -> None:
+        """Record how many items a lane holds now."""
+
+
+class NoObserver:
+    """Records nothing."""
+
+    def batch(self, size: int) -> None: ...
+
+    def waited(self, lane: Lane, seconds: float) -> None: ...
+
+    def waiting(self, lane: Lane, items: int) -> None: ...
+
+
+class Ticket:
+    """A request in the queue, and its answers as they arrive.
+
+    Attributes:
+        answers: one entry per item, in order: the answer, an Exception if the item
+            failed, or None if it was not reached. Await ``done`` before reading.
+    """
+
+    def __init__(
+        self, group: Hashable, items: Sequence[Any], lane: Lane, *, alone: bool
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.group: Hashable = object() if alone else group
+        self.call_group = group
+        self.items = items
+        self.lane = lane
+        self.came_at = loop.time()
+        self.queued = 0
+        self.has_begun = False
+        self.failed_chunks = 0
+        self.deadline: asyncio.TimerHandle | None = None
+        self.answers: list[Any] = [None] * len(items)
+        self._unanswered = len(items)
+        self._done: asyncio.Future[None] = loop.create_future()
+        if not items:
+            self.stop_waiting()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the client still waits for an answer."""
+        return not self._done.done()
+
+    async def done(self) -> list[Any]:
+        """Wait until every item is answered or the deadline passes.
+
+        Cancelling the wait closes the ticket: ``withdraw`` it then.
+        """
+        await self._done
+        return self.answers
+
+    def answer(self, place: int, answer: Any) -> None:
+        """Set the answer of one item; the last one ends the wait."""
+        if self.answers[place] is not None or not self.is_open:
+            return
+        self.answers[place] = answer
+        self._unanswered -= 1
+        if not self._unanswered:
+            self.stop_waiting()
+
+    def stop_waiting(self) -> None:
+        """End the wait with the answers received so far."""
+        if self.deadline is not None:
+            self.deadline.cancel()
+        if self.is_open:
+            self._done.set_result(None)
+
+
+@dataclass
+class _Item:
+    """One entry of a ticket."""
+
+    ticket: Ticket
+    place: int
+
+
+@dataclass
+class _Batch:
+    """Items for one call."""
+
+    lane: Lane
+    items: list[_Item]
+
+
+@dataclass
+class _Part(_Batch):
+    """A part of a batch that failed.
+
+    Attributes:
+        tried: the error of its call, None if it was answered.
+    """
+
+    tried: asyncio.Future[Exception | None]
+
+
+@dataclass
+class _Line:
+    """What waits of one group; parts of failed batches go first."""
+
+    parts: deque[_Part] = field(default_factory=deque)
+    items: deque[_Item] = field(default_factory=deque)
+
+
+class _Queue:
+    """One lane: groups take turns, and items of a group are served in order."""
+
+    def __init__(self, lane: Lane, observer: Observer) -> None:
+        self.lines: OrderedDict[Hashable, _Line] = OrderedDict()
+        self.items = 0
+        self.passed_since = inf
+        self._lane = lane
+        self._observer = observer
+
+    def add(self, ticket: Ticket) -> None:
+        """Queue a ticket's items behind those of its group."""
+        items = [_Item(ticket, place) for place in range(len(ticket.items))]
+        self._line(ticket.group).items.extend(items)
+        self._count(items, +1)
+
+    def put_back(self, items: list[_Item]) -> None:
+        """Queue items of a call that was too large before all others."""
+        self._line(items[0].ticket.group).items.extendleft(reversed(items))
+        self._count(items, +1)
+
+    def add_part(self, items: list[_Item]) -> _Part:
+        """Queue a part of a batch that failed before the items of its group."""
+        part = _Part(self._lane, items, asyncio.get_running_loop().create_future())
+        self._line(items[0].ticket.group).parts.append(part)
+        return part
+
+    def take(self, limit: int) -> _Batch:
+        """Take a part, or up to ``limit`` items, of the group whose turn it is."""
+        group, line = self.lines.popitem(last=False)
+        batch: _Batch
+        if line.parts:
+            batch = line.parts.popleft()
+        else:
+            count = min(limit, len(line.items))
+            batch = _Batch(self._lane, [line.items.popleft() for _ in range(count)])
+            self._count(batch.items, -1)
+        if line.parts or line.items:
+            self.lines[group] = line
+        return batch
+
+    def remove(self, ticket: Ticket) -> list[_Item]:
+        """Remove and return a ticket's items that still wait."""
+        if not ticket.queued:
+            return []
+        line = self.lines[ticket.group]
+        removed = [item for item in line.items if item.ticket is ticket]
+        line.items = deque(item for item in line.items if item.ticket is not ticket)
+        if not line.items and not line.parts:
+            del self.lines[ticket.group]
+        self._count(removed, -1)
+        return removed
+
+    def _line(self, group: Hashable) -> _Line:
+        if not self.lines:
+            self.passed_since = inf
+        line = self.lines.get(group)
+        if line is None:
+            line = self.lines[group] = _Line()
+        return line
+
+    def _count(self, items: list[_Item], sign: int) -> None:
+        for item in items:
+            item.ticket.queued += sign
+        self.items += sign * len(items)
+        self._observer.waiting(self._lane, self.items)
 
 
 class Batcher:
     """Turns requests of any size into batches of one group.
 
     Args:
-        call: runs one batch; at most ``slots`` calls are awaited at a time.
-        max_batch_size: items in a call at most.
-        slots: how many calls the device takes at a time.
+        call: runs one batch; at most ``slots`` calls run concurrently.
+        max_batch_size: maximum number of items in a call.
+        slots: how many calls the device runs concurrently.
         queue_size: items that may wait in a lane. A request that finds its lane empty
-            is taken whatever its size.
-        observer: is told of batches and waits.
+            is accepted whatever its size.
+        observer: gets batch sizes and waiting times.
     """
 
     def __init__(
@@ -73,17 +264,17 @@ class Batcher:
         self._queue_size = queue_size
         self._free_slots = slots
         self._observer: Observer = observer or NoObserver()
-        self._queues = {lane: Queue(lane, self._observer) for lane in Lane}
-        self._working: set[asyncio.Task[None]] = set()
+        self._queues = {lane: _Queue(lane, self._observer) for lane in Lane}
+        self._running: set[asyncio.Task[None]] = set()
         self._closing = False
 
     @property
     def limit(self) -> int:
-        """Items in a call at most, as it is now."""
+        """The current maximum number of items in a call."""
         return self._limit
 
     def waiting(self) -> dict[Lane, int]:
-        """Items that wait, by lane."""
+        """The number of waiting items, by lane."""
         return {lane: queue.items for lane, queue in self._queues.items()}
 
     def submit(
@@ -99,10 +290,10 @@ class Batcher:
 
         Args:
             group: items of equal groups may share a call.
-            items: given to ``call`` in this order.
-            lane: who waits.
+            items: passed to ``call`` in this order.
+            lane: where they wait.
             alone: never share a call with another request.
-            deadline_s: seconds after which the ticket ends with what is done.
+            deadline_s: seconds after which the ticket ends with what is answered.
 
         Raises:
             QueueFull: if too many items wait in this lane.
@@ -127,48 +318,68 @@ class Batcher:
         return ticket
 
     def withdraw(self, ticket: Ticket) -> None:
-        """End a ticket now: its queued items are dropped, a running call goes on."""
+        """End a ticket now: drop its waiting items and ignore calls that run."""
         self._queues[ticket.lane].remove(ticket)
         ticket.stop_waiting()
 
     async def close(self, patience_s: float | None = None) -> bool:
-        """Take nothing new and return when all that was taken is answered.
+        """Refuse new requests and wait until all accepted ones are answered.
 
         Args:
-            patience_s: seconds after which calls that still run are left alone.
+            patience_s: seconds after which running calls are abandoned.
 
         Returns:
-            Whether no call runs any more.
+            Whether every call ended.
         """
         self._closing = True
         loop = asyncio.get_running_loop()
         until = inf if patience_s is None else loop.time() + patience_s
-        while self._working and loop.time() < until:
+        while self._running and loop.time() < until:
             left = None if patience_s is None else until - loop.time()
-            await asyncio.wait(self._working, timeout=left)
-        return not self._working
+            await asyncio.wait(self._running, timeout=left)
+        return not self._running
 
     def _start(self) -> None:
-        """Have one more worker if a slot is free for what waits.
+        """Start one more worker if a slot is free and something waits.
 
-        It takes its batch when it first runs, and then sees whether another is needed.
+        It takes its batch when it first runs, and then checks whether another worker
+        is needed.
         """
         if self._free_slots and any(q.lines for q in self._queues.values()):
             self._free_slots -= 1
-            worker = asyncio.get_running_loop().create_task(self._work())
-            self._working.add(worker)
-            worker.add_done_callback(self._working.discard)
+            self._run(self._work())
+
+    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     async def _work(self) -> None:
+        """Call with one batch after the other while something waits."""
         try:
             while (batch := self._choose()) is not None:
                 self._start()
-                self._conclude(batch, await self._attempt(batch))
+                error = await self._attempt(batch)
+                if isinstance(batch, _Part):
+                    batch.tried.set_result(error)
+                elif error is None:
+                    self._count(batch.items, None)
+                    continue
+                elif len(batch.items) == 1:
+                    _fail(batch.items, error)
+                    is_own = isinstance(error, _ONE_TASK_ERRORS)
+                    self._count(batch.items, None if is_own else error)
+                    continue
+                else:
+                    self._run(self._search(batch.lane, batch.items))
+                # The search goes first, so that the parts that it queues now are
+                # called before other items.
+                await asyncio.sleep(0)
         finally:
             self._free_slots += 1
 
-    def _choose(self) -> Batch | None:
-        """The next batch: the first lane's, or that of a lane passed over too long."""
+    def _choose(self) -> _Batch | None:
+        """Take a batch of the first lane, or of one that was passed over too long."""
         waiting = [queue for queue in self._queues.values() if queue.lines]
         if not waiting:
             return None
@@ -186,15 +397,15 @@ class Batcher:
                 self._observer.waited(item.ticket.lane, now - item.ticket.came_at)
         return batch
 
-    async def _attempt(self, batch: Batch) -> Exception | None:
-        """One call: its answers are given out, or its error is returned.
+    async def _attempt(self, batch: _Batch) -> Exception | None:
+        """Make one call; set its answers, or return its error.
 
-        A batch that is too large is put back, to be taken again in smaller ones.
+        Items of a batch that is too large are queued again, for smaller batches.
         """
         items = batch.items = [item for item in batch.items if item.ticket.is_open]
         if not items:
             return None
-        if len(items) > self._limit:  # another slot lowered it since the halving
+        if len(items) > self._limit:  # another slot lowered it meanwhile
             self._queues[batch.lane].put_back(items)
             return None
         self._observer.batch(len(items))
@@ -219,82 +430,86 @@ class Batcher:
         limit = size // 2 if isinstance(error, OutOfMemory) else 1
         if limit < self._limit:
             self._limit = limit
-            log.warning("batches hold %d tasks at most from now on: %s", limit, error)
+            log.warning("Batch size limited to %d tasks from now on: %s", limit, error)
 
-    def _conclude(self, batch: Batch, error: Exception | None) -> None:
-        """Give out what a failed call's error means, or have halves of it tried."""
-        whole = batch.whole
-        if whole is not None:
-            whole.ended.append((batch.items, error))
-            batch.chunk.has_answers |= error is None
-            if len(whole.ended) == whole.parts:
-                self._conclude_parts(whole)
-        elif error is None:
-            self._count(batch, None)
-        elif len(batch.items) == 1:
-            _fail(batch.items, error)
-            self._count(batch, None if isinstance(error, _ONE_TASK_ERRORS) else error)
-        else:
-            self._queues[batch.lane].add_halves(batch)
+    async def _search(self, lane: Lane, chunk: list[_Item]) -> None:
+        """Find the items that a batch failed for, by halving what fails.
 
-    def _conclude_parts(self, whole: Batch) -> None:
-        if whole.suspects:
-            self._conclude_tries(whole)
-            return
-        failed = whole.failed
-        alike = len(failed) == 2 and _same_fault(failed[0][1], failed[1][1])
-        if alike and not whole.chunk.has_answers:
-            self._suspect(whole, failed)
-        else:
-            self._halve(whole, failed)
+        Two halves that fail alike before any part was answered suggest that everything
+        is down. Then the first and the last item are tried alone, and if they fail
+        alike too, all items fail without more calls.
+        """
+        has_answers = False
+        failed = [chunk]
+        while failed:
+            level = [(items, self._queue(lane, _halves(items))) for items in failed]
+            failed = []
+            for items, parts in level:
+                errors = [await half.tried for half in parts]
+                has_answers |= None in errors
+                if not has_answers and _same_fault(errors[0], errors[1]):
+                    ends = self._queue(lane, _ends(items, parts))
+                    if all([_same_fault(await end.tried, errors[0]) for end in ends]):
+                        await _fail_parts(parts)
+                        if items is chunk:
+                            self._count(chunk, errors[0])
+                        continue
+                    has_answers = True
+                    alone = [half for half in parts if len(half.items) == 1]
+                    parts = [*alone, *ends, *self._queue(lane, [items[1:-1]])]
+                failed += await _fail_parts(parts, only_single_items=True)
+                if items is chunk:
+                    self._count(chunk, None)
 
-    def _suspect(self, whole: Batch, halves: list[Failed]) -> None:
-        """Is everything down, or has each half a bad task? Try both ends alone."""
-        ends = [whole.items[:1], whole.items[-1:]]
-        if tries := [end for end in ends if end not in [items for items, _ in halves]]:
-            whole.suspects = halves
-            self._queues[whole.lane].add_parts(whole, tries)
-        else:
-            self._give_up(whole, halves)
+    def _queue(self, lane: Lane, parts: list[list[_Item]]) -> list[_Part]:
+        """Queue parts of a failed batch, each for a call of its own."""
+        queued = [self._queues[lane].add_part(items) for items in parts]
+        self._start()
+        return queued
 
-    def _conclude_tries(self, whole: Batch) -> None:
-        halves, whole.suspects = whole.suspects, []
-        if all(_same_fault(error, halves[0][1]) for _, error in whole.ended):
-            self._give_up(whole, halves)
-            return
-        whole.chunk.has_answers = True
-        for items, error in [*halves, *whole.failed]:
-            if len(items) == 1:
-                _fail(items, error)
-        self._queues[whole.lane].add_parts(whole, [whole.items[1:-1]])
+    def _count(self, chunk: list[_Item], error: Exception | None) -> None:
+        """Count consecutive chunks that failed as a whole; fail the rest after three.
 
-    def _give_up(self, whole: Batch, halves: list[Failed]) -> None:
-        for items, error in halves:
-            _fail(items, error)
-        if whole.whole is None:
-            self._count(whole, halves[0][1])
-
-    def _halve(self, whole: Batch, failed: list[Failed]) -> None:
-        for items, error in failed:
-            if len(items) == 1:
-                _fail(items, error)
-            else:
-                self._queues[whole.lane].add_halves(Batch(whole.lane, items, whole))
-        if whole.whole is None:
-            self._count(whole, None)
-
-    def _count(self, chunk: Batch, error: Exception | None) -> None:
-        """Fail what is left of a request whose chunks keep failing whole."""
-        for ticket in {item.ticket for item in chunk.items}:
+        Args:
+            chunk: the items of one batch.
+            error: None if any of them was answered.
+        """
+        for ticket in {item.ticket for item in chunk}:
             ticket.failed_chunks = 0 if error is None else ticket.failed_chunks + 1
             if error is not None and ticket.failed_chunks >= _FAILED_CHUNKS:
                 _fail(self._queues[ticket.lane].remove(ticket), error)
 
 
-def _fail(items: list[Item], error: Exception) -> None:
-    for item in items:
-        item.ticket.answer(item.place, error)
+def _halves(items: list[_Item]) -> list[list[_Item]]:
+    middle = len(items) // 2
+    return [items[:middle], items[middle:]]
 
 
-def _same_fault(first: Exception | None, second: Exception) -> bool:
+def _ends(items: list[_Item], halves: list[_Part]) -> list[list[_Item]]:
+    """The first and the last item, each alone, unless a half was just that."""
+    known = [half.items for half in halves]
+    return [end for end in (items[:1], items[-1:]) if end not in known]
+
+
+async def _fail_parts(
+    parts: list[_Part], *, only_single_items: bool = False
+) -> list[list[_Item]]:
+    """Fail the items of parts whose call failed; return those of parts left out."""
+    left_out = []
+    for part in parts:
+        error = await part.tried
+        if error is not None and only_single_items and len(part.items) > 1:
+            left_out.append(part.items)
+        else:
+            _fail(part.items, error)
+    return left_out
+
+
+def _fail(items: list[_Item], error: Exception | None) -> None:
+    if error is not None:
+        for item in items:
+            item.ticket.answer(item.place, error)
+
+
+def _same_fault(first: Exception | None, second: Exception | None) -> bool:
     return type(first) is type(second) and not isinstance(first, _ONE_TASK_ERRORS)

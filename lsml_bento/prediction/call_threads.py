@@ -1,4 +1,4 @@
-"""Threads that call user code, for a loop that must not wait."""
+"""Threads that run blocking calls for an event loop."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _Call = tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]
 class CallThreads:
     """A few threads, each with one call at a time.
 
-    What a thread pool of the standard library adds, futures of its own and a process
-    that waits for its threads, costs a tenth of a millisecond a call where caches are
-    cold, and keeps a server with a stuck ``predict`` from ending.
+    The standard library's thread pool makes a second future per call, which costs
+    0.1 ms where caches are cold, and waits for its threads at exit, which keeps a
+    server with a stuck ``predict`` from ending.
 
     Args:
-        threads: calls at a time.
-        name: of the threads.
+        threads: maximum number of concurrent calls.
+        name: prefix of the threads' names.
     """
 
     def __init__(self, threads: int, name: str) -> None:
@@ -37,13 +37,13 @@ class CallThreads:
     def run(
         self, function: Callable[..., _Answer], *arguments: Any
     ) -> asyncio.Future[_Answer]:
-        """Call a function in a thread, after the calls that came before."""
+        """Call a function in a thread, after the calls before it."""
         future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
         self._calls.put((future, function, arguments))
         return future
 
     def close(self) -> None:
-        """Let the threads end after their calls; one that is stuck is left alone."""
+        """End the threads after their calls; a stuck one is not waited for."""
         for _ in self._threads:
             self._calls.put(None)
 
@@ -54,17 +54,17 @@ class CallThreads:
             failure: BaseException | None = None
             try:
                 answer = function(*arguments)
-            except BaseException as error:  # noqa: BLE001 - whoever awaits gets it
+            except BaseException as error:  # noqa: BLE001 - the caller gets it
                 failure = error
-            hand_over(future, answer, failure)
+            answer_from_thread(future, answer, failure)
             del call, future, function, arguments, answer, failure
 
 
-def hand_over(
+def answer_from_thread(
     future: asyncio.Future[_Answer], answer: _Answer, failure: BaseException | None
 ) -> None:
-    """Answer from another thread what a loop waits for, or did."""
-    # The loop may be closed when a call ends that was stuck.
+    """Resolve a future of a loop that runs in another thread."""
+    # The loop may be closed when a call that was stuck returns.
     with suppress(RuntimeError):
         future.get_loop().call_soon_threadsafe(_deliver, future, answer, failure)
 

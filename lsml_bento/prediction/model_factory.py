@@ -1,4 +1,4 @@
-"""Making one model object: the class, its setup, and the weights of a version."""
+"""Makes one model object from the class, its setup and the weights of a version."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import logging
 import threading
 import traceback
 import weakref
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lsml_bento.contract import Project, Task
 from lsml_bento.error_text import locate
 from lsml_bento.errors import LsmlError, ModelSetupError, StateError, WeightsError
-from lsml_bento.jobs.annotations import AnnotationStore
 from lsml_bento.model.base_class import LabelStudioMLBase, Surroundings, surrounded_by
 from lsml_bento.model.invoke import try_sample
 from lsml_bento.model.loader import ModelClass, ModelSource
@@ -32,29 +31,16 @@ to_key = json.JSONEncoder(sort_keys=True).encode
 
 
 class ModelKey(NamedTuple):
-    """What a model object is made for; another one is made when a part changes."""
+    """What a model object is made for, besides its version."""
 
     project: Project
     label_config: str
     extra_params: str
-    """As JSON."""
-    version: str | None = None
-    """None for the base."""
-
-    @classmethod
-    def of(
-        cls,
-        project: Project,
-        label_config: str,
-        extra_params: Any,
-        version: str | None = None,
-    ) -> ModelKey:
-        """The key for values as they stand in state."""
-        return cls(project, label_config, to_key(extra_params), version)
+    """As ``to_key`` renders them."""
 
 
 class _Loaded(dict[str, Any]):
-    """What ``load`` set on an object; lives as long as an object that uses it."""
+    """What ``load`` set on an object; freed with the last object that uses it."""
 
 
 class ModelFactory:
@@ -64,7 +50,8 @@ class ModelFactory:
         source: where the class comes from.
         state: given to the objects.
         media: given to the objects.
-        weights: where those of versions are; None where there are no versions.
+        weights: where the versions' weights are; None where there are no versions.
+        any_task: a task of a project, None if no task is known.
         shares: whether what ``load`` set may be set on several objects.
     """
 
@@ -74,6 +61,7 @@ class ModelFactory:
         state: State,
         media: Media,
         weights: Weights | None,
+        any_task: Callable[[Project], Task | None],
         *,
         shares: bool,
     ) -> None:
@@ -81,34 +69,13 @@ class ModelFactory:
         self._state = state
         self._media = media
         self._weights = weights
+        self._any_task = any_task
         self._shares = shares
         self._versions = Versions(state)
-        self._journal = AnnotationStore(state)
         self._loading = threading.Lock()
         self._shared: weakref.WeakValueDictionary[Hashable, _Loaded] = (
             weakref.WeakValueDictionary()
         )
-
-    @property
-    def name(self) -> str:
-        """The name of the user's class."""
-        return self._source.name
-
-    def load_class(self) -> ModelClass:
-        """The user's class.
-
-        Raises:
-            ModelImportError: if it does not import.
-        """
-        return self._source.load()
-
-    def load_class_afresh(self) -> ModelClass:
-        """The user's class, of modules imported anew.
-
-        Raises:
-            ModelImportError: if it does not import any more; the old one stays.
-        """
-        return self._source.load_afresh()
 
     def is_in_use(self, key: ModelKey) -> bool:
         """Whether the project has the key's label config and extra params now.
@@ -118,57 +85,59 @@ class ModelFactory:
         """
         values = self._state.read(key.project)
         label_config = values.get("label_config") or key.label_config
-        params = values.get("extra_params")
-        return key == ModelKey.of(key.project, label_config, params, key.version)
+        params = to_key(values.get("extra_params"))
+        return key == ModelKey(key.project, label_config, params)
 
-    def make(self, key: ModelKey, sample: Task | None = None) -> LabelStudioMLBase:
-        """A new object for a key, with the weights of its version.
+    def make(
+        self, key: ModelKey, version: str | None, sample: Task | None = None
+    ) -> LabelStudioMLBase:
+        """Make an object for a key, with the weights of a version.
 
         Args:
             key: the key.
-            sample: a task that it must predict.
+            version: None for the base.
+            sample: a task that the object must predict.
 
         Raises:
-            LsmlError: if the class does not import, the object can not be made, or does
-                not predict.
+            LsmlError: if the class does not import, the object cannot be made, or it
+                does not predict the sample.
         """
-        model = self._make(key, self._version(key))
+        model = self._make(key, self._find(key, version))
         if sample is not None:
             try_sample(model, sample)
         return model
 
-    def make_or_base(self, key: ModelKey) -> tuple[LabelStudioMLBase, bool]:
-        """A new object of the key's version, or of the base if that one is no good.
+    def make_or_base(
+        self, key: ModelKey, version: str | None
+    ) -> tuple[LabelStudioMLBase, bool]:
+        """Make an object of a version, or of the base if the version fails.
 
         Returns:
-            The object, and whether it is the base's for a reason that may go away by
-            itself: the version was made for the key's label config.
+            The object, and whether it is the base's only until the version loads. A
+            version that was made for another label config is not tried again.
 
         Raises:
             LsmlError: as ``make``, for the base.
             StateError: if the state did not answer.
         """
-        version: Version | None = None
         is_foreign = False
         try:
-            version = self._version(key)
-            is_foreign = version is not None and version.label_config not in (
-                None,
-                key.label_config,
-            )
-            model = self._make(key, version)
-            sample = self._journal.any_task(key.project) if is_foreign else None
+            found = self._find(key, version)
+            known = (None, key.label_config)
+            is_foreign = found is not None and found.label_config not in known
+            model = self._make(key, found)
+            sample = self._any_task(key.project) if is_foreign else None
             if sample is not None:
                 try_sample(model, sample)
         except StateError:
             raise  # it says nothing about the version
         except LsmlError as error:
-            if key.version is None:
+            if version is None:
                 raise
             log.error(
-                "version %s of project=%s is not served: %s; the base serves%s",
-                key.version,
+                "Version not served: project=%s version=%s: %s; the base serves%s",
                 key.project,
+                version,
                 error,
                 " until the next fit" if is_foreign else "",
                 exc_info=error.__cause__,
@@ -176,10 +145,8 @@ class ModelFactory:
             return self._make(key, None), not is_foreign
         return model, False
 
-    def _version(self, key: ModelKey) -> Version | None:
-        if key.version is None:
-            return None
-        return self._versions.find(key.project, key.version)
+    def _find(self, key: ModelKey, version: str | None) -> Version | None:
+        return None if version is None else self._versions.find(key.project, version)
 
     def _make(self, key: ModelKey, version: Version | None) -> LabelStudioMLBase:
         model_class = self._source.load()
@@ -191,20 +158,18 @@ class ModelFactory:
             # User code may raise SystemExit, which must not end the server.
             if isinstance(error, KeyboardInterrupt):
                 raise
-            if version is None:  # else whoever asked tells what serves in its place
+            name = self._source.name
+            if version is None:  # otherwise the caller logs what serves instead
                 log.error(
-                    "setup failed: %s project=%s",
-                    self.name,
-                    key.project,
-                    exc_info=error,
+                    "Setup failed: %s project=%s", name, key.project, exc_info=error
                 )
-            # The error is kept for a while; what the frames hold, weights, must not be.
+            # The error is kept for a while. The weights in its frames must not be.
             traceback.clear_frames(error.__traceback__)
             raise ModelSetupError(
-                f"{self.name} could not be set up: {locate(error)}"
+                f"{name} could not be set up: {locate(error)}"
             ) from error
         named = f" version={version.version}" if version else ""
-        log.info("model made: %s project=%s%s", self.name, key.project, named)
+        log.info("Model made: %s project=%s%s", self._source.name, key.project, named)
         return model
 
     def _construct(
@@ -230,7 +195,7 @@ class ModelFactory:
             loaded = self._shared.get(shared) if may_share else None
             if loaded is None:
                 loaded = _Loaded(_changes(model, self._path(version)))
-            # A load that sets nothing fills what setup() made: each object needs it.
+            # A load() that sets nothing fills what setup() made, in each object.
             if may_share and loaded:
                 self._shared[shared] = loaded
         model.__dict__.update(loaded, _lsml_loaded=loaded)

@@ -1,6 +1,6 @@
-"""Model objects, made once and kept.
+"""Model objects, made once and kept, and which version of each project serves.
 
-One per project, label config, extra params and model version.
+There is one entry for each project, label config, extra params and model version.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 
 from lsml_bento.contract import Project, Task
 from lsml_bento.errors import LsmlError
@@ -20,50 +21,59 @@ from lsml_bento.model.loader import RETRY_AFTER_S, ModelSource
 from lsml_bento.model.media import Media
 from lsml_bento.prediction.model_factory import ModelFactory, ModelKey
 from lsml_bento.state.store import State
+from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.weights import Weights
 
 log = logging.getLogger(__name__)
 
-Renew = Callable[[ModelKey], ModelKey]
-"""The key to use in place of one whose objects have gone; the same if they have not."""
+
+class _Holds(Enum):
+    """What the objects of an entry are."""
+
+    NOTHING = "no object was made yet"
+    VERSION = "objects of the entry's version"
+    STAND_IN = "objects of the base, until the version loads"
+    BASE = "objects of the base: the version fails with this label config"
 
 
 @dataclass
 class _Entry:
-    """The objects of one key: as many as ran at a time, one if it is thread-safe."""
+    """The objects of one key and version: one per concurrent call, or one for all.
 
+    An entry whose version does not serve is dropped when its last user leaves.
+
+    Attributes:
+        users: how many threads use an object or make one.
+        sample: a task that was predicted, to test another version with.
+    """
+
+    key: ModelKey
+    version: str | None
+    holds: _Holds = _Holds.NOTHING
     idle: list[LabelStudioMLBase] = field(default_factory=list)
-    made: bool = False
-    """Whether an object was made, though it may be lent at the moment."""
-    borrowed: int = 0
+    users: int = 0
     making: threading.Lock = field(default_factory=threading.Lock)
     failure: tuple[float, LsmlError] | None = None
-    version: str | None = None
-    """What the objects really are: None where a version could not be loaded."""
-    lack: bool = False
-    """Whether they are the base's for a reason that may go away by itself."""
     sample: Task | None = None
-    """A task that was predicted, to try another version with."""
-    spare: bool = False
-    """Whether the version does not serve yet: no other key goes for it."""
-    retired: bool = False
-    """Whether another version serves: it goes when nobody holds an object."""
 
     @property
-    def takes_place(self) -> bool:
-        return not self.spare and not self.retired
+    def own_version(self) -> str | None:
+        """The version that the objects really are, None for the base."""
+        return self.version if self.holds is _Holds.VERSION else None
 
 
 class ModelPool:
-    """Hands out model objects; no two threads hold one at a time.
+    """Keeps model objects; no two threads use one at the same time.
 
     Args:
         source: where the class comes from.
-        state: given to the objects.
+        state: given to the objects; says which version a project starts with.
         media: given to the objects.
-        weights: where those of versions are; None where there are no versions.
-        max_models: keys kept; the least recently used goes first.
-        max_objects: objects of one key at most, the number of calls at a time.
+        weights: where the versions' weights are; None where there are no versions.
+        any_task: a task of a project, to test a version with that was made for another
+            label config; None if no task is known.
+        max_models: entries kept; the least recently used is dropped first.
+        max_objects: maximum number of objects per entry, and of concurrent calls.
     """
 
     def __init__(
@@ -72,26 +82,20 @@ class ModelPool:
         state: State,
         media: Media,
         weights: Weights | None = None,
+        any_task: Callable[[Project], Task | None] = lambda _: None,
         *,
         max_models: int = 8,
         max_objects: int = 1,
     ) -> None:
-        self._maker = ModelFactory(
-            source, state, media, weights, shares=max_objects == 1
+        self._source = source
+        self._versions = Versions(state)
+        self._factory = ModelFactory(
+            source, state, media, weights, any_task, shares=max_objects == 1
         )
         self._max_models = max_models
-        self._max_objects = max_objects
-        self._entries: OrderedDict[ModelKey, _Entry] = OrderedDict()
+        self._served: dict[Project, str | None] = {}
+        self._entries: OrderedDict[tuple[ModelKey, str | None], _Entry] = OrderedDict()
         self._lock = threading.Lock()
-
-    @property
-    def name(self) -> str:
-        """The name of the user's class."""
-        return self._maker.name
-
-    def __len__(self) -> int:
-        """How many keys have objects."""
-        return len(self._entries)
 
     @property
     def initial_version(self) -> str:
@@ -100,116 +104,74 @@ class ModelPool:
         Raises:
             ModelImportError: if the class does not import.
         """
-        return self._maker.load_class().INITIAL_MODEL_VERSION
+        return self._source.load().INITIAL_MODEL_VERSION
 
-    def is_made(self, key: ModelKey) -> bool:
-        """Whether there is an object for a key; it counts as used."""
-        with self._lock:
-            entry = self._entries.get(key)
-            if entry is None or not entry.made:
-                return False
-            self._entries.move_to_end(key)
-            return True
+    # Which version serves
 
-    def ensure(self, key: ModelKey, renew: Renew = lambda key: key) -> None:
-        """Make the first object for a key, unless it was made and may be lent.
+    def version(self, project: Project) -> str | None:
+        """The version that serves a project in this process, None for the base.
 
         Raises:
-            LsmlError: as ``borrow``.
+            StateError: if the state did not answer at a project's first request.
         """
-        key, entry = self._enter(key, renew)
-        try:
-            with entry.making:
-                if not entry.made:
-                    # Kept before the next one may make: it shall find this object.
-                    self._keep(entry, self._make_once(entry, key))
-        finally:
-            self._leave(key, entry)
+        if project in self._served:
+            return self._served[project]
+        version = self._versions.pointer(project).version
+        return self._served.setdefault(project, version)
 
-    def version_of(self, key: ModelKey) -> str | None:
-        """The version that the objects of a key really are, None for the base."""
-        with self._lock:
-            entry = self._entries.get(key)
-            return key.version if entry is None else entry.version
+    def versions(self) -> dict[Project, str | None]:
+        """The version that serves each project requested so far, None for the base."""
+        return dict(self._served)
 
-    def remember(self, key: ModelKey, task: Task) -> None:
-        """Keep a task that was predicted, to try another version with."""
-        with self._lock:
-            if (entry := self._entries.get(key)) is not None:
-                entry.sample = task
-
-    def lacks(self, project: Project, version: str | None) -> bool:
-        """Whether the base stands in for a version that may be had some time."""
-        with self._lock:
-            lacking = [
-                key
-                for key, entry in self._entries.items()
-                if (key.project, key.version) == (project, version) and entry.lack
-            ]
-        return any(self._maker.is_in_use(key) for key in lacking)
-
-    def replace(self, project: Project, old: str | None, new: str | None) -> None:
-        """Make objects of a version beside those of another, and try them.
-
-        Those of a label config, or of extra params, that the project had before are
-        made when they are asked for.
+    def has_stand_in(self, project: Project) -> bool:
+        """Whether the base serves a project until its version loads.
 
         Raises:
-            LsmlError: if one can not be made, or does not predict; the old ones stay.
+            StateError: if the state did not answer.
         """
         with self._lock:
-            keys = {
-                key._replace(version=new): entry.sample
-                for key, entry in self._entries.items()
-                if (key.project, key.version) == (project, old) and entry.made
-            }
-        for key in filter(self._maker.is_in_use, keys):
-            self._ensure_whole(key, keys[key], spare=new != old)
+            keys = [e.key for e in self._serving(project) if e.holds is _Holds.STAND_IN]
+        return any(map(self._factory.is_in_use, keys))
 
-    def settle(self, project: Project, version: str | None) -> None:
-        """Let a project's other versions go, those in use as soon as they are free."""
-        with self._lock:
-            for key, entry in list(self._entries.items()):
-                if key.project != project:
-                    continue
-                entry.spare, entry.retired = False, key.version != version
-                if entry.retired and not entry.borrowed:
-                    del self._entries[key]
+    def serve(
+        self, project: Project, version: str | None, *, reload: bool = False
+    ) -> None:
+        """Let another version serve, once its objects are made and tested.
 
-    def reload(self) -> None:
-        """Load the class afresh, for objects made from now on.
-
-        Raises:
-            ModelImportError: if it does not import any more; the old one stays.
-        """
-        self._maker.load_class_afresh()
-
-    def _ensure_whole(self, key: ModelKey, sample: Task | None, *, spare: bool) -> None:
-        with self._lock:
-            entry = self._entries.setdefault(key, _Entry())
-            entry.borrowed += 1
-            entry.spare, entry.retired = entry.spare or spare, False
-        try:
-            with entry.making:
-                if entry.made and entry.version == key.version:
-                    return
-                model = self._maker.make(key, sample)
-                entry.idle.clear()
-                entry.made, entry.version, entry.sample = True, key.version, sample
-                entry.failure, entry.lack = None, False
-                self._keep(entry, model)
-        finally:
-            self._leave(key, entry)
-
-    @contextmanager
-    def borrow(
-        self, key: ModelKey, renew: Renew = lambda key: key
-    ) -> Iterator[LabelStudioMLBase]:
-        """An object for the key, made if there is none that is free.
+        They are made beside the old ones, which answer meanwhile. Objects of a label
+        config or of extra params that the project had before are made on request.
 
         Args:
-            key: of the object.
-            renew: asked where no object of the key was made.
+            project: one that ``version`` was asked for.
+            version: None for the base.
+            reload: import the class again first.
+
+        Raises:
+            LsmlError: if an object cannot be made or does not predict. The old version
+                still serves.
+        """
+        if reload:
+            self._source.load_afresh()
+        with self._lock:
+            made = [e for e in self._serving(project) if e.holds is not _Holds.NOTHING]
+        with ExitStack() as held:
+            for old in [e for e in made if self._factory.is_in_use(e.key)]:
+                entry = held.enter_context(self._held(old.key, version))
+                self._make_version(entry, old.sample)
+            with self._lock:
+                self._served[project] = version
+                for entry in list(self._entries.values()):
+                    if not entry.users and not self._serves(entry):
+                        self._drop(entry)
+
+    # Objects
+
+    @contextmanager
+    def use(self, key: ModelKey) -> Iterator[tuple[LabelStudioMLBase, str | None]]:
+        """An object of the version that serves, and the version it really is.
+
+        It is made if none is free. The version is None for the base, which also stands
+        in for a version that does not load.
 
         Raises:
             LabelConfigError: if the key's label config does not parse.
@@ -217,55 +179,110 @@ class ModelPool:
             ModelSetupError: if making the object failed.
             StateError: if the state did not answer.
         """
-        key, entry = self._enter(key, renew)
-        model: LabelStudioMLBase | None = None
-        try:
-            model = self._take(entry, key)
-            yield model
-        finally:
-            if model is not None:
+        with self._held(key, self.version(key.project), serving=True) as entry:
+            model = self._take(entry)
+            try:
+                yield model, model.surroundings.version
+            finally:
                 self._keep(entry, model)
-            self._leave(key, entry)
 
-    def _enter(self, key: ModelKey, renew: Renew) -> tuple[ModelKey, _Entry]:
-        """Hold an entry. A version that is still to serve now is retired after it."""
-        while True:
+    def ensure(self, key: ModelKey) -> str | None:
+        """Make an object of the version that serves, unless one was made.
+
+        Returns:
+            The version that it really is, None for the base.
+
+        Raises:
+            LsmlError: as ``use``.
+        """
+        with self._held(key, self.version(key.project), serving=True) as entry:
+            with entry.making:
+                if entry.holds is _Holds.NOTHING:
+                    # Kept under the lock, so that a waiting thread finds this object.
+                    self._keep(entry, self._make_once(entry))
+            return entry.own_version
+
+    def is_made(self, key: ModelKey) -> bool:
+        """Whether an object of the version that serves was made; it counts as used.
+
+        Raises:
+            StateError: if the state did not answer at a project's first request.
+        """
+        version = self.version(key.project)
+        with self._lock:
+            entry = self._entries.get((key, version))
+            if entry is None or entry.holds is _Holds.NOTHING:
+                return False
+            self._entries.move_to_end((key, version))
+            return True
+
+    def remember(self, key: ModelKey, task: Task) -> None:
+        """Keep a task that was predicted, to test another version with."""
+        with self._lock:
+            entry = self._entries.get((key, self._served.get(key.project)))
+            if entry is not None:
+                entry.sample = task
+
+    # Entries. Those below that say nothing of the lock are called with it held.
+
+    def _serving(self, project: Project) -> list[_Entry]:
+        entries = self._entries.values()
+        return [e for e in entries if e.key.project == project and self._serves(e)]
+
+    def _serves(self, entry: _Entry) -> bool:
+        return entry.version == self._served.get(entry.key.project)
+
+    def _drop(self, entry: _Entry) -> None:
+        self._entries.pop((entry.key, entry.version), None)
+
+    @contextmanager
+    def _held(
+        self, key: ModelKey, version: str | None, *, serving: bool = False
+    ) -> Iterator[_Entry]:
+        """An entry that is not dropped in the block; takes the lock.
+
+        Args:
+            key: its key.
+            version: its version.
+            serving: take the version that serves by now instead, if another one does.
+        """
+        with self._lock:
+            if serving:
+                version = self._served[key.project]
+            entry = self._entries.get((key, version))
+            if entry is None:
+                entry = self._entries[key, version] = _Entry(key, version)
+            self._entries.move_to_end((key, version))
+            entry.users += 1
+        try:
+            yield entry
+        finally:
             with self._lock:
-                entry = self._entries.setdefault(key, _Entry())
-                self._entries.move_to_end(key)
-                entry.borrowed += 1
-            newer = key if entry.made else renew(key)
-            if newer == key:
-                return key, entry
-            # A swap came between, and let the objects of this key go.
-            entry.retired = True
-            self._leave(key, entry)
-            key = newer
+                entry.users -= 1
+                if not entry.users and not self._serves(entry):
+                    self._drop(entry)
+                elif len(self._entries) > self._max_models:
+                    self._evict()
 
-    def _take(self, entry: _Entry, key: ModelKey) -> LabelStudioMLBase:
+    def _evict(self) -> None:
+        """Drop the entries used least recently; entries in use do not count as free."""
+        serving = [entry for entry in self._entries.values() if self._serves(entry)]
+        free = [entry for entry in serving if not entry.users]
+        # Entries that failed go first: a broken label config evicts no model.
+        free.sort(key=lambda entry: entry.holds is not _Holds.NOTHING)
+        for entry in free[: max(0, len(serving) - self._max_models)]:
+            self._drop(entry)
+
+    # Objects of an entry. These take the lock where they need it.
+
+    def _take(self, entry: _Entry) -> LabelStudioMLBase:
         if (model := self._take_idle(entry)) is not None:
             return model
-        # Who comes while another thread makes the first object waits for that one.
+        # A thread that comes while the first object is made waits for that object.
         with entry.making:
             if (model := self._take_idle(entry)) is not None:
                 return model
-            return self._make_once(entry, key)
-
-    def _make_once(self, entry: _Entry, key: ModelKey) -> LabelStudioMLBase:
-        """Make an object, unless that failed a moment ago."""
-        now = time.monotonic()
-        if entry.failure and now - entry.failure[0] < RETRY_AFTER_S:
-            raise entry.failure[1].with_traceback(None)
-        entry.failure = None
-        try:
-            model, lack = self._maker.make_or_base(key)
-        except LsmlError as error:
-            entry.failure = (time.monotonic(), error)
-            raise
-        entry.made, entry.version, entry.lack = True, model.surroundings.version, lack
-        if model.thread_safe:
-            self._keep(entry, model)
-        return model
+            return self._make_once(entry)
 
     def _take_idle(self, entry: _Entry) -> LabelStudioMLBase | None:
         with self._lock:
@@ -275,21 +292,36 @@ class ModelPool:
 
     def _keep(self, entry: _Entry, model: LabelStudioMLBase) -> None:
         with self._lock:
-            # A base that stood in for a version goes when that one has come.
-            is_old = model.surroundings.version != entry.version
+            # A base that stood in for a version is dropped once that version is made.
+            is_old = model.surroundings.version != entry.own_version
             if not is_old and not any(other is model for other in entry.idle):
                 entry.idle.append(model)
 
-    def _leave(self, key: ModelKey, entry: _Entry) -> None:
-        with self._lock:
-            entry.borrowed -= 1
-            if entry.retired and not entry.borrowed:
-                if self._entries.get(key) is entry:
-                    del self._entries[key]
+    def _make_once(self, entry: _Entry) -> LabelStudioMLBase:
+        """Make an object, unless that failed a moment ago."""
+        now = time.monotonic()
+        if entry.failure and now - entry.failure[0] < RETRY_AFTER_S:
+            raise entry.failure[1].with_traceback(None)
+        entry.failure = None
+        try:
+            model, is_stand_in = self._factory.make_or_base(entry.key, entry.version)
+        except LsmlError as error:
+            entry.failure = (time.monotonic(), error)
+            raise
+        if model.surroundings.version == entry.version:
+            entry.holds = _Holds.VERSION
+        else:
+            entry.holds = _Holds.STAND_IN if is_stand_in else _Holds.BASE
+        if model.thread_safe:
+            self._keep(entry, model)
+        return model
+
+    def _make_version(self, entry: _Entry, sample: Task | None) -> None:
+        """Make an object of the entry's version, and test it with a sample."""
+        with entry.making:
+            if entry.holds is _Holds.VERSION:
                 return
-            places = {k: e for k, e in self._entries.items() if e.takes_place}
-            free = [k for k, other in places.items() if not other.borrowed]
-            # Keys that failed go first: a broken label config evicts no model.
-            free.sort(key=lambda k: places[k].made)
-            for oldest in free[: max(0, len(places) - self._max_models)]:
-                del self._entries[oldest]
+            model = self._factory.make(entry.key, entry.version, sample)
+            entry.idle.clear()
+            entry.holds, entry.sample, entry.failure = _Holds.VERSION, sample, None
+            self._keep(entry, model)

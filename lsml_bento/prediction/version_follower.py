@@ -1,8 +1,7 @@
-"""Which version of each project this process serves, and its way to the next one.
+"""Switches this process to the versions that the state says are active.
 
-The state says which version is to serve. A process gets there by itself: it makes the
-new version's objects beside the old ones, tries them, and only then uses them. One
-that can not be loaded replaces nothing.
+Each process switches by itself: it makes the new version's objects beside the old
+ones, tests them, and only then uses them. A version that does not load replaces none.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lsml_bento.contract import Project
 from lsml_bento.errors import LsmlError
-from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.prediction.model_pool import ModelPool
 from lsml_bento.state.store import State
 from lsml_bento.versions.registry import Versions
@@ -25,14 +24,17 @@ log = logging.getLogger(__name__)
 
 _TRY_AGAIN_S = 30.0
 
+NoteOnJob = Callable[[str, str | None], None]
+"""``note(job, error)``: why the version of a job is not served; None if it is now."""
+
 
 @dataclass(frozen=True)
 class _Refused:
-    """A pointer that could not be followed.
+    """A pointer to a version that did not load.
 
     Attributes:
-        moves: of the pointer; after another move it is followed again.
-        until: when it is tried again all the same.
+        moves: of the pointer; the version after another move is loaded at once.
+        until: when the version is loaded again.
     """
 
     moves: int
@@ -40,101 +42,80 @@ class _Refused:
 
 
 class VersionFollower:
-    """The versions that one process serves.
+    """Makes a pool serve the active versions.
 
     Args:
-        models: its model objects.
+        pool: this process's model objects.
         state: shared with the other processes.
+        note_on_job: notes on a version's job that the version is not served.
     """
 
-    def __init__(self, models: ModelPool, state: State) -> None:
-        self._models = models
+    def __init__(self, pool: ModelPool, state: State, note_on_job: NoteOnJob) -> None:
+        self._pool = pool
         self._versions = Versions(state)
-        self._job_store = JobStore(state)
-        self._served: dict[Project, str | None] = {}
+        self._note_on_job = note_on_job
         self._refused: dict[Project, _Refused] = {}
 
-    def version(self, project: Project) -> str | None:
-        """The version that serves a project here, None for the base.
-
-        Raises:
-            StateError: if the state did not answer at a project's first request.
-        """
-        if project in self._served:
-            return self._served[project]
-        version = self._versions.pointer(project).version
-        return self._served.setdefault(project, version)
-
-    def active(self) -> dict[Project, str | None]:
-        """The versions of all projects that were asked for here, None for the base."""
-        return {
-            project: None if self._models.lacks(project, version) else version
-            for project, version in dict(self._served).items()
-        }
-
     def follow(self) -> None:
-        """Serve what the state says, as far as it can be loaded; never raises."""
+        """Serve the active versions, as far as they load; never raises."""
         try:
             pointers = self._versions.pointers()
         except LsmlError as error:
-            log.debug("the active versions could not be read: %s", error)
+            log.debug("Active versions could not be read: %s", error)
             return
-        for project in list(self._served):
-            # A project that was forgotten has no pointer any more.
+        for project, served in self._pool.versions().items():
+            # A deleted project has no pointer any more.
             pointer = pointers.get(project, Pointer())
-            if not self._is_due(project, pointer):
-                continue
             try:
-                self._swap(project, pointer)
-            except Exception:  # the next projects are swapped all the same
-                log.exception("project=%s: a bug in lsml-bento", project)
+                if self._is_due(project, served, pointer):
+                    self._switch(project, served, pointer)
+            except LsmlError as error:
+                log.debug("Version switch postponed: project=%s: %s", project, error)
+            except Exception:  # the other projects are switched nevertheless
+                log.exception("Version switch failed by a bug: project=%s", project)
                 self._put_off(project, pointer)
 
-    def _is_due(self, project: Project, pointer: Pointer) -> bool:
-        served = self._served[project]
-        if served == pointer.version and not self._models.lacks(project, served):
+    def _is_due(self, project: Project, served: str | None, pointer: Pointer) -> bool:
+        if served == pointer.version and not self._pool.has_stand_in(project):
             return False
         refused = self._refused.get(project)
         if refused is None or refused.moves != pointer.moves:
             return True
         return time.monotonic() > refused.until
 
-    def _swap(self, project: Project, pointer: Pointer) -> None:
-        old, new = self._served[project], pointer.version
+    def _switch(self, project: Project, old: str | None, pointer: Pointer) -> None:
+        new = pointer.version
         start = time.monotonic()
         found: Version | None = None
         try:
             found = self._find(project, new)
-            if self._is_afresh(project, old, found):
-                self._models.reload()
-            self._models.replace(project, old, new)
+            reload = self._differs_in_modules(project, old, found)
+            self._pool.serve(project, new, reload=reload)
         except LsmlError as error:
             self._refuse(project, pointer, found, error)
             return
-        self._served[project] = new
-        self._models.settle(project, new)
         if self._refused.pop(project, None) is not None:
-            self._tell(found, None)
+            self._note(found, None)
         log.info(
-            "version %s serves project=%s in place of %s, after %.2f s",
-            new or "base",
+            "Version serves: project=%s version=%s before=%s seconds=%.2f",
             project,
-            old or "the base",
+            new or "base",
+            old or "base",
             time.monotonic() - start,
         )
 
     def _find(self, project: Project, version: str | None) -> Version | None:
         return None if version is None else self._versions.find(project, version)
 
-    def _is_afresh(
+    def _differs_in_modules(
         self, project: Project, old: str | None, found: Version | None
     ) -> bool:
-        """Whether what the class's modules learned differs between two versions."""
+        """Whether one of two versions keeps what it learned in the class's modules."""
         if found is not None and found.afresh:
             return True
         try:
             before = self._find(project, old)
-        except LsmlError:  # forgotten meanwhile
+        except LsmlError:  # deleted meanwhile
             return False
         return before is not None and before.afresh
 
@@ -145,30 +126,28 @@ class VersionFollower:
         found: Version | None,
         error: LsmlError,
     ) -> None:
-        served = self.active()[project] or "the base"
+        version = self._pool.version(project)
+        served = None if self._pool.has_stand_in(project) else version
         log.error(
-            "version %s of project=%s is not served: %s; %s goes on serving",
-            pointer.version,
+            "Version not served: project=%s version=%s: %s; %s still serves",
             project,
+            pointer.version,
             error,
-            served,
+            served or "the base",
             exc_info=error.__cause__,
         )
         self._put_off(project, pointer)
         where = f"the server {socket.gethostname()}, process {os.getpid()},"
-        self._tell(found, f"{where} goes on with {served}: {error}")
+        self._note(found, f"{where} still serves {served or 'the base'}: {error}")
 
     def _put_off(self, project: Project, pointer: Pointer) -> None:
         until = time.monotonic() + _TRY_AGAIN_S
         self._refused[project] = _Refused(pointer.moves, until)
-        # What was made of the new version goes.
-        self._models.settle(project, self._served[project])
 
-    def _tell(self, version: Version | None, error: str | None) -> None:
-        """Note on a version's job that it is not served, or that it is after all."""
+    def _note(self, version: Version | None, error: str | None) -> None:
         if version is None or version.job is None:
             return
         try:
-            self._job_store.complain(version.job, error)
+            self._note_on_job(version.job, error)
         except LsmlError as trouble:
-            log.debug("job %s was not told: %s", version.job, trouble)
+            log.debug("Job could not be updated: job=%s: %s", version.job, trouble)

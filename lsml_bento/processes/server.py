@@ -25,6 +25,7 @@ from lsml_bento.jobs.job import Job
 from lsml_bento.jobs.waker import Waker
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
+from lsml_bento.processes.backend import build_backend
 from lsml_bento.processes.home import open_state, settle
 from lsml_bento.processes.label_studio import open_media
 from lsml_bento.processes.wiring import log_to_stderr, open_queue, open_weights
@@ -128,7 +129,7 @@ def make_backend(
         if waker is not None and job.due_at is not None:
             waker.wake(job.id, job.due_at - time.time())
 
-    return Backend(
+    return build_backend(
         source,
         open_state(settings, home, name),
         open_media(settings, home),
@@ -136,8 +137,8 @@ def make_backend(
         metrics,
         weights=open_weights(settings),
         inbox=home / "inbox",
-        wake=wake,
-        took=metrics.webhook if metrics is not None else _unmeasured,
+        enqueue=wake,
+        measure_event=metrics.webhook if metrics is not None else _unmeasured,
     )
 
 

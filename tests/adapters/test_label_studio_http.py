@@ -18,12 +18,12 @@ from starlette.applications import Starlette
 
 from lsml_bento.adapters.edge import EdgeMiddleware
 from lsml_bento.adapters.sqlite_state import SqliteState
-from lsml_bento.backend.backend import Backend
 from lsml_bento.contract import parse_project
 from lsml_bento.jobs.job_store import JobStore, Lease
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
 from lsml_bento.model.training_policy import TrainingPolicy
+from lsml_bento.processes.backend import build_backend
 from lsml_bento.settings import Settings
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.versions.registry import Versions
@@ -964,7 +964,7 @@ class TestEvents:
     def locked(self, tmp_path: Path) -> Iterator[tuple[Client, sqlite3.Connection]]:
         """A client, and a connection that holds its database."""
         path = tmp_path / "state.db"
-        backend = Backend(
+        backend = build_backend(
             ModelSource(Learner),
             SqliteState(path, "test"),
             NoMedia(),

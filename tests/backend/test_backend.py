@@ -196,7 +196,7 @@ class TestFailures:
         line = line_of("raise error(f")
         lines = [r for r in caplog.records if r.levelno >= logging.ERROR]
         assert [record.getMessage() for record in lines] == [
-            f"predict failed: project={PROJECT} tasks=3 (1 of 4): predict() raised "
+            f"Predict failed: project={PROJECT} tasks=3 (1 of 4): predict() raised "
             f"ValueError: no bad here (test_backend.py, line {line})"
         ]
         assert lines[0].exc_info
@@ -299,7 +299,7 @@ class TestFailures:
         assert said(client.results(texts(*words))) == words
         assert sizes[:3] == [20, 10, 5]
         assert max(sizes[3:]) == 5
-        assert "batches hold 5 tasks at most from now on" in caplog.text
+        assert "Batch size limited to 5 tasks from now on" in caplog.text
 
     def test_what_a_call_held_is_free_before_the_next_one(self, serve: Serve) -> None:
         alive: list[int] = []
@@ -821,10 +821,11 @@ class TestDeadline:
         assert time.monotonic() - start < 1.5
         assert said(results) == ["fast", "fast", None, None]
         assert results[2:] == [[], []]
-        line = next(r for r in caplog.records if "deadline" in r.getMessage())
+        line = next(r for r in caplog.records if "Deadline" in r.getMessage())
         assert line.getMessage() == (
-            f"deadline: project={PROJECT} 2 of 4 tasks not predicted within 0.5 s; "
-            "retrieve predictions again to go on, or use `lsml-bento preannotate`"
+            f"Deadline reached: project={PROJECT} 2 of 4 tasks not predicted within "
+            "0.5 s; retrieve predictions again for the rest, or use `lsml-bento "
+            "preannotate`"
         )
 
     def test_nothing_done_is_a_504(self, serve: Serve, gate: type[Gate]) -> None:
@@ -889,7 +890,7 @@ class TestHangUps:
 
         assert said(client.results(texts("next"))) == ["next"]
         assert gate.seen == ["slow", "next"]
-        assert "the client hung up: bulk request of 3 tasks dropped" in caplog.text
+        assert "bulk request of 3 tasks dropped" in caplog.text
         assert "deadline" not in caplog.text
         assert "answered 504" not in caplog.text
 

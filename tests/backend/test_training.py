@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from lsml_bento.backend.training import Learning
+from lsml_bento.backend.training import KnownRules, Training
 from lsml_bento.contract import Project
 from lsml_bento.errors import NotFound
-from lsml_bento.jobs.event_writer import Receipt
+from lsml_bento.jobs.event_writer import EventWriter, Receipt
 from lsml_bento.jobs.events import Event, parse_event
 from lsml_bento.jobs.job import Job
 from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.training_policy import TrainingPolicy, TrainingRules
+from lsml_bento.prediction.call_threads import CallThreads
 from lsml_bento.projects.overview import known_project, list_versions
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.versions.registry import Versions
@@ -36,10 +37,6 @@ class Learner(LabelStudioMLBase):
         raise NotImplementedError
 
 
-def learning_of(source: ModelSource, state: MemoryState) -> Learning:
-    return Learning(source, state, lambda _: None, None, lambda _: None)
-
-
 def serve(state: MemoryState, *names: str, **more: Any) -> None:
     """Promote versions, one after the other."""
     for number, name in enumerate(names):
@@ -50,26 +47,23 @@ def serve(state: MemoryState, *names: str, **more: Any) -> None:
 class TestRules:
     def test_those_of_the_class_count_and_are_kept_for_the_next_start(self) -> None:
         state = MemoryState()
-        learning = learning_of(ModelSource(Learner), state)
-        learning.remember_rules()
+        rules = KnownRules(ModelSource(Learner), state)
+        rules.store()
         writes = state.writes
-        learning.remember_rules()
+        rules.store()
         assert state.writes == writes
-        learning.close()
 
-        again = learning_of(ModelSource("tests.no_such_module:Learner"), state)
-        assert again.rules() == learning.rules()
-        assert again.rules().wants("TASKS_CREATED")
-        assert again.rules().policy == Learner.training
-        again.remember_rules()  # nothing is known of the class yet
-        assert again.rules() == learning.rules()
-        again.close()
+        again = KnownRules(ModelSource("tests.no_such_module:Learner"), state)
+        assert again.current() == rules.current()
+        assert again.current().wants("TASKS_CREATED")
+        assert again.current().policy == Learner.training
+        again.store()  # nothing is known of the class yet
+        assert again.current() == rules.current()
 
     def test_before_any_import_every_event_may_be_one_to_learn_from(self) -> None:
-        learning = learning_of(ModelSource("tests.no_such_module:X"), MemoryState())
+        rules = KnownRules(ModelSource("tests.no_such_module:X"), MemoryState())
 
-        assert learning.rules() == TrainingRules()
-        learning.close()
+        assert rules.current() == TrainingRules()
 
     def test_a_drop_in_directory_gets_a_job_for_each_event(
         self, tmp_path: Path
@@ -77,10 +71,9 @@ class TestRules:
         (tmp_path / "model.py").write_text(
             "from label_studio_ml.model import LabelStudioMLBase\n"
         )
-        learning = learning_of(ModelSource("model:Model", tmp_path), MemoryState())
+        rules = KnownRules(ModelSource("model:Model", tmp_path), MemoryState())
 
-        assert learning.rules() == TrainingRules(each_event=True)
-        learning.close()
+        assert rules.current() == TrainingRules(each_event=True)
 
 
 def test_whoever_hangs_up_leaves_the_others_their_answers() -> None:
@@ -90,13 +83,11 @@ def test_whoever_hangs_up_leaves_the_others_their_answers() -> None:
     def wait(_: Job) -> None:
         assert stored.wait(10)
 
-    learning = Learning(
-        ModelSource(Learner),
-        MemoryState(),
-        wait,
-        None,
-        lambda _: None,
-    )
+    state = MemoryState()
+    rules = KnownRules(ModelSource(Learner), state)
+    events = EventWriter(state, rules.current, wait)
+    threads = CallThreads(1, "jobs")
+    training = Training(events, state, threads, None, wait, lambda _: None)
 
     def tasks_created(number: int) -> Event:
         return parse_event(
@@ -108,8 +99,8 @@ def test_whoever_hangs_up_leaves_the_others_their_answers() -> None:
         )
 
     async def ask() -> list[Receipt]:
-        gone = asyncio.create_task(learning.event(tasks_created(1)))
-        others = [asyncio.create_task(learning.event(tasks_created(n))) for n in (2, 3)]
+        gone = asyncio.create_task(training.event(tasks_created(1)))
+        others = [asyncio.create_task(training.event(tasks_created(n))) for n in (2, 3)]
         await asyncio.sleep(0.05)
         gone.cancel()
         await asyncio.wait([gone])
@@ -120,7 +111,8 @@ def test_whoever_hangs_up_leaves_the_others_their_answers() -> None:
 
     assert receipts[0].job is not None
     assert receipts[0].job == receipts[1].job
-    learning.close()
+    events.close()
+    threads.close()
 
 
 class TestProjects:
@@ -181,7 +173,6 @@ class TestVersions:
 
 def test_figures_count_jobs_and_fits() -> None:
     state = MemoryState()
-    learning = learning_of(ModelSource(Learner), state)
     job_store = JobStore(state)
     rules = TrainingRules(actions=("X",), each_event=True)
     for number in range(3):
@@ -190,7 +181,7 @@ def test_figures_count_jobs_and_fits() -> None:
     assert lease is not None
     job_store.succeed(lease, None, {})
 
-    figures = learning.figures()
+    figures = job_store.figures()
 
     assert figures["jobs"] == {
         "queued": 2,
@@ -202,4 +193,3 @@ def test_figures_count_jobs_and_fits() -> None:
     assert figures["fits"] == 1
     assert 0 <= figures["fit_seconds"] < 5
     assert 0 <= figures["oldest_queued_s"] < 5
-    learning.close()

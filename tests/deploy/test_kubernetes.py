@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 
 from lsml_bento.cli import main
-from lsml_bento.prediction.request_queue import Lane
+from lsml_bento.prediction.batcher import Lane
 from lsml_bento.settings import Settings
 from tests.deploy.manifests import (
     COMPONENTS,

@@ -27,8 +27,7 @@ from lsml_bento.errors import (
     ShuttingDown,
     WrongCount,
 )
-from lsml_bento.prediction.batcher import Batcher
-from lsml_bento.prediction.request_queue import Lane, Ticket
+from lsml_bento.prediction.batcher import Batcher, Lane, Ticket
 from tests.fake_clock import FakeClockLoop, NothingLeft, run
 
 INTERACTIVE, SINGLE, BULK = Lane.INTERACTIVE, Lane.SINGLE, Lane.BULK
@@ -384,7 +383,7 @@ def test_after_a_wrong_count_each_call_gets_one_task_which_is_logged_once(
         run(main())
     (record,) = caplog.records
     assert record.getMessage() == (
-        "batches hold 1 tasks at most from now on: predict() got 4 tasks and returned "
+        "Batch size limited to 1 tasks from now on: predict() got 4 tasks and returned "
         "1 predictions: return one per task, in order, [] for none"
     )
 
@@ -626,8 +625,8 @@ def test_out_of_memory_halves_the_batch_and_the_limit_until_it_fits(
     with caplog.at_level(logging.WARNING):
         run(main())
     assert [record.getMessage() for record in caplog.records] == [
-        "batches hold 16 tasks at most from now on: no room for 32",
-        "batches hold 8 tasks at most from now on: no room for 16",
+        "Batch size limited to 16 tasks from now on: no room for 32",
+        "Batch size limited to 8 tasks from now on: no room for 16",
     ]
 
 

@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 
 import pytest
 
-from lsml_bento.contract import Task
+from lsml_bento.contract import Project, Task
 from lsml_bento.errors import LabelConfigError, ModelError, ModelSetupError
+from lsml_bento.jobs.annotations import AnnotationStore
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
-from lsml_bento.prediction.model_factory import ModelFactory, ModelKey
+from lsml_bento.prediction.model_factory import ModelFactory, ModelKey, to_key
 from lsml_bento.state.memory import MemoryState
 from tests.doubles import CONFIG, OTHER_CONFIG, texts
 from tests.learned import ONE, TWO, Named, Store
@@ -27,41 +28,46 @@ def store(tmp_path: Path) -> Store:
     return Store(MemoryState(), tmp_path / "models")
 
 
-def maker_of(
-    model: type[LabelStudioMLBase], store: Store, *, shares: bool = True
+def factory_of(
+    model: type[LabelStudioMLBase] | ModelSource, store: Store, *, shares: bool = True
 ) -> ModelFactory:
-    source = ModelSource(model)
-    return ModelFactory(source, store.state, NoMedia(), store.weights, shares=shares)
+    source = model if isinstance(model, ModelSource) else ModelSource(model)
+    any_task = AnnotationStore(store.state).any_task
+    return ModelFactory(
+        *(source, store.state, NoMedia(), store.weights, any_task), shares=shares
+    )
 
 
-def key(version: str | None = None, config: str = CONFIG, project: Any = ONE) -> Any:
-    return ModelKey.of(project, config, None, version)
+def key(
+    config: str = CONFIG, project: Project = ONE, params: object = None
+) -> ModelKey:
+    return ModelKey(project, config, to_key(params))
 
 
 class TestKeys:
     def test_equal_values_make_equal_keys(self) -> None:
-        first = ModelKey.of(ONE, CONFIG, {"a": 1, "b": [2]}, "v1")
-        second = ModelKey.of(ONE, CONFIG, {"b": [2], "a": 1}, "v1")
+        first = key(params={"a": 1, "b": [2]})
+        second = key(params={"b": [2], "a": 1})
 
         assert first == second
-        assert first != ModelKey.of(ONE, CONFIG, {"a": 1, "b": [2]})
+        assert first != key(params={"a": 1, "b": [3]})
 
     def test_one_is_in_use_while_the_project_has_its_label_config_and_params(
         self, store: Store
     ) -> None:
-        maker = maker_of(Named, store)
-        assert maker.is_in_use(key())  # nothing is known of the project
+        factory = factory_of(Named, store)
+        assert factory.is_in_use(key())  # nothing is known of the project
 
         store.state.write(ONE, {"label_config": CONFIG, "extra_params": {"b": 1}})
 
-        assert not maker.is_in_use(key())
-        assert maker.is_in_use(ModelKey.of(ONE, CONFIG, {"b": 1}, "any"))
-        assert not maker.is_in_use(ModelKey.of(ONE, OTHER_CONFIG, {"b": 1}))
+        assert not factory.is_in_use(key())
+        assert factory.is_in_use(key(params={"b": 1}))
+        assert not factory.is_in_use(key(OTHER_CONFIG, params={"b": 1}))
 
 
 class TestWeights:
     def test_the_base_gets_none(self, store: Store) -> None:
-        model = maker_of(Named, store).make(key())
+        model = factory_of(Named, store).make(key(), None)
 
         assert vars(model)["loaded"].name == "base"
         assert model.surroundings.version is None
@@ -69,7 +75,7 @@ class TestWeights:
     def test_a_version_gets_its_directory(self, store: Store) -> None:
         store.promote("v1", holds="what v1 learned")
 
-        model = maker_of(Named, store).make(key("v1"))
+        model = factory_of(Named, store).make(key(), "v1")
 
         assert vars(model)["loaded"].name == "what v1 learned"
         assert model.surroundings.version == "v1"
@@ -77,7 +83,7 @@ class TestWeights:
     def test_a_version_without_weights_gets_none(self, store: Store) -> None:
         store.promote_without_weights("v1")
 
-        model = maker_of(Named, store).make(key("v1"))
+        model = factory_of(Named, store).make(key(), "v1")
 
         assert vars(model)["loaded"].name == "base"
         assert model.surroundings.version == "v1"
@@ -88,7 +94,7 @@ class TestWeights:
         parent = store.promote("v1")
         store.serve(parent.model_copy(update={"version": "v2", "parent": "v1"}))
 
-        model = maker_of(Named, store).make(key("v2"))
+        model = factory_of(Named, store).make(key(), "v2")
 
         assert vars(model)["loaded"].name == "v1"
         assert model.surroundings.version == "v2"
@@ -100,12 +106,15 @@ class TestSharing:
     ) -> None:
         monkeypatch.setattr(sys, "path", list(sys.path))
         source = ModelSource("written_for_sharing:Model", tmp_path)
-        maker = ModelFactory(source, store.state, NoMedia(), store.weights, shares=True)
+        factory = ModelFactory(
+            *(source, store.state, NoMedia(), store.weights, lambda _: None),
+            shares=True,
+        )
         found = []
         for number in (1, 22):
             (tmp_path / "written_for_sharing.py").write_text(MODULE.format(number))
-            maker.load_class_afresh()
-            found.append(maker.make(key()))  # the older one is still there
+            source.load_afresh()
+            found.append(factory.make(key(), None))  # the older one is still there
 
         assert [vars(model)["number"] for model in found] == [1, 22]
         del sys.modules["written_for_sharing"]
@@ -120,11 +129,11 @@ class TestSharing:
                 if self.loads == 1:
                     raise OSError("the first time")
 
-        maker = maker_of(Failing, store)
+        factory = factory_of(Failing, store)
         with pytest.raises(ModelSetupError):
-            maker.make(key())
+            factory.make(key(), None)
 
-        assert vars(maker.make(key()))["loaded"].name == "base"
+        assert vars(factory.make(key(), None))["loaded"].name == "base"
         assert Failing.loads == 2
 
 
@@ -146,7 +155,7 @@ class TestASample:
             match=r"^Named does not predict task 1: RuntimeError: can not predict with "
             r"bad predict \(learned\.py, line \d+\)$",
         ):
-            maker_of(Named, store).make(key("v1"), TASK)
+            factory_of(Named, store).make(key(), "v1", TASK)
 
     @pytest.mark.parametrize(
         ("returned", "reason"),
@@ -166,12 +175,12 @@ class TestASample:
             def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> Any:
                 return returned
 
-        maker = maker_of(Returning, store)
+        factory = factory_of(Returning, store)
         if reason is None:
-            maker.make(key(), TASK)
+            factory.make(key(), None, TASK)
         else:
             with pytest.raises(ModelError, match=reason):
-                maker.make(key(), TASK)
+                factory.make(key(), None, TASK)
 
 
 class TestWhatIsNoGood:
@@ -185,7 +194,7 @@ class TestWhatIsNoGood:
 
         said = rf"^Failing could not be set up: {error.__name__}: no \("
         with pytest.raises(ModelSetupError, match=said):
-            maker_of(Failing, store).make(key())
+            factory_of(Failing, store).make(key(), None)
 
         (record,) = caplog.records
         assert record.exc_info is not None
@@ -196,7 +205,7 @@ class TestWhatIsNoGood:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            maker_of(Interrupted, store).make(key())
+            factory_of(Interrupted, store).make(key(), None)
 
     def test_a_label_config_that_does_not_parse_has_no_base_either(
         self, store: Store
@@ -204,20 +213,20 @@ class TestWhatIsNoGood:
         store.promote("v1")
 
         with pytest.raises(LabelConfigError):
-            maker_of(Named, store).make_or_base(key("v1", config="<View"))
+            factory_of(Named, store).make_or_base(key("<View"), "v1")
 
     def test_a_version_that_fails_leaves_the_base_and_one_line(
         self, store: Store, caplog: pytest.LogCaptureFixture
     ) -> None:
         store.promote("v1", holds="bad load")
 
-        model, lacks = maker_of(Named, store).make_or_base(key("v1"))
+        model, lacks = factory_of(Named, store).make_or_base(key(), "v1")
 
         assert vars(model)["loaded"].name == "base"
         assert lacks
         (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
         assert record.getMessage().startswith(
-            "version v1 of project=1.100 is not served: Named could not be set up: "
+            "Version not served: project=1.100 version=v1: Named could not be set up: "
         )
         assert record.getMessage().endswith("; the base serves")
         assert record.exc_info is not None
@@ -235,10 +244,10 @@ class TestWhatIsNoGood:
         store.promote("v1")
 
         with pytest.raises(ModelSetupError, match="try 2"):
-            maker_of(Failing, store).make_or_base(key("v1"))
+            factory_of(Failing, store).make_or_base(key(), "v1")
 
     def test_a_version_that_is_not_there_leaves_the_base(self, store: Store) -> None:
-        model, lacks = maker_of(Named, store).make_or_base(key("v7", project=TWO))
+        model, lacks = factory_of(Named, store).make_or_base(key(project=TWO), "v7")
 
         assert model.surroundings.version is None
         assert lacks

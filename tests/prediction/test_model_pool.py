@@ -17,7 +17,7 @@ from lsml_bento.errors import LabelConfigError, ModelSetupError
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
-from lsml_bento.prediction.model_factory import ModelKey
+from lsml_bento.prediction.model_factory import ModelKey, to_key
 from lsml_bento.prediction.model_pool import ModelPool
 from lsml_bento.state.memory import MemoryState
 from tests.conftest import Serve
@@ -29,7 +29,7 @@ def models_of(model: type[LabelStudioMLBase], **options: Any) -> ModelPool:
 
 
 def key(project: int = 1, config: str = CONFIG, params: object = None) -> ModelKey:
-    return ModelKey.of(Project(str(project), 5), config, params)
+    return ModelKey(Project(str(project), 5), config, to_key(params))
 
 
 def counted() -> type[Any]:
@@ -55,9 +55,9 @@ def together(calls: list[Callable[[], None]]) -> None:
 class TestKeys:
     def test_equal_keys_get_one_object(self) -> None:
         models = models_of(LabelStudioMLBase)
-        with models.borrow(key(params={"a": 1, "b": 2})) as first:
+        with models.use(key(params={"a": 1, "b": 2})) as (first, _):
             pass
-        with models.borrow(key(params={"b": 2, "a": 1})) as second:
+        with models.use(key(params={"b": 2, "a": 1})) as (second, _):
             assert second is first
 
     @pytest.mark.parametrize(
@@ -66,14 +66,14 @@ class TestKeys:
             key(2),
             key(config="<View/>"),
             key(params={"a": 1}),
-            ModelKey.of(Project("1", 6), CONFIG, None),
+            ModelKey(Project("1", 6), CONFIG, to_key(None)),
         ],
     )
     def test_another_project_config_or_parameter_gets_its_own(
         self, other: ModelKey
     ) -> None:
         models = models_of(LabelStudioMLBase)
-        with models.borrow(key()) as first, models.borrow(other) as second:
+        with models.use(key()) as (first, _), models.use(other) as (second, _):
             assert second is not first
 
 
@@ -82,11 +82,11 @@ class TestTheNumberKept:
         model = counted()
         models = models_of(model, max_models=2)
         for project in (1, 2, 1, 3, 1, 2):
-            with models.borrow(key(project)):
+            with models.use(key(project)):
                 pass
 
         assert model.made == ["1", "2", "3", "2"]
-        assert len(models) == 2
+        assert len(models._entries) == 2
 
     def test_asking_for_the_version_counts_as_use(self) -> None:
         model = counted()
@@ -103,15 +103,15 @@ class TestTheNumberKept:
     def test_one_that_is_lent_is_never_dropped(self) -> None:
         model = counted()
         models = models_of(model, max_models=1)
-        with models.borrow(key(1)) as lent:
+        with models.use(key(1)) as (lent, _):
             models.ensure(key(2))
             assert models.is_made(key(1))
-        with models.borrow(key(1)) as again:
+        with models.use(key(1)) as (again, _):
             assert again is lent
 
     def test_what_was_dropped_is_freed(self) -> None:
         models = models_of(LabelStudioMLBase, max_models=1)
-        with models.borrow(key(1)) as model:
+        with models.use(key(1)) as (model, _):
             dropped = weakref.ref(model)
         del model
         models.ensure(key(2))
@@ -149,7 +149,7 @@ class TestThreads:
 
         def use() -> None:
             for _ in range(50):
-                with models.borrow(key()) as model:
+                with models.use(key()) as (model, _):
                     with lock:
                         assert id(model) not in held
                         held.add(id(model))
@@ -172,8 +172,8 @@ class TestThreads:
 
         def use() -> None:
             barrier.wait(10)
-            with models.borrow(key()) as borrowed:
-                seen.append(borrowed)
+            with models.use(key()) as (used, _):
+                seen.append(used)
                 barrier.wait(10)
 
         together([use] * 4)
@@ -195,19 +195,19 @@ class TestThreads:
             barrier.wait(10)
             models.ensure(key())
 
-        def borrow() -> None:
+        def use_it() -> None:
             barrier.wait(10)
-            with models.borrow(key()):
+            with models.use(key()):
                 pass
 
-        together([use, use, borrow])
+        together([use, use, use_it])
 
         assert Slow.made == ["1"]
 
     def test_ensure_makes_no_second_object_beside_one_that_is_lent(self) -> None:
         model = counted()
         models = models_of(model)
-        with models.borrow(key()):
+        with models.use(key()):
             models.ensure(key())
             assert models.is_made(key())
 
@@ -250,7 +250,7 @@ class TestLoading:
                 self.network = object()
 
         models = models_of(Loading)
-        with models.borrow(key(1)) as first, models.borrow(key(2)) as second:
+        with models.use(key(1)) as (first, _), models.use(key(2)) as (second, _):
             assert vars(first)["network"] is vars(second)["network"]
             assert vars(first)["own"] is not vars(second)["own"]
         assert loads == [None]
@@ -263,7 +263,7 @@ class TestLoading:
                 self.network = object()
 
         models = models_of(Loading)
-        with models.borrow(key(1)) as first, models.borrow(key(2)) as second:
+        with models.use(key(1)) as (first, _), models.use(key(2)) as (second, _):
             assert vars(first)["network"] is not vars(second)["network"]
 
     def test_it_is_not_shared_among_threads_unless_the_class_is_safe(self) -> None:
@@ -276,7 +276,7 @@ class TestLoading:
 
         for model, shared in ((Loading, False), (Safe, True)):
             models = models_of(model, max_objects=2)
-            with models.borrow(key(1)) as first, models.borrow(key(2)) as second:
+            with models.use(key(1)) as (first, _), models.use(key(2)) as (second, _):
                 same = vars(first)["network"] is vars(second)["network"]
                 assert same is shared
 
@@ -289,7 +289,7 @@ class TestLoading:
                 self.network["weight"] = 1
 
         models = models_of(Filling)
-        with models.borrow(key(1)) as first, models.borrow(key(2)) as second:
+        with models.use(key(1)) as (first, _), models.use(key(2)) as (second, _):
             assert vars(first)["network"] == vars(second)["network"] == {"weight": 1}
 
     def test_what_was_loaded_goes_with_the_last_object_that_uses_it(self) -> None:
@@ -324,7 +324,7 @@ class TestFailures:
         for _ in range(5):
             with pytest.raises(ModelSetupError, match=r"^Failing could not be set up"):
                 models.ensure(key())
-            with pytest.raises(ModelSetupError), models.borrow(key()):
+            with pytest.raises(ModelSetupError), models.use(key()):
                 pass
 
         assert tries == 1
@@ -375,7 +375,7 @@ class TestFailures:
 
         models = models_of(Empty)
         for _ in range(3):
-            with models.borrow(key()):
+            with models.use(key()):
                 pass
 
         assert Empty.made == ["1"]

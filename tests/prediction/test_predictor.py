@@ -23,7 +23,6 @@ from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
 from lsml_bento.prediction.model_pool import ModelPool
 from lsml_bento.prediction.predictor import Group, Predictor
-from lsml_bento.prediction.version_follower import VersionFollower
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Pair
 from lsml_bento.versions.version import Version, promote
@@ -36,8 +35,7 @@ def predictor_of(
     model: type[LabelStudioMLBase], state: MemoryState | None = None
 ) -> Predictor:
     state = state or MemoryState()
-    models = ModelPool(ModelSource(model), state, NoMedia())
-    return Predictor(models, state, VersionFollower(models, state))
+    return Predictor(ModelPool(ModelSource(model), state, NoMedia()), state)
 
 
 def group(
@@ -328,7 +326,7 @@ class TestAStateThatIsAway:
         for _ in range(3):
             assert predictor.predict(group(), TASKS) == before
 
-        assert caplog.text.count("predictions go on with what is known") == 1
+        assert caplog.text.count("State unavailable: using the last known values") == 1
         state.is_away = False
         state.write(PROJECT, {"model_version": "echo-2"})
         (slot,) = predictor.predict(group(), TASKS[:1])

@@ -76,11 +76,11 @@ class TestASwap:
         store.promote("V1")
         assert process.predict() == ("base", "base")
 
-        process.serving.follow()
+        process.follower.follow()
 
         assert process.predict() == ("V1", "V1")
         assert process.setup() == "V1"
-        assert process.serving.active() == {ONE: "V1"}
+        assert process.active == {ONE: "V1"}
 
     def test_it_is_made_beside_the_old_one_and_tried_with_the_last_task(
         self, store: Store
@@ -92,7 +92,7 @@ class TestASwap:
         store.promote("v1")
         model.calls.clear()
 
-        process.serving.follow()
+        process.follower.follow()
 
         assert model.calls == ["load v1", "predict last with v1"]
         process.predict(text="next")
@@ -111,13 +111,13 @@ class TestASwap:
         process = Process(Slow, store)
         process.predict()
         store.promote("v1")
-        swapping = threading.Thread(target=process.serving.follow)
+        swapping = threading.Thread(target=process.follower.follow)
         swapping.start()
         assert loading.wait(10)
 
         assert process.predict() == ("base", "base")
         assert process.setup() == "base"
-        assert process.serving.active() == {ONE: None}
+        assert process.active == {ONE: None}
 
         may_go_on.set()
         swapping.join()
@@ -130,7 +130,7 @@ class TestASwap:
         process.predict(config=OTHER_CONFIG)
         store.promote("v1")
         model.calls.clear()
-        process.serving.follow()
+        process.follower.follow()
 
         assert store.state.read(ONE)["label_config"] == OTHER_CONFIG
         assert model.calls == ["load v1", "predict a with v1"]
@@ -145,21 +145,21 @@ class TestASwap:
             process.predict()
         store.promote("v1")
         model.calls.clear()
-        process.serving.follow()
+        process.follower.follow()
 
         assert model.calls == ["load v1", "predict a with v1"]
-        assert len(process.models) == 1
+        assert len(process.pool._entries) == 1
 
     def test_nothing_is_made_while_nothing_moved(self, store: Store) -> None:
         model = counting()
         process = Process(model, store)
         process.predict()
         store.promote("v1")
-        process.serving.follow()
+        process.follower.follow()
         model.calls.clear()
 
         for _ in range(3):
-            process.serving.follow()
+            process.follower.follow()
 
         assert model.calls == []
 
@@ -167,8 +167,8 @@ class TestASwap:
         self, process: Process, store: Store
     ) -> None:
         store.promote("v1")
-        process.serving.follow()
-        assert process.serving.active() == {}
+        process.follower.follow()
+        assert process.active == {}
 
         assert process.predict() == ("v1", "v1")
 
@@ -180,7 +180,7 @@ class TestASwap:
         process.predict(TWO)
         store.promote("v1", ONE)
 
-        process.serving.follow()
+        process.follower.follow()
 
         assert process.predict(ONE) == ("v1", "v1")
 
@@ -192,7 +192,7 @@ class TestASwap:
         store.promote("v1", ONE)
         store.promote("w7", TWO)
 
-        process.serving.follow()
+        process.follower.follow()
 
         assert process.predict(ONE) == ("v1", "v1")
         assert process.predict(TWO) == ("w7", "w7")
@@ -204,9 +204,9 @@ class TestASwap:
         process.predict()
         store.promote("v1")
         with caplog.at_level(logging.INFO):
-            process.serving.follow()
+            process.follower.follow()
 
-        assert "version v1 serves project=1.100 in place of the base" in caplog.text
+        assert "Version serves: project=1.100 version=v1 before=base" in caplog.text
 
 
 class TestGoingBack:
@@ -216,15 +216,15 @@ class TestGoingBack:
         process.predict()
         for name in ("v1", "v2"):
             store.promote(name)
-            process.serving.follow()
+            process.follower.follow()
         assert process.predict() == ("v2", "v2")
 
         store.versions.rollback(ONE)
-        process.serving.follow()
+        process.follower.follow()
         assert process.predict() == ("v1", "v1")
 
         store.versions.rollback(ONE)
-        process.serving.follow()
+        process.follower.follow()
         assert process.predict() == ("base", "base")
         assert process.setup() == "base"
 
@@ -233,10 +233,10 @@ class TestGoingBack:
     ) -> None:
         process.predict()
         store.promote("v1")
-        process.serving.follow()
+        process.follower.follow()
 
         store.versions.activate(ONE, "base")
-        process.serving.follow()
+        process.follower.follow()
 
         assert process.predict() == ("base", "base")
 
@@ -247,11 +247,11 @@ class TestGoingBack:
         store.promote("v1")
         store.versions.activate(ONE, "v1", pin=True)
         store.promote("v2")
-        process.serving.follow()
+        process.follower.follow()
         assert process.predict() == ("v1", "v1")
 
         store.versions.activate(ONE, "v2")
-        process.serving.follow()
+        process.follower.follow()
         assert process.predict() == ("v2", "v2")
 
     def test_a_swap_back_while_the_old_object_is_in_use_keeps_it(
@@ -260,16 +260,16 @@ class TestGoingBack:
         model = counting()
         process = Process(model, store)
         process.predict()
-        key = process.predictor._key(ONE, CONFIG)
-        with process.models.borrow(key) as held:
+        key = process.key()
+        with process.pool.use(key) as (held, _):
             store.promote("v1")
-            process.serving.follow()
+            process.follower.follow()
             store.versions.activate(ONE, "base")
-            process.serving.follow()
+            process.follower.follow()
         model.calls.clear()
 
         assert process.predict() == ("base", "base")
-        with process.models.borrow(key) as again:
+        with process.pool.use(key) as (again, _):
             assert again is held
         assert model.calls == ["predict a with base"]
 
@@ -292,21 +292,21 @@ class TestAVersionThatIsNoGood:
     ) -> None:
         process.predict()
         store.promote("v1")
-        process.serving.follow()
+        process.follower.follow()
         job = store.job()
         store.promote("v2", holds=holds, job=job)
 
-        process.serving.follow()
+        process.follower.follow()
 
         assert process.predict() == ("v1", "v1")
         assert process.setup() == "v1"
-        assert process.serving.active() == {ONE: "v1"}
-        assert f"version v2 of project=1.100 is not served: {reason}" in caplog.text
-        assert "v1 goes on serving" in caplog.text
+        assert process.active == {ONE: "v1"}
+        assert f"Version not served: project=1.100 version=v2: {reason}" in caplog.text
+        assert "v1 still serves" in caplog.text
         error = store.error_of(job)
         assert error is not None
         assert error.startswith("the server ")
-        assert f"goes on with v1: {reason}" in error
+        assert f"still serves v1: {reason}" in error
 
     def test_one_whose_setup_raises_is_refused_too(self, store: Store) -> None:
         class Picky(Named):
@@ -320,7 +320,7 @@ class TestAVersionThatIsNoGood:
         job = store.job()
         store.promote("v1", job=job)
 
-        process.serving.follow()
+        process.follower.follow()
 
         assert process.predict() == ("base", "base")
         assert "SystemExit: not with me" in str(store.error_of(job))
@@ -332,7 +332,7 @@ class TestAVersionThatIsNoGood:
         version = store.promote("v1")
         store.weights.delete(str(version.tag))
 
-        process.serving.follow()
+        process.follower.follow()
 
         assert process.predict() == ("base", "base")
 
@@ -345,9 +345,9 @@ class TestAVersionThatIsNoGood:
         path.unlink()
         path.write_text("xx")
         store = Store(store.state, store.directory)  # one that has checked nothing yet
-        process.models._maker._weights = store.weights
+        process.pool._factory._weights = store.weights
 
-        process.serving.follow()
+        process.follower.follow()
 
         assert process.predict() == ("base", "base")
 
@@ -362,7 +362,7 @@ class TestAVersionThatIsNoGood:
                 change.delete(key)
 
         store.state.change(lose)
-        process.serving.follow()
+        process.follower.follow()
 
         assert process.predict() == ("base", "base")
 
@@ -375,15 +375,15 @@ class TestAVersionThatIsNoGood:
         store.promote("v1", holds="bad load")
         model.calls.clear()
 
-        process.serving.follow()
-        process.serving.follow()
+        process.follower.follow()
+        process.follower.follow()
         assert model.calls == ["load bad load"]
 
         patience(0.05)
         store.promote("v2", holds="bad load")
-        process.serving.follow()
+        process.follower.follow()
         time.sleep(0.06)
-        process.serving.follow()
+        process.follower.follow()
         assert model.calls == ["load bad load"] * 3
 
     def test_it_is_let_be_for_thirty_seconds(self) -> None:
@@ -394,10 +394,10 @@ class TestAVersionThatIsNoGood:
     ) -> None:
         process.predict()
         store.promote("v1", holds="bad load")
-        process.serving.follow()
+        process.follower.follow()
 
         store.promote("v2")
-        process.serving.follow()
+        process.follower.follow()
         assert process.predict() == ("v2", "v2")
 
     def test_one_that_can_be_loaded_later_serves_and_its_job_is_cleared(
@@ -416,12 +416,12 @@ class TestAVersionThatIsNoGood:
         process.predict()
         job = store.job()
         store.promote("v1", job=job)
-        process.serving.follow()
+        process.follower.follow()
         assert "the disk is away" in str(store.error_of(job))
 
         Moody.bad = False
         time.sleep(0.001)
-        process.serving.follow()
+        process.follower.follow()
 
         assert process.predict() == ("v1", "v1")
         assert store.error_of(job) is None
@@ -431,7 +431,7 @@ class TestAVersionThatIsNoGood:
     ) -> None:
         process.predict()
         store.promote("v1", holds="bad load", job="gone")
-        process.serving.follow()
+        process.follower.follow()
 
         assert process.predict() == ("base", "base")
 
@@ -443,7 +443,7 @@ class TestAVersionThatIsNoGood:
         store.promote("v1", ONE, holds="bad load")
         store.promote("w1", TWO)
 
-        process.serving.follow()
+        process.follower.follow()
 
         assert process.predict(ONE) == ("base", "base")
         assert process.predict(TWO) == ("w1", "w1")
@@ -463,7 +463,7 @@ class TestAVersionThatIsNoGood:
         process.predict()
         Reading.is_there = False
         store.promote("v1")
-        process.serving.follow()
+        process.follower.follow()
         Reading.is_there = True
 
         assert process.predict() == ("v1", "v1")
@@ -479,11 +479,11 @@ class TestTheState:
         store.promote("v1")
 
         with store.state.away():  # type: ignore[attr-defined]
-            process.serving.follow()
+            process.follower.follow()
         assert process.predict() == ("base", "base")
         assert [r for r in caplog.records if r.levelno > logging.INFO] == []
 
-        process.serving.follow()
+        process.follower.follow()
         assert process.predict() == ("v1", "v1")
 
     def test_one_that_does_not_answer_makes_no_base_of_a_version(
@@ -492,13 +492,13 @@ class TestTheState:
         store = Store(Away(), tmp_path)
         store.promote("v1")
         process = Process(Named, store)
-        process.serving.version(ONE)
-        key = process.predictor._key(ONE, CONFIG)
+        process.pool.version(ONE)
+        key = process.key()
 
         with store.state.away(), pytest.raises(StateError):  # type: ignore[attr-defined]
-            process.models.ensure(key)
+            process.pool.ensure(key)
         time.sleep(0.01)
-        process.models._entries.clear()  # two seconds pass
+        process.pool._entries.clear()  # two seconds pass
 
         assert process.predict() == ("v1", "v1")
 
@@ -507,14 +507,14 @@ class TestTheState:
     ) -> None:
         process.predict()
         store.promote("v1")
-        process.serving.follow()
+        process.follower.follow()
 
         def forget(change: Change) -> None:
             for key, _ in change.scan(""):
                 change.delete(key)
 
         store.state.change(forget)
-        process.serving.follow()
+        process.follower.follow()
 
         assert process.predict() == ("base", "base")
 
@@ -549,26 +549,26 @@ class TestMemory:
         process.predict()
         loaded = []
         for number in range(5):
-            key = process.predictor._key(ONE, CONFIG)
-            with process.models.borrow(key) as model:
+            key = process.key()
+            with process.pool.use(key) as (model, _):
                 loaded += [weakref.ref(model), weakref.ref(vars(model)["loaded"])]
             del model
             store.promote(f"v{number}")
-            process.serving.follow()
+            process.follower.follow()
         gc.collect()
 
         assert [ref() for ref in loaded] == [None] * 10
-        assert len(process.models) == 1
+        assert len(process.pool._entries) == 1
 
     def test_an_object_in_use_goes_after_its_last_use(self, store: Store) -> None:
         process = Process(Named, store)
         process.predict()
-        key = process.predictor._key(ONE, CONFIG)
-        with process.models.borrow(key) as model:
+        key = process.key()
+        with process.pool.use(key) as (model, _):
             held = weakref.ref(model)
             del model
             store.promote("v1")
-            process.serving.follow()
+            process.follower.follow()
             gc.collect()
             assert held() is not None
             assert process.predict() == ("v1", "v1")
@@ -590,7 +590,7 @@ class TestMemory:
         process = Process(Failing, store)
         process.predict()
         store.promote("v1", holds="bad predict")
-        process.serving.follow()
+        process.follower.follow()
         gc.collect()
 
         assert made[0]() is not None
@@ -604,13 +604,13 @@ class TestMemory:
         process.predict(TWO)
         process.predict(Project("3", 100))
         store.promote("v1", ONE)
-        process.serving.follow()
+        process.follower.follow()
         model.calls.clear()
 
         for project in (TWO, Project("3", 100), ONE):
             process.predict(project)
 
-        assert len(process.models) == 4
+        assert len(process.pool._entries) == 4
         assert [call for call in model.calls if "load" in call] == []
 
     def test_a_request_during_a_swap_drops_no_other_project(self, store: Store) -> None:
@@ -628,7 +628,7 @@ class TestMemory:
         for project in (TWO, ONE, third):
             process.predict(project)
         store.promote("v1", ONE)
-        process.serving.follow()
+        process.follower.follow()
         Meanwhile.calls.clear()
 
         process.predict(TWO)
@@ -674,7 +674,7 @@ class TestThreads:
             worker.start()
         for version in ten[1] * 5:
             store.state.change(lambda c, v=version: promote(c, ONE, v))  # type: ignore[misc]
-            process.serving.follow()
+            process.follower.follow()
             if before is not None:  # nothing needs one that does not serve
                 store.versions.delete(ONE, before.version)
             before = version
@@ -687,22 +687,22 @@ class TestThreads:
         assert [pair for pair in seen if pair[0] != pair[1]] == []
         assert seen[-1] == ("v9", "v9")
         assert len({pair[0] for pair in seen}) > 5
-        assert len(process.models) == 1
+        assert len(process.pool._entries) == 1
 
-    def test_a_request_that_a_swap_overtakes_gets_the_new_version(
+    def test_a_request_with_a_key_from_before_a_swap_gets_the_new_version(
         self, store: Store
     ) -> None:
         process = Process(Named, store)
         process.predict()
-        old = process.predictor._key(ONE, CONFIG)
+        key = process.key()
         store.promote("v1")
-        process.serving.follow()
+        process.follower.follow()
 
-        with process.models.borrow(old, process.predictor._renew) as model:
-            assert vars(model)["loaded"].name == "v1"
-        process.models.ensure(old, process.predictor._renew)
-        assert not process.models.is_made(old)
-        assert len(process.models) == 1
+        with process.pool.use(key) as (model, version):
+            assert vars(model)["loaded"].name == version == "v1"
+        assert process.pool.ensure(key) == "v1"
+        assert process.pool.is_made(key)
+        assert len(process.pool._entries) == 1
 
     def test_all_threads_swap_with_objects_of_their_own(self, store: Store) -> None:
         barrier = threading.Barrier(3, timeout=10)
@@ -724,7 +724,7 @@ class TestThreads:
             if name != "base":
                 process.predict()
                 store.promote(name)
-                process.serving.follow()
+                process.follower.follow()
             workers = [threading.Thread(target=ask) for _ in range(3)]
             for worker in workers:
                 worker.start()
@@ -750,7 +750,7 @@ class TestWhatAModelSees:
         process.predict()
         store.promote("v1")
         seen.clear()
-        process.serving.follow()
+        process.follower.follow()
         process.predict()
 
         assert seen == [
@@ -762,7 +762,7 @@ class TestWhatAModelSees:
     def test_setup_names_the_base_only(self, process: Process, store: Store) -> None:
         process.predict()
         store.promote("v1")
-        process.serving.follow()  # setup() has said "base" again
+        process.follower.follow()  # setup() has said "base" again
         process.predict(config=OTHER_CONFIG)  # and again
 
         assert store.state.read(ONE)["model_version"] == "base"
@@ -796,10 +796,10 @@ class TestWhatAModelSees:
         assert process.predict() == ("None", "base")
         for number in (1, 2):
             store.promote_without_weights(f"v{number}", values={"threshold": number})
-            process.serving.follow()
+            process.follower.follow()
             assert process.predict() == (str(number), f"v{number}")
         store.versions.activate(ONE, "base")
-        process.serving.follow()
+        process.follower.follow()
         assert process.predict() == ("None", "base")
 
 
@@ -811,7 +811,7 @@ class TestWhatLoadSet:
         process.predict(config=OTHER_CONFIG)
         store.promote("v1")
         model.calls.clear()
-        process.serving.follow()
+        process.follower.follow()
 
         assert [c for c in model.calls if "load" in c] == ["load v1"]
 
@@ -819,12 +819,12 @@ class TestWhatLoadSet:
         self, process: Process, store: Store
     ) -> None:
         process.predict()
-        key = process.predictor._key(ONE, CONFIG)
-        with process.models.borrow(key) as old:
+        key = process.key()
+        with process.pool.use(key) as (old, _):
             store.promote("v1")
-            process.serving.follow()
-            new_key = process.predictor._key(ONE, CONFIG)
-            with process.models.borrow(new_key) as new:
+            process.follower.follow()
+            new_key = process.key()
+            with process.pool.use(new_key) as (new, _):
                 assert vars(new)["loaded"] is not vars(old)["loaded"]
                 assert vars(old)["loaded"].name == "base"
 
@@ -877,14 +877,14 @@ class TestANewLabelConfig:
         assert process.predict(config=OTHER_CONFIG) == ("base", "base")
         assert process.setup(config=OTHER_CONFIG) == "base"
         for _ in range(3):
-            process.serving.follow()
+            process.follower.follow()
             assert process.predict(config=OTHER_CONFIG) == ("base", "base")
         lines = [r for r in caplog.records if r.levelno >= logging.WARNING]
         assert len(lines) == 1
         assert "the base serves until the next fit" in caplog.text
 
         store.promote("v2", label_config=OTHER_CONFIG)
-        process.serving.follow()
+        process.follower.follow()
         assert process.predict(config=OTHER_CONFIG) == ("v2", "v2")
         assert process.setup(config=OTHER_CONFIG) == "v2"
 
@@ -903,7 +903,7 @@ class TestANewLabelConfig:
         process.predict(config=OTHER_CONFIG)
         store.promote("v2", label_config=OTHER_CONFIG)
 
-        process.serving.follow()
+        process.follower.follow()
 
         assert process.predict(config=OTHER_CONFIG) == ("v2", "v2")
 
@@ -924,16 +924,16 @@ class TestAfterARestart:
         spoil(store, str(version.tag), what)
         process = Process(Named, Store(store.state, store.directory))
         if what == "no store":
-            process.models._maker._weights = None
+            process.pool._factory._weights = None
 
         assert process.setup() == "base"
         assert process.predict() == ("base", "base")
-        assert "version v1 of project=1.100 is not served: " in caplog.text
-        assert process.serving.active() == {ONE: None}
+        assert "Version not served: project=1.100 version=v1: " in caplog.text
+        assert process.active == {ONE: None}
 
-        process.serving.follow()
+        process.follower.follow()
         assert process.predict() == ("base", "base")
-        assert "goes on with the base: " in str(store.error_of(job))
+        assert "still serves the base: " in str(store.error_of(job))
 
     def test_it_serves_when_they_are_back(
         self, store: Store, patience: Callable[[float], None]
@@ -946,17 +946,17 @@ class TestAfterARestart:
         store.weights.delete(str(version.tag))
         process = Process(Named, Store(store.state, store.directory))
         assert process.predict() == ("base", "base")
-        process.serving.follow()
-        key = process.predictor._key(ONE, CONFIG)
+        process.follower.follow()
+        key = process.key()
 
         shutil.move(away, path.parent)
         time.sleep(0.06)
-        with process.models.borrow(key):  # a base in use when they come
-            process.serving.follow()
+        with process.pool.use(key):  # a base in use when they come
+            process.follower.follow()
 
         assert process.predict() == ("v1", "v1")
         assert process.setup() == "v1"
-        assert process.serving.active() == {ONE: "v1"}
+        assert process.active == {ONE: "v1"}
 
     def test_an_older_version_than_the_one_before_is_not_guessed(
         self, store: Store

@@ -288,12 +288,12 @@ def test_a_server_goes_back_to_the_base(tmp_path: Path, pointer_is_seen: bool) -
     process = Process(Named, store)
     process.setup(ONE)
     store.promote("v1", ONE)
-    process.serving.follow()
+    process.follower.follow()
     assert process.predict(ONE) == ("v1", "v1")
 
     forget_project(store.state, store.weights, "test", ONE)
     if pointer_is_seen:  # as it is between two of the steps
         store.state.change(partial(move, project=ONE, version=None))
-    process.serving.follow()
+    process.follower.follow()
 
     assert process.predict(ONE) == ("base", "base")

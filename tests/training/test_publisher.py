@@ -12,13 +12,13 @@ import pytest
 
 from lsml_bento.adapters.bentoml_models import BentoModels
 from lsml_bento.adapters.model_repository import ModelRepository
-from lsml_bento.backend.backend import Backend
 from lsml_bento.contract import Project
 from lsml_bento.errors import LeaseLost
 from lsml_bento.jobs.job import LEASE_S, JobStatus
 from lsml_bento.jobs.job_store import JobStore, Lease
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
+from lsml_bento.processes.backend import build_backend
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.training.publisher import Publisher, sweep
 from lsml_bento.versions.version import Version
@@ -229,8 +229,10 @@ def test_a_backend_sweeps_the_store_that_it_has(
 
     async def swept(weights: BentoModels | None) -> list[str]:
         source = ModelSource("model:Model", home.directory)
-        backend = Backend(source, home.state, NoMedia(), home.settings, weights=weights)
-        await backend.sweep()
+        backend = build_backend(
+            *(source, home.state, NoMedia(), home.settings), weights=weights
+        )
+        await backend.training.sweep()
         assert await backend.close()
         return server.tags(store_name(NAME, ONE))
 

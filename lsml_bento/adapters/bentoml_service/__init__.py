@@ -161,7 +161,7 @@ class _Process:
         while not self.backend.is_ready and time.monotonic() < deadline:
             await asyncio.sleep(1.0)
         # Of one that can not be imported the jobs will say why.
-        if not self.backend.is_ready or self.backend.learning.trains:
+        if not self.backend.is_ready or self.backend.rules.trains:
             worker.start()
 
     async def _measure(self) -> None:
@@ -172,7 +172,7 @@ class _Process:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_EVERY_S)
-            await self.backend.sweep()
+            await self.backend.training.sweep()
 
 
 def spec_of(service: bentoml.Service[Any]) -> BackendSpec | None:

@@ -13,7 +13,7 @@ from lsml_bento.adapters.bentoml_service.shape import Shape
 from lsml_bento.backend.backend import Backend
 from lsml_bento.errors import LsmlError
 from lsml_bento.jobs.figures import FIT_SECONDS, FITS, JOBS, OLDEST_QUEUED
-from lsml_bento.prediction.request_queue import Lane
+from lsml_bento.prediction.batcher import Lane
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,8 @@ class Metrics:
     async def measure(self, backend: Backend) -> None:
         """Read what the ledger knows of jobs, and which versions serve here."""
         try:
-            self._learning.show(await backend.figures(), backend.active_versions())
+            figures = await backend.status.job_figures()
+            self._learning.show(figures, await backend.status.active_versions())
         except LsmlError as error:
             log.debug("jobs could not be measured: %s", error)
 

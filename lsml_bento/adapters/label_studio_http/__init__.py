@@ -105,7 +105,7 @@ class _Routes:
         self._max_body_bytes = max_body_bytes
 
     async def health(self, request: Request) -> Response:
-        return json_response(_backend(request).health())
+        return json_response(_backend(request).status.health())
 
     async def setup(self, request: Request) -> Response:
         asked = parse_setup(await self._body(request))
@@ -122,16 +122,16 @@ class _Routes:
         return await self._learn(request, parse_event(await self._body(request)))
 
     async def _learn(self, request: Request, event: Event) -> Response:
-        receipt = await _backend(request).learning.event(event)
+        receipt = await _backend(request).training.event(event)
         if receipt.job is None:
             return json_response({"status": receipt.status})
         return json_response({"job": receipt.job}, status=201)
 
     async def versions(self, request: Request) -> Response:
-        return json_response({"versions": await _backend(request).versions()})
+        return json_response({"versions": await _backend(request).status.versions()})
 
     async def status(self, request: Request) -> Response:
-        return json_response(await _backend(request).status())
+        return json_response(await _backend(request).status.overview())
 
     # Jobs and versions
 
@@ -140,36 +140,36 @@ class _Routes:
         limit = query.get("limit", "100")
         if not limit.isdecimal() or len(limit) > 6:
             raise BadRequest("limit is a number of jobs")
-        jobs = await _backend(request).learning.jobs(
+        jobs = await _backend(request).training.jobs(
             query.get("project") or None, query.get("status"), int(limit)
         )
         return json_response({"jobs": jobs})
 
     async def job(self, request: Request) -> Response:
         return json_response(
-            await _backend(request).learning.job(request.path_params["job"])
+            await _backend(request).training.job(request.path_params["job"])
         )
 
     async def cancel(self, request: Request) -> Response:
         await self._optional_object(request)
         job = request.path_params["job"]
-        return json_response(await _backend(request).learning.cancel(job))
+        return json_response(await _backend(request).training.cancel(job))
 
     async def retry(self, request: Request) -> Response:
         await self._optional_object(request)
         job = request.path_params["job"]
-        return json_response(await _backend(request).learning.retry(job))
+        return json_response(await _backend(request).training.retry(job))
 
     async def project_versions(self, request: Request) -> Response:
         project = request.path_params["project"]
-        versions = await _backend(request).learning.versions(project)
+        versions = await _backend(request).training.versions(project)
         return json_response({"versions": versions})
 
     async def activate(self, request: Request) -> Response:
         pin = (await self._optional_object(request)).get("pin", False)
         if not isinstance(pin, bool):
             raise BadRequest('expected {"pin": true}, {"pin": false} or no body')
-        versions = await _backend(request).learning.activate(
+        versions = await _backend(request).training.activate(
             request.path_params["project"], request.path_params["version"], pin=pin
         )
         return json_response({"versions": versions})
@@ -186,7 +186,7 @@ class _Routes:
         if not isinstance(job, (str, int)):
             raise BadRequest('expected {"job": id}, as /train answered it')
         try:
-            found = await _backend(request).learning.job(str(job))
+            found = await _backend(request).training.job(str(job))
         except NotFound as error:
             return json_response({"error": str(error)}, status=410)
         return json_response(older_status(found))
@@ -196,7 +196,7 @@ class _Routes:
             project = parse_project(request.query_params.get("project"))
         except ValueError as error:
             raise BadRequest(f"project: {error}") from None
-        trains = await _backend(request).learning.is_training(project)
+        trains = await _backend(request).training.is_training(project)
         return json_response({"is_training": trains})
 
     async def validate(self, request: Request) -> Response:

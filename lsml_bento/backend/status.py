@@ -1,0 +1,88 @@
+"""What people and monitors ask about this process and its projects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lsml_bento.contract import Project
+from lsml_bento.jobs.job_store import JobStore
+from lsml_bento.prediction.batcher import Batcher
+from lsml_bento.prediction.call_threads import CallThreads
+from lsml_bento.prediction.model_pool import ModelPool
+from lsml_bento.projects.overview import known_versions, projects_at_a_glance
+from lsml_bento.state.store import State
+
+_LAST_ERRORS = 1_000
+"""Projects whose last error is kept."""
+
+
+class Status:
+    """Answers health, status and metrics.
+
+    Args:
+        model_class: the name of the user's class.
+        batcher: says what waits.
+        pool: says which versions serve.
+        state: shared with the other processes.
+        state_threads: read the state.
+    """
+
+    def __init__(
+        self,
+        model_class: str,
+        batcher: Batcher,
+        pool: ModelPool,
+        state: State,
+        state_threads: CallThreads,
+    ) -> None:
+        self._model_class = model_class
+        self._batcher = batcher
+        self._pool = pool
+        self._state = state
+        self._job_store = JobStore(state)
+        self._state_threads = state_threads
+        self._last_errors: dict[Project, str] = {}
+
+    def health(self) -> dict[str, str]:
+        """Up, whatever the model does; never waits."""
+        return {"status": "UP", "model_class": self._model_class}
+
+    def note_error(self, project: Project, error: BaseException) -> None:
+        """Keep the last error of a project."""
+        self._last_errors.pop(project, None)
+        self._last_errors[project] = str(error)
+        if len(self._last_errors) > _LAST_ERRORS:
+            del self._last_errors[next(iter(self._last_errors))]
+
+    async def overview(self) -> dict[str, Any]:
+        """Versions and last errors by project, and what waits."""
+        errors = dict(self._last_errors)
+        projects = await self._state_threads.run(
+            projects_at_a_glance, self._state, errors
+        )
+        return {
+            "model_class": self._model_class,
+            "max_batch_size": self._batcher.limit,
+            "waiting": {lane.value: n for lane, n in self._batcher.waiting().items()},
+            "projects": projects,
+        }
+
+    async def versions(self) -> list[str]:
+        """Every known model version of all projects."""
+        return await self._state_threads.run(known_versions, self._state)
+
+    async def job_figures(self) -> dict[str, Any]:
+        """Jobs by status, the age of the oldest queued one, and fit durations."""
+        return await self._state_threads.run(self._job_store.figures)
+
+    async def active_versions(self) -> dict[str, str]:
+        """The version that really serves in this process, by project."""
+        return await self._state_threads.run(self._active_versions)
+
+    def _active_versions(self) -> dict[str, str]:
+        return {
+            str(project): "base"
+            if version is None or self._pool.has_stand_in(project)
+            else version
+            for project, version in self._pool.versions().items()
+        }
