@@ -175,7 +175,7 @@ class Servers:
                 [sys.executable, "-c", SERVER, self._record.worker()],
                 cwd=self._home,
                 stdin=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
             )
         )
         return self.started[-1]
