@@ -6,7 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LABEL_STUDIO := .venvs/label-studio/.ready
 
-.PHONY: setup redis-server serve demo test test-servers test-alone test-studio test-examples test-faults test-images e2e fuzz check format bench bench-learning clean
+# The longest part first.
+PARTS := test-modules test-servers test-studio test-faults-once test-cli test-examples
+
+.PHONY: setup redis-server serve demo test $(PARTS) test-faults test-images e2e fuzz check format bench bench-learning clean
 
 setup: $(READY) $(LABEL_STUDIO) redis-server ## install everything, pinned, into .venv and .venvs
 
@@ -37,25 +40,34 @@ serve: $(READY) ## serve examples/pytorch_ner on port 9090
 demo: $(READY) $(LABEL_STUDIO) ## annotate in a Label Studio, and see the example learn
 	@$(BIN)/python -m tests.e2e.demo
 
-# Most tests wait for servers or timers, so that two at a time share two cores well; the
-# longest part goes first.
-test: setup ## every test, the end-to-end ones included
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target \
-	  test-servers test-alone test-studio test-examples
+# Most tests wait for servers and timers: four parts at a time keep two cores busy.
+# What Python compiled is kept, since tests start hundreds of processes.
+unexport PYTHONDONTWRITEBYTECODE
+test: setup ## every test, the end-to-end ones included; ends with the slowest of them
+	rm -rf build/junit
+	$(MAKE) --jobs=4 --keep-going --output-sync=target --no-print-directory $(PARTS); \
+	  status=$$?; $(BIN)/python -m tests.slowest build/junit; exit $$status
 
 # `-m` here takes the place of the one in pyproject.toml.
 SHORT := not fuzz and not images
-test-servers: $(READY)
-	$(BIN)/pytest tests/cli tests/e2e -m '$(SHORT) and not studio' --durations=15
+PYTEST = $(BIN)/pytest --junitxml=build/junit/$@.xml
+test-modules: $(READY)
+	$(PYTEST) tests --ignore=tests/cli --ignore=tests/e2e --ignore=tests/faults
 
-test-alone: $(READY)
-	$(BIN)/pytest tests --ignore=tests/cli --ignore=tests/e2e --durations=15
+test-cli: $(READY)
+	$(PYTEST) tests/cli
+
+test-servers: $(READY)
+	$(PYTEST) tests/e2e -m '$(SHORT) and not studio'
 
 test-studio: $(READY) $(LABEL_STUDIO)
-	$(BIN)/pytest tests/e2e -m '$(SHORT) and studio' --durations=15
+	$(PYTEST) tests/e2e -m '$(SHORT) and studio'
+
+test-faults-once: $(READY)
+	$(PYTEST) tests/faults
 
 test-examples: $(READY)
-	$(BIN)/pytest examples --durations=15
+	$(PYTEST) examples
 
 e2e: setup ## only the tests with real servers
 	$(BIN)/pytest -m e2e
@@ -91,4 +103,4 @@ bench-learning: $(READY) redis-server ## measure webhooks, swaps and lists; writ
 	$(BIN)/python -m benchmarks.learning
 
 clean:
-	rm -rf $(VENV) .venvs .cache
+	rm -rf $(VENV) .venvs .cache build

@@ -9,21 +9,29 @@ from tests.e2e import label_studio as label_studio_package
 from tests.e2e.bentos import Built, build
 from tests.e2e.client import LabelStudioApi
 from tests.e2e.processes import STARTED, Server
-from tests.e2e.serving import EXAMPLE, start_command
+from tests.e2e.serving import ECHO, EXAMPLE, serve_command, start_command
 
 HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this directory starts real servers, some a Label Studio."""
-    for item in items:
-        if item.path.is_relative_to(HERE):
-            item.add_marker(pytest.mark.e2e)
-            fixtures = getattr(item, "fixturenames", ())
-            if "label_studio_server" in fixtures or item.path.stem == "test_demo":
-                item.add_marker(pytest.mark.studio)
-            if item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(300))
+    """Mark every test here as e2e, and a file that needs a Label Studio as studio.
+
+    The mark is the whole file's: its tests share a server, which is started once.
+    """
+    ours = [item for item in items if item.path.is_relative_to(HERE)]
+    studio = {item.path for item in ours if _needs_label_studio(item)}
+    for item in ours:
+        item.add_marker(pytest.mark.e2e)
+        if item.path in studio:
+            item.add_marker(pytest.mark.studio)
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(300))
+
+
+def _needs_label_studio(item: pytest.Item) -> bool:
+    fixtures = getattr(item, "fixturenames", ())
+    return "label_studio_server" in fixtures or item.path.stem == "test_demo"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -70,6 +78,13 @@ def personal_token(label_studio: LabelStudioApi) -> str:
 def keyword_backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The keyword example, served by ``lsml-bento start``."""
     with start_command(EXAMPLE, tmp_path_factory.mktemp("keyword")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def echo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A model that answers each task with its text, served by ``bentoml serve``."""
+    with serve_command(ECHO, tmp_path_factory.mktemp("echo")) as server:
         yield server
 
 

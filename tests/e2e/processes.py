@@ -6,6 +6,7 @@ whatever a server leaves behind is found by it, in whichever session or group it
 
 import http.client
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -27,14 +28,30 @@ class ServerError(AssertionError):
     """A server that did not start, or did not end, as it should."""
 
 
+_PORTS = range(15_000, 32_000)
+"""Below those that systems give to outgoing connections: nobody gets one by chance."""
+
+_RESERVED: list[socket.socket] = []
+_DICE = random.SystemRandom()
+
+
 def free_port() -> int:
-    """A TCP port that nothing listens on, on IPv4 and IPv6 loopback."""
+    """A TCP port that nothing listens on, on IPv4 and IPv6 loopback.
+
+    No other test process gets it until this one ends: a UDP socket that holds the same
+    number is the reservation.
+    """
     while True:
-        with socket.socket(socket.AF_INET) as four:
-            four.bind(("127.0.0.1", 0))
-            port: int = four.getsockname()[1]
-            if _is_free_on_ipv6(port):
-                return port
+        port = _DICE.choice(_PORTS)
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            udp.bind(("127.0.0.1", port))
+        except OSError:
+            udp.close()
+            continue
+        _RESERVED.append(udp)
+        if _is_free(port) and _is_free_on_ipv6(port):
+            return port
 
 
 def free_port_near(port: int) -> int:

@@ -10,6 +10,7 @@ from tests.e2e.processes import ROOT, Server, free_port
 BIN = Path(sys.executable).parent
 EXAMPLE = ROOT / "examples" / "keyword"
 BACKENDS = Path(__file__).parent / "backends"
+ECHO = BACKENDS / "echo"
 FOREIGN = ("LSML_", "LABEL_STUDIO_", "BASIC_AUTH_", "BENTOML_", "PYTEST_")
 NAMES = {"WORKERS", "THREADS", "PORT", "MODEL_DIR", "LOG_LEVEL", "REDIS_URL"}
 

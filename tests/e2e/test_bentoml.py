@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,8 @@ import httpx
 import pytest
 
 from tests.e2e.processes import Server
-from tests.e2e.serving import BACKENDS, serve_command
+from tests.e2e.serving import BACKENDS, ECHO, serve_command
 
-ECHO = BACKENDS / "echo"
 LABEL_CONFIG = (ECHO / "label_config.xml").read_text()
 
 pytestmark = pytest.mark.e2e
@@ -32,19 +30,15 @@ def task(number: int, sleep_s: float = 0) -> dict[str, Any]:
     return {"id": number, "data": {"text": f"text {number}", "sleep_s": sleep_s}}
 
 
-@pytest.fixture(scope="module")
-def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serve_command(ECHO, tmp_path_factory.mktemp("echo")) as server:
-        yield server
-
-
-def test_bentoml_s_client_gets_one_typed_prediction_per_task(echo: Server) -> None:
+def test_bentoml_s_client_gets_one_typed_prediction_per_task(
+    echo_server: Server,
+) -> None:
     arguments = {
         "tasks": [task(1), task(2)],
         "project": "7",
         "label_config": LABEL_CONFIG,
     }
-    command = [sys.executable, "-c", CLIENT, echo.url, json.dumps(arguments)]
+    command = [sys.executable, "-c", CLIENT, echo_server.url, json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     predictions = json.loads(done.stdout)
 
@@ -55,23 +49,23 @@ def test_bentoml_s_client_gets_one_typed_prediction_per_task(echo: Server) -> No
     assert {p["model_version"] for p in predictions} == {"echo-1"}
 
 
-def test_the_typed_api_says_what_is_wrong_with_a_task(echo: Server) -> None:
-    answer = httpx.post(f"{echo.url}/predict_tasks", json={"tasks": [{"id": 1}]})
+def test_the_typed_api_says_what_is_wrong_with_a_task(echo_server: Server) -> None:
+    answer = httpx.post(f"{echo_server.url}/predict_tasks", json={"tasks": [{"id": 1}]})
 
     assert answer.status_code == 422
     assert answer.json() == [{"error": "tasks[0].data: Field required"}]
 
 
-def test_the_openapi_page_shows_the_typed_api(echo: Server) -> None:
-    paths = httpx.get(f"{echo.url}/docs.json").json()["paths"]
+def test_the_openapi_page_shows_the_typed_api(echo_server: Server) -> None:
+    paths = httpx.get(f"{echo_server.url}/docs.json").json()["paths"]
 
     assert "/predict_tasks" in paths
 
 
-def test_pickles_are_refused_on_every_route(echo: Server) -> None:
+def test_pickles_are_refused_on_every_route(echo_server: Server) -> None:
     for path in ("predict_tasks", "predict", "setup", "webhook", "train", "nothing"):
         answer = httpx.post(
-            f"{echo.url}/{path}",
+            f"{echo_server.url}/{path}",
             content=b"\x80\x04.",
             headers={"Content-Type": "application/vnd.bentoml+pickle"},
         )
@@ -81,10 +75,10 @@ def test_pickles_are_refused_on_every_route(echo: Server) -> None:
 
 
 def test_a_body_without_a_length_is_refused_where_bentoml_would_read_it_all(
-    echo: Server,
+    echo_server: Server,
 ) -> None:
     answer = httpx.post(
-        f"{echo.url}/predict_tasks",
+        f"{echo_server.url}/predict_tasks",
         content=iter([b'{"tasks":', b"[]}"]),
         headers={"Content-Type": "application/json"},
     )
@@ -94,19 +88,21 @@ def test_a_body_without_a_length_is_refused_where_bentoml_would_read_it_all(
 
 
 def test_what_is_not_there_is_said_in_json_by_bentoml_s_routes_too(
-    echo: Server,
+    echo_server: Server,
 ) -> None:
-    answer = httpx.get(f"{echo.url}/nothing")
+    answer = httpx.get(f"{echo_server.url}/nothing")
 
     assert answer.status_code == 404
     assert answer.json() == {"error": "GET '/nothing': there is nothing there"}
 
 
-def test_dashboards_made_for_bentoml_find_batch_sizes_and_waits(echo: Server) -> None:
+def test_dashboards_made_for_bentoml_find_batch_sizes_and_waits(
+    echo_server: Server,
+) -> None:
     body = {"project": "1.17", "label_config": LABEL_CONFIG, "tasks": [task(1)]}
-    assert httpx.post(f"{echo.url}/predict", json=body).status_code == 200
+    assert httpx.post(f"{echo_server.url}/predict", json=body).status_code == 200
 
-    metrics = httpx.get(f"{echo.url}/metrics").text
+    metrics = httpx.get(f"{echo_server.url}/metrics").text
 
     assert 'bentoml_service_adaptive_batch_size_bucket{le="8.0"' in metrics
     assert 'lsml_queue_wait_seconds_count{lane="single"}' in metrics

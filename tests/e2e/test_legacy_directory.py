@@ -2,11 +2,13 @@
 
 import hashlib
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.e2e.client import LabelStudioApi
@@ -34,10 +36,20 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where its ``fit`` may keep models."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
 def backend(
-    directory: Path, tmp_path_factory: pytest.TempPathFactory
+    directory: Path, models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    with start_command(directory, tmp_path_factory.mktemp("home")) as server:
+    home = tmp_path_factory.mktemp("home")
+    server = start_command(directory, home, "--model-dir", models.name)
+    server.cwd = models.parent
+    server.stop_signal = signal.SIGINT
+    with server:
         yield server
 
 
@@ -51,7 +63,18 @@ def digests(directory: Path) -> dict[str, str]:
 
 
 def test_it_starts_and_says_once_that_its_names_are_ours(backend: Server) -> None:
+    health = httpx.get(f"{backend.url}/health").json()
+    assert health["model_class"] == "KeywordClassifier"
+    said = "The names of label_studio_ml resolve to lsml-bento here"
+    assert backend.log().count(said) == 1
     assert backend.log().count("label_studio_ml") == 1
+
+
+def test_each_process_knows_the_absolute_path_of_the_model_dir(
+    backend: Server, models: Path
+) -> None:
+    environments = [process.environ() for process in backend.tree()]
+    assert {e["MODEL_DIR"] for e in environments} == {str(models)}
 
 
 def test_it_connects_and_predicts_under_its_own_version(

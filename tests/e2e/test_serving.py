@@ -4,7 +4,7 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -15,9 +15,8 @@ import orjson
 import pytest
 
 from tests.e2e.processes import ROOT, Server
-from tests.e2e.serving import BACKENDS, EXAMPLE, serve_command, start_command
+from tests.e2e.serving import ECHO, EXAMPLE, serve_command, start_command
 
-ECHO = BACKENDS / "echo"
 LABEL_CONFIG = (ECHO / "label_config.xml").read_text()
 CLIENTS = 16
 EVENTS = sorted((ROOT / "tests" / "payloads").glob("*webhook*.json"))
@@ -52,12 +51,6 @@ def echoed(answer: httpx.Response) -> list[list[str]]:
 def own(first: int, tasks: int = 1) -> list[list[str]]:
     """What ``echoed`` must be."""
     return [[str(i), f"🐉 {i}"] for i in range(first, first + tasks)]
-
-
-@pytest.fixture(scope="module")
-def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serve_command(ECHO, tmp_path_factory.mktemp("echo")) as server:
-        yield server
 
 
 @dataclass
@@ -116,18 +109,26 @@ def quick_httpx(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick_httpx")
-def test_16_clients_get_4000_answers_each_its_own(echo: Server) -> None:
-    load = Load(echo.url, 4000).run()
+def test_16_clients_get_4000_answers_each_its_own(echo_server: Server) -> None:
+    load = Load(echo_server.url, 4000).run()
     assert load.wrong == []
     assert len(load.workers) == 1
 
 
 @pytest.mark.usefixtures("quick_httpx")
-def test_two_workers_answer_16_clients_without_a_failure(tmp_path: Path) -> None:
-    with serve_command(ECHO, tmp_path, "two_workers:svc") as server:
+def test_two_workers_answer_16_clients_and_finish_what_is_under_way_at_sigterm(
+    tmp_path: Path,
+) -> None:
+    server = serve_command(ECHO, tmp_path, "two_workers:svc")
+    server.start()
+    try:
         load = Load(server.url, 1000, keep_alive=False).run()
+        answers = asyncio.run(in_flight_at_the_end(server))
+    finally:
+        server.stop()
     assert load.wrong == []
     assert len(load.workers) == 2
+    assert answers == [own(i * 10, 4) for i in range(12)]
 
 
 def test_the_keyword_example_serves_with_bentoml_alone(tmp_path: Path) -> None:
@@ -149,32 +150,34 @@ def test_the_keyword_example_serves_with_bentoml_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", EVENTS, ids=lambda path: path.stem)
-def test_a_recorded_event_is_taken_with_a_2xx(echo: Server, path: Path) -> None:
+def test_a_recorded_event_is_taken_with_a_2xx(echo_server: Server, path: Path) -> None:
     request = orjson.loads(path.read_bytes())["request"]
-    answer = httpx.post(f"{echo.url}/webhook", json=request["body"], timeout=1)
+    answer = httpx.post(f"{echo_server.url}/webhook", json=request["body"], timeout=1)
     assert answer.is_success, answer.text
     assert isinstance(answer.json(), dict)
 
 
-def test_a_client_that_hangs_up_leaves_no_work_behind(echo: Server) -> None:
-    before = echo_count(echo, 50_000)
+def test_a_client_that_hangs_up_leaves_no_work_behind(echo_server: Server) -> None:
+    before = echo_count(echo_server, 50_000)
     started = time.monotonic()
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(
-            f"{echo.url}/predict",
+            f"{echo_server.url}/predict",
             json=predict_body(60_000, tasks=400, sleep_s=0.2),
             timeout=0.5,
         )
-    after = echo_count(echo, 70_000)
+    after = echo_count(echo_server, 70_000)
     assert time.monotonic() - started < 5
     assert after - before < 100, "50 batches of 0.2 s were queued"
     time.sleep(1)
-    assert echo_count(echo, 80_000) - after < 20
+    assert echo_count(echo_server, 80_000) - after < 20
 
 
-def echo_count(echo: Server, task: int) -> int:
+def echo_count(echo_server: Server, task: int) -> int:
     """How many tasks the backend has predicted, one more included."""
-    answer = httpx.post(f"{echo.url}/predict", json=predict_body(task), timeout=10)
+    answer = httpx.post(
+        f"{echo_server.url}/predict", json=predict_body(task), timeout=10
+    )
     return int(texts_of(answer)[0][2])
 
 
@@ -193,15 +196,9 @@ async def in_flight_at_the_end(server: Server) -> list[list[list[str]]]:
         return [echoed(answer) for answer in await asyncio.gather(*under_way)]
 
 
-@pytest.mark.parametrize(
-    ("command", "number"),
-    [(serve_command, signal.SIGTERM), (start_command, signal.SIGINT)],
-)
-def test_requests_under_way_at_the_end_are_answered(
-    tmp_path: Path, command: Callable[[Path, Path], Server], number: signal.Signals
-) -> None:
-    server = command(ECHO, tmp_path)
-    server.stop_signal = number
+def test_requests_under_way_at_ctrl_c_are_answered(tmp_path: Path) -> None:
+    server = start_command(ECHO, tmp_path)
+    server.stop_signal = signal.SIGINT
     server.start()
     try:
         answers = asyncio.run(in_flight_at_the_end(server))

@@ -1,3 +1,3 @@
 from lsml_bento import create_service
 
-svc = create_service("model:Echo", workers=2)
+svc = create_service("model:Echo", workers=2, max_batch_size=8)
