@@ -7,7 +7,8 @@ READY := $(VENV)/.ready
 LABEL_STUDIO := .venvs/label-studio/.ready
 
 # The longest part first.
-PARTS := test-modules test-servers test-studio test-faults-once test-cli test-examples
+PARTS := test-modules test-servers test-adapters test-cli test-studio test-faults-once \
+  test-examples
 
 .PHONY: setup redis-server serve demo test $(PARTS) test-faults test-images e2e fuzz check format bench bench-learning clean
 
@@ -52,7 +53,10 @@ test: setup ## every test, the end-to-end ones included; ends with the slowest o
 SHORT := not fuzz and not images
 PYTEST = $(BIN)/pytest --junitxml=build/junit/$@.xml
 test-modules: $(READY)
-	$(PYTEST) tests --ignore=tests/cli --ignore=tests/e2e --ignore=tests/faults
+	$(PYTEST) tests $(patsubst %,--ignore=tests/%,adapters cli e2e faults)
+
+test-adapters: $(READY)
+	$(PYTEST) tests/adapters
 
 test-cli: $(READY)
 	$(PYTEST) tests/cli

@@ -1,4 +1,4 @@
-"""Every state that a law is held on, under one name each."""
+"""Every state that tests run on, under one name each."""
 
 from __future__ import annotations
 
@@ -14,6 +14,16 @@ from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import State
 
 KINDS = ("memory", "sqlite", "redis", "hasty redis")
+
+RULE_KINDS = ("memory", "redis")
+"""For tests of one rule after the other.
+
+They need no more: ``tests/state`` shows that every state answers alike, and the laws
+run on all of them.
+"""
+
+on_every_state = pytest.mark.parametrize("state", KINDS, indirect=True)
+"""For tests in which threads write at the same time."""
 
 
 def open_state(kind: str, tmp_path: Path, redis_url: str = "") -> State:
@@ -31,7 +41,7 @@ def url_of(kind: str, request: pytest.FixtureRequest) -> str:
 
 
 def each_state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[State]:
-    """A fixture: ``state = pytest.fixture(params=KINDS)(each_state)``."""
+    """A fixture: ``state = pytest.fixture(params=RULE_KINDS)(each_state)``."""
     made = open_state(request.param, tmp_path, url_of(request.param, request))
     yield made
     made.close()

@@ -23,9 +23,9 @@ from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change, State, resolve
 from tests.backend.test_contract_replay import RECORDED, request_of
-from tests.states import KINDS, each_state, open_state
+from tests.states import RULE_KINDS, each_state, open_state
 
-state = pytest.fixture(params=KINDS)(each_state)
+state = pytest.fixture(params=RULE_KINDS)(each_state)
 
 CREATED_AT = "2026-11-23T09:34:49.839721Z"
 ONE = Project("1", 1795426489)

@@ -24,9 +24,9 @@ from lsml_bento.model.training_policy import (
 )
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change, Pair, State, below, key_of
-from tests.states import KINDS, each_state, open_state
+from tests.states import RULE_KINDS, each_state, on_every_state, open_state
 
-state = pytest.fixture(params=KINDS)(each_state)
+state = pytest.fixture(params=RULE_KINDS)(each_state)
 
 CREATED_AT = "2026-11-23T09:34:49.839721Z"
 SECONDS = 1795426489
@@ -679,6 +679,7 @@ class TestRaces:
 
         assert leased(store).job.id == job.id
 
+    @on_every_state
     def test_workers_that_ask_at_once_get_a_project_s_jobs_one_after_the_other(
         self, state: State
     ) -> None:
@@ -719,6 +720,7 @@ class TestRaces:
         assert set(most) == {1}
         assert {job.attempts for job in store.jobs()} == {1}
 
+    @on_every_state
     def test_no_event_that_comes_while_jobs_are_taken_is_lost(
         self, state: State
     ) -> None:

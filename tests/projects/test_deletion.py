@@ -25,9 +25,9 @@ from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.version import Version, move, promote
 from lsml_bento.versions.weights import store_name
 from tests.learned import Named, Process, Store
-from tests.states import KINDS, each_state, open_state
+from tests.states import RULE_KINDS, each_state, on_every_state, open_state
 
-state = pytest.fixture(params=KINDS)(each_state)
+state = pytest.fixture(params=RULE_KINDS)(each_state)
 
 ONE = Project("1", 1795426489)
 SAME_ID = Project("1", 1795426490)
@@ -193,6 +193,7 @@ class Watched:
         return self._state.change(counted, wait_s)
 
 
+@on_every_state
 def test_a_run_is_told_to_stop_and_waited_for(
     state: State, weights: BentoModels
 ) -> None:

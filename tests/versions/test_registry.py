@@ -21,9 +21,9 @@ from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
 from lsml_bento.state.store import Change, State, identify, key_of
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.version import Pointer, Version, move, promote
-from tests.states import KINDS, each_state, open_state
+from tests.states import RULE_KINDS, each_state, on_every_state, open_state
 
-state = pytest.fixture(params=KINDS)(each_state)
+state = pytest.fixture(params=RULE_KINDS)(each_state)
 
 ONE = Project("1", 100)
 TWO = Project("1", 200)
@@ -367,6 +367,7 @@ class TestRaces:
         )
         assert versions.pointer(ONE).version == "v2"
 
+    @on_every_state
     def test_promotions_rollbacks_and_deletions_at_once_leave_a_whole(
         self, versions: Versions, state: State
     ) -> None:
