@@ -3,7 +3,6 @@
 import hashlib
 import subprocess
 import sys
-import sysconfig
 import venv
 import zipfile
 from base64 import urlsafe_b64encode
@@ -31,8 +30,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [*pip, "--no-deps", "--no-index", str(wheel)]
     subprocess.run(command, check=True, capture_output=True, text=True)
     [purelib] = home.glob("lib/python*/site-packages")
-    dependencies = sysconfig.get_path("purelib")
-    (purelib / "dependencies.pth").write_text(f"{dependencies}\n")
+    dependencies = [path for path in sys.path if path.endswith("site-packages")]
+    (purelib / "dependencies.pth").write_text("\n".join(dependencies))
     return home
 
 
