@@ -50,7 +50,7 @@ def test_credentials_in_label_studios_fields_open_the_backend(
 
 
 @pytest.mark.parametrize("fields", [{}, {**FIELDS, "basic_auth_pass": "wrong"}])
-def test_label_studio_says_why_wrong_credentials_do_not_connect(
+def test_label_studio_shows_why_wrong_credentials_do_not_connect(
     label_studio: LabelStudioApi,
     protected: Server,
     keyword_config: str,

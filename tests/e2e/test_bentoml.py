@@ -30,7 +30,7 @@ def task(number: int, sleep_s: float = 0) -> dict[str, Any]:
     return {"id": number, "data": {"text": f"text {number}", "sleep_s": sleep_s}}
 
 
-def test_bentoml_s_client_gets_one_typed_prediction_per_task(
+def test_the_bentoml_client_gets_one_typed_prediction_per_task(
     echo_server: Server,
 ) -> None:
     arguments = {
@@ -74,7 +74,7 @@ def test_pickles_are_refused_on_every_route(echo_server: Server) -> None:
         assert "send application/json" in answer.json()["error"]
 
 
-def test_a_body_without_a_length_is_refused_where_bentoml_would_read_it_all(
+def test_a_body_without_a_content_length_is_refused(
     echo_server: Server,
 ) -> None:
     answer = httpx.post(
@@ -87,7 +87,7 @@ def test_a_body_without_a_length_is_refused_where_bentoml_would_read_it_all(
     assert "Content-Length" in answer.json()["error"]
 
 
-def test_what_is_not_there_is_said_in_json_by_bentoml_s_routes_too(
+def test_bentoml_routes_answer_404_in_json(
     echo_server: Server,
 ) -> None:
     answer = httpx.get(f"{echo_server.url}/nothing")
@@ -96,7 +96,7 @@ def test_what_is_not_there_is_said_in_json_by_bentoml_s_routes_too(
     assert answer.json() == {"error": "GET '/nothing': there is nothing there"}
 
 
-def test_dashboards_made_for_bentoml_find_batch_sizes_and_waits(
+def test_metrics_have_the_batch_sizes_and_queue_waits_of_bentoml_dashboards(
     echo_server: Server,
 ) -> None:
     body = {"project": "1.17", "label_config": LABEL_CONFIG, "tasks": [task(1)]}

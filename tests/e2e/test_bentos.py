@@ -61,9 +61,7 @@ def bento(name: str, request: pytest.FixtureRequest) -> Built:
     return made
 
 
-def test_it_is_built_fast_of_what_it_needs_to_run_and_nothing_else(
-    name: str, bento: Built
-) -> None:
+def test_the_build_is_fast_and_holds_only_what_runs(name: str, bento: Built) -> None:
     files = NER if name == "pytorch_ner" else GPT2
     [wheel] = (bento.path / "src" / "wheels").iterdir()
 
@@ -78,7 +76,7 @@ def test_it_is_built_fast_of_what_it_needs_to_run_and_nothing_else(
     assert bento.tag.startswith(name.replace("_", "-") + ":")
 
 
-def test_its_packages_are_pinned_as_everywhere_else(name: str, bento: Built) -> None:
+def test_packages_have_the_versions_of_constraints_txt(name: str, bento: Built) -> None:
     extras = [EXTRAS[name]]
     committed = (ROOT / "bentos" / name / "requirements.txt").read_text()
     assert pins.missing(extras) == set(), "add them to constraints.txt"
@@ -91,7 +89,7 @@ def test_its_packages_are_pinned_as_everywhere_else(name: str, bento: Built) -> 
     assert set(lines) == {*pinned, f"./wheels/{wheel.name}"}
 
 
-def test_its_code_imports_where_the_repository_is_not(name: str, bento: Built) -> None:
+def test_the_code_imports_outside_the_repository(name: str, bento: Built) -> None:
     source = bento.path / "src"
     [wheel] = (source / "wheels").iterdir()
     done = subprocess.run(
@@ -108,7 +106,7 @@ def test_its_code_imports_where_the_repository_is_not(name: str, bento: Built) -
     assert Path(package).is_relative_to(wheel)
 
 
-def test_its_image_has_a_place_for_state_and_no_empty_variables(bento: Built) -> None:
+def test_the_image_has_a_state_directory_and_no_empty_variables(bento: Built) -> None:
     lines = bento.dockerfile.read_text().splitlines()
 
     [data] = [number for number, line in enumerate(lines) if "install -d" in line]
@@ -129,7 +127,7 @@ def hadolint(path: Path, *options: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_image_that_bentoml_makes_has_no_error_in_its_dockerfile(
+def test_the_generated_dockerfile_has_no_lint_errors(
     bento: Built,
 ) -> None:
     # Below an error it complains of lines that are BentoML's own.
@@ -137,11 +135,11 @@ def test_the_image_that_bentoml_makes_has_no_error_in_its_dockerfile(
 
 
 @pytest.mark.parametrize("path", ["lsml_bento/template", "examples"])
-def test_our_own_dockerfiles_are_spotless(path: str) -> None:
+def test_our_dockerfiles_have_no_lint_warnings(path: str) -> None:
     hadolint(ROOT / path / "Dockerfile")
 
 
-def test_gpt2_s_tag_learns_and_keeps_that_where_the_user_keeps_models(
+def test_a_served_gpt2_tag_learns_and_stores_the_version_in_the_users_model_store(
     gpt2_bento: Built, tmp_path: Path
 ) -> None:
     environ = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -176,7 +174,7 @@ def serving(server: Server) -> list[psutil.Process]:
     return found
 
 
-def test_a_container_ends_when_its_only_serving_process_dies(tmp_path: Path) -> None:
+def test_a_container_exits_when_its_only_serving_process_dies(tmp_path: Path) -> None:
     environ = {"BENTOML_CONTAINERIZED": "true"}
     server = start_command(EXAMPLE, tmp_path, environ=environ)
     server.start()

@@ -63,7 +63,7 @@ def test_a_backend_that_cannot_be_set_up_is_refused_and_recovers(
     assert project.backends()[0]["model_version"] == "fragile-1"
 
 
-def test_a_connected_backend_shows_error_and_recovers_at_a_next_call(
+def test_a_connected_backend_shows_the_error_and_recovers_at_the_next_call(
     project: Project, backend: Server, switch: Path
 ) -> None:
     project.add_tasks(["a text"])

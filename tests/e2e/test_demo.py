@@ -109,7 +109,7 @@ def start(directory: Path) -> Iterator[Callable[..., Running]]:
         yield run
 
 
-def test_it_is_ready_to_annotate_and_goes_on_where_it_was_stopped(
+def test_the_demo_is_ready_to_annotate_and_resumes_after_a_stop(
     start: Callable[..., Running], directory: Path
 ) -> None:
     first = start("--tasks", str(TASKS))
@@ -176,7 +176,7 @@ def assert_there_can_be_no_other(directory: Path) -> None:
     assert f"another demo runs in {directory}" in again.stdout
 
 
-def test_its_tasks_are_the_same_each_time_and_have_the_new_label() -> None:
+def test_the_demo_tasks_are_the_same_each_time_and_have_the_new_label() -> None:
     texts = demo_texts(200)
     with_label = {e.text for e in read_sentences() if NEW_LABEL in labels_of([e])}
 

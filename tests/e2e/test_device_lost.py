@@ -47,7 +47,7 @@ def process_of(server: Server) -> float | None:
     return answer.json()["results"][0]["score"] if answer.is_success else None
 
 
-def test_a_process_whose_gpu_is_lost_makes_way_for_another(tmp_path: Path) -> None:
+def test_a_process_that_lost_its_gpu_is_replaced(tmp_path: Path) -> None:
     directory = tmp_path / "brittle"
     directory.mkdir()
     (directory / "service.py").write_text(SERVICE)

@@ -127,7 +127,9 @@ def test_every_probe_of_the_manifests_is_answered(machines: Machines) -> None:
                 assert healthy(process.port, path), f"{component}: {path}"
 
 
-def test_either_worker_trains_and_both_servers_serve_it(machines: Machines) -> None:
+def test_either_worker_trains_and_both_servers_serve_the_version(
+    machines: Machines,
+) -> None:
     one, two = machines
     for machine in machines:
         assert machine.annotator.setup() == "learner-base"
@@ -147,7 +149,7 @@ def test_either_worker_trains_and_both_servers_serve_it(machines: Machines) -> N
     assert one.annotator.versions() == two.annotator.versions()
 
 
-def test_a_version_rolled_back_on_one_is_on_both(machines: Machines) -> None:
+def test_a_rollback_on_one_server_applies_to_both(machines: Machines) -> None:
     one, two = machines
     newest, oldest = (version["version"] for version in one.annotator.versions()[:2])
 
@@ -157,9 +159,7 @@ def test_a_version_rolled_back_on_one_is_on_both(machines: Machines) -> None:
             each.annotator.serves(f"{said} tasks", version)
 
 
-def test_a_redis_that_restarts_costs_no_event(
-    machines: Machines, redis: RedisServer
-) -> None:
+def test_a_redis_restart_loses_no_event(machines: Machines, redis: RedisServer) -> None:
     redis.kill()
     redis.start()
 
@@ -189,7 +189,7 @@ def test_another_class_under_the_same_name_is_refused(
         impostor.kill()
 
 
-def test_a_machine_killed_in_a_fit_costs_no_job(machines: Machines) -> None:
+def test_killing_a_machine_during_a_fit_loses_no_job(machines: Machines) -> None:
     one = machines[0].annotator
     job = one.annotate(4, fit_s=1.5)
     eventually(

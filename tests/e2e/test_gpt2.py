@@ -104,7 +104,7 @@ def text_of(slot: dict[str, Any]) -> str:
     return str(text)
 
 
-def test_it_answers_continues_learns_and_goes_back(server: Server) -> None:
+def test_gpt2_answers_continues_learns_and_rolls_back(server: Server) -> None:
     known = plain_pairs()[::7][:20]
     with closing(Annotator(server)) as annotator:
         slots = annotator.predict(*(pair.prompt for pair in known))

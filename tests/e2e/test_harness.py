@@ -43,7 +43,9 @@ def test_a_server_that_ends_at_start_shows_its_log(tmp_path: Path) -> None:
         server.start()
 
 
-def test_a_stranger_on_the_port_is_not_taken_for_the_server(tmp_path: Path) -> None:
+def test_another_process_on_the_port_is_not_mistaken_for_the_server(
+    tmp_path: Path,
+) -> None:
     port = free_port()
     stranger = sleeper(tmp_path / "stranger", SERVE, port)
     stranger.command = [*stranger.command, str(port)]

@@ -55,7 +55,7 @@ def test_a_backend_connects_and_shows_its_model_version(
     ]
 
 
-def test_250_tasks_are_predicted_in_one_action_and_never_twice(
+def test_250_tasks_are_predicted_in_one_action_and_only_once(
     label_studio: LabelStudioApi, recorder: Recorder, keyword_config: str
 ) -> None:
     project = label_studio.create_project("250 tasks", keyword_config)
@@ -85,7 +85,7 @@ def test_250_tasks_are_predicted_in_one_action_and_never_twice(
     assert len(project.predictions()) == 250
 
 
-def test_opening_a_task_gets_it_a_prediction(
+def test_opening_a_task_requests_a_prediction(
     label_studio: LabelStudioApi, recorder: Recorder, keyword_config: str
 ) -> None:
     project = label_studio.create_project("open a task", keyword_config)
@@ -101,7 +101,7 @@ def test_opening_a_task_gets_it_a_prediction(
     assert [len(call.body["tasks"]) for call in recorder.calls("/predict")] == [1]
 
 
-def test_a_finished_region_is_suggested_at_its_other_places(
+def test_a_drawn_region_is_suggested_wherever_its_text_occurs(
     label_studio: LabelStudioApi, keyword_backend: Server, keyword_config: str
 ) -> None:
     text = "🐉 An elf met an elf, and the Elf sang."
@@ -132,7 +132,7 @@ def test_interactive_without_a_region_to_repeat_is_no_error(
     assert connection.suggest(task, context)["data"]["result"] == []
 
 
-def test_the_button_for_a_test_request_shows_a_prediction(
+def test_the_send_test_request_button_shows_a_prediction(
     label_studio: LabelStudioApi, keyword_backend: Server, keyword_config: str
 ) -> None:
     project = label_studio.create_project("test request", keyword_config)
@@ -143,7 +143,7 @@ def test_the_button_for_a_test_request_shows_a_prediction(
     assert labelled(prediction) == [("dragon", "Creature")]
 
 
-def test_new_labels_of_a_project_are_used_at_the_next_retrieval(
+def test_new_labels_of_a_project_apply_at_the_next_retrieval(
     label_studio: LabelStudioApi, keyword_backend: Server, keyword_config: str
 ) -> None:
     project = label_studio.create_project("new labels", keyword_config)
@@ -165,7 +165,7 @@ def test_new_labels_of_a_project_are_used_at_the_next_retrieval(
     assert connection.check()["state"] == "CO"
 
 
-def test_every_event_of_a_project_is_taken_with_a_2xx(
+def test_every_event_of_a_project_is_accepted(
     label_studio: LabelStudioApi, recorder: Recorder, keyword_config: str
 ) -> None:
     project = label_studio.create_project("events", keyword_config)
@@ -210,7 +210,7 @@ def events_of(backend: Server) -> int:
     return int(float(found[1])) if found else 0
 
 
-def test_the_button_start_training_is_answered(
+def test_the_start_training_button_gets_an_answer(
     label_studio: LabelStudioApi, recorder: Recorder, keyword_config: str
 ) -> None:
     project = label_studio.create_project("start training", keyword_config)

@@ -271,7 +271,7 @@ def test_a_page_does_not_make_label_studio_ask_the_projects_backends(
     assert len(project.predictions()) == 2  # so does one without ``review``
 
 
-def test_refusals_say_what_to_do(
+def test_errors_say_what_to_do(
     project: Project, opens: Opens, personal_token: str, label_studio: LabelStudioApi
 ) -> None:
     [task] = project.add_tasks(["Ann"])

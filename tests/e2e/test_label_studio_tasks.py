@@ -63,7 +63,7 @@ def fill(project: Project, annotated: int, bare: int = 0) -> None:
     project.api.call("POST", f"/api/projects/{project.id}/import", json=tasks)
 
 
-def test_a_task_comes_with_what_a_webhook_tells_of_it(
+def test_a_task_has_the_fields_that_a_webhook_sends(
     project: Project, reads: Reads
 ) -> None:
     first, _ = project.add_tasks(["Ann works at Acme", "nothing yet"])
@@ -88,9 +88,7 @@ def test_a_task_comes_with_what_a_webhook_tells_of_it(
     assert "@" not in str(task)
 
 
-def test_storage_addresses_come_as_they_were_imported(
-    project: Project, reads: Reads
-) -> None:
+def test_storage_urls_are_returned_as_imported(project: Project, reads: Reads) -> None:
     [task] = project.add_tasks(["s3://bucket/a.txt"])
     project.annotate(task, [])
 
@@ -149,7 +147,7 @@ def test_annotations_deleted_in_the_data_manager_are_gone(
 
 
 @pytest.mark.parametrize("kind", ["legacy", "personal"])
-def test_more_tasks_than_a_page_come_once_whatever_is_deleted_meanwhile(
+def test_more_than_a_page_of_tasks_is_read_once_even_while_some_are_deleted(
     project: Project, reads: Reads, personal_token: str, kind: str
 ) -> None:
     fill(project, annotated=45, bare=30)
@@ -168,9 +166,7 @@ def test_more_tasks_than_a_page_come_once_whatever_is_deleted_meanwhile(
     assert tasks.total_annotations(str(project.id)) == 40
 
 
-def test_two_hundred_tasks_are_read_in_reasonable_time(
-    project: Project, reads: Reads
-) -> None:
+def test_200_tasks_are_read_in_reasonable_time(project: Project, reads: Reads) -> None:
     fill(project, annotated=200)
     started = time.monotonic()
 
@@ -191,7 +187,7 @@ def test_the_project_is_the_one_that_label_studio_names_in_its_requests(
     assert config == keyword_config.strip()
 
 
-def test_refusals_say_what_to_do(
+def test_errors_say_what_to_do(
     project: Project, reads: Reads, personal_token: str
 ) -> None:
     with pytest.raises(TrainingError, match=r"answered 401; .* personal access token"):
@@ -206,7 +202,7 @@ def test_refusals_say_what_to_do(
         list(reads().annotated("999999"))
 
 
-def test_legacy_tokens_that_were_switched_off_are_named(
+def test_disabled_legacy_tokens_are_named_in_the_error(
     project: Project, reads: Reads, personal_token: str
 ) -> None:
     def allow(legacy: bool) -> None:

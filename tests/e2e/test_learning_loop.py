@@ -123,7 +123,7 @@ def scores_of(
     return entity_scores([e.spans for e in held_out.values()], spans)
 
 
-def test_50_annotations_teach_a_new_label_and_a_rollback_forgets_it(
+def test_50_annotations_teach_a_new_label_and_a_rollback_removes_it(
     label_studio: LabelStudioApi, ner: Server
 ) -> None:
     known, others = new_label_examples(ANNOTATIONS)
@@ -225,7 +225,7 @@ def parrot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def test_a_protected_backend_learns_what_is_made_changed_and_deleted(
+def test_a_protected_backend_learns_from_created_updated_and_deleted_annotations(
     label_studio: LabelStudioApi, parrot: Server
 ) -> None:
     project = label_studio.create_project("moods", MOODS)

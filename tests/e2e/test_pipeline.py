@@ -52,7 +52,7 @@ def set_up(server: Server, label_config: str) -> httpx.Response:
     return answers[-1]
 
 
-def test_a_model_is_served_without_code(served: tuple[Server, Path]) -> None:
+def test_a_pipeline_is_served_without_code(served: tuple[Server, Path]) -> None:
     server, home = served
     made = set_up(server, LABEL_CONFIG)
     assert made.status_code == 200, made.text
@@ -78,7 +78,7 @@ def test_a_model_is_served_without_code(served: tuple[Server, Path]) -> None:
     assert state.exists()
 
 
-def test_a_label_config_that_it_can_not_fill_is_answered_with_the_reason(
+def test_setup_gives_the_reason_when_the_labels_do_not_match(
     served: tuple[Server, Path],
 ) -> None:
     server, home = served
@@ -91,7 +91,7 @@ def test_a_label_config_that_it_can_not_fill_is_answered_with_the_reason(
     )
 
 
-def test_nothing_is_started_that_could_train(served: tuple[Server, Path]) -> None:
+def test_no_worker_is_started(served: tuple[Server, Path]) -> None:
     server, _ = served
     commands = [" ".join(process.cmdline()) for process in server.tree()]
     assert len(commands) == 2

@@ -26,7 +26,7 @@ class Late(LabelStudioMLBase):
 """
 
 
-def test_a_server_whose_class_does_not_import_is_not_ready_until_it_does(
+def test_a_server_is_not_ready_until_its_class_imports(
     tmp_path: Path,
 ) -> None:
     directory = tmp_path / "late"

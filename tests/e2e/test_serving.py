@@ -109,14 +109,14 @@ def quick_httpx(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick_httpx")
-def test_16_clients_get_4000_answers_each_its_own(echo_server: Server) -> None:
+def test_16_clients_get_4000_correct_answers(echo_server: Server) -> None:
     load = Load(echo_server.url, 4000).run()
     assert load.wrong == []
     assert len(load.workers) == 1
 
 
 @pytest.mark.usefixtures("quick_httpx")
-def test_two_workers_answer_16_clients_and_finish_what_is_under_way_at_sigterm(
+def test_two_workers_answer_16_clients_and_finish_requests_at_sigterm(
     tmp_path: Path,
 ) -> None:
     server = serve_command(ECHO, tmp_path, "two_workers:svc")
@@ -131,7 +131,7 @@ def test_two_workers_answer_16_clients_and_finish_what_is_under_way_at_sigterm(
     assert answers == [own(i * 10, 4) for i in range(12)]
 
 
-def test_the_keyword_example_serves_with_bentoml_alone(tmp_path: Path) -> None:
+def test_the_keyword_example_runs_with_bentoml_serve(tmp_path: Path) -> None:
     config = (EXAMPLE / "label_config.xml").read_text()
     body = {
         "project": "1.1700000000",
@@ -150,14 +150,14 @@ def test_the_keyword_example_serves_with_bentoml_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", EVENTS, ids=lambda path: path.stem)
-def test_a_recorded_event_is_taken_with_a_2xx(echo_server: Server, path: Path) -> None:
+def test_a_recorded_event_is_accepted(echo_server: Server, path: Path) -> None:
     request = orjson.loads(path.read_bytes())["request"]
     answer = httpx.post(f"{echo_server.url}/webhook", json=request["body"], timeout=1)
     assert answer.is_success, answer.text
     assert isinstance(answer.json(), dict)
 
 
-def test_a_client_that_hangs_up_leaves_no_work_behind(echo_server: Server) -> None:
+def test_work_for_a_disconnected_client_is_dropped(echo_server: Server) -> None:
     before = echo_count(echo_server, 50_000)
     started = time.monotonic()
     with pytest.raises(httpx.ReadTimeout):
@@ -196,7 +196,7 @@ async def in_flight_at_the_end(server: Server) -> list[list[list[str]]]:
         return [echoed(answer) for answer in await asyncio.gather(*under_way)]
 
 
-def test_requests_under_way_at_ctrl_c_are_answered(tmp_path: Path) -> None:
+def test_requests_in_flight_at_ctrl_c_are_answered(tmp_path: Path) -> None:
     server = start_command(ECHO, tmp_path)
     server.stop_signal = signal.SIGINT
     server.start()

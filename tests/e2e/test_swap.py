@@ -158,7 +158,7 @@ def test_two_serving_processes_have_one_worker(server: Server) -> None:
     assert len([title for title in shown if "lsml-bento worker" in title]) == 1, shown
 
 
-def test_eight_clients_notice_nothing_of_five_swaps(
+def test_five_swaps_cause_no_wrong_answer_for_eight_clients(
     server: Server, annotator: Annotator
 ) -> None:
     moves: list[Move] = []
@@ -219,7 +219,7 @@ def sample(text: str, name: str) -> list[float]:
 
 
 @pytest.mark.usefixtures("annotator")
-def test_monitors_see_each_number_once(server: Server) -> None:
+def test_each_metric_is_reported_once(server: Server) -> None:
     active = 'lsml_active_version_info{{project="{}",version="{}"}}'
 
     def text_of() -> str:
@@ -246,7 +246,7 @@ def test_monitors_see_each_number_once(server: Server) -> None:
     assert sample(text, active.format(PROJECT, "base")) in ([], [0.0])
 
 
-def test_without_its_supervisor_everything_ends_within_ten_seconds(
+def test_all_processes_exit_within_ten_seconds_of_their_supervisor(
     server: Server, annotator: Annotator
 ) -> None:
     job = annotator.annotate(3, fit_s=60)

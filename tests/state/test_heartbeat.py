@@ -19,7 +19,7 @@ class Clock:
         return self.now
 
 
-def test_processes_of_one_class_live_side_by_side() -> None:
+def test_processes_of_one_class_run_side_by_side() -> None:
     state = MemoryState()
     one, two = Heartbeat(state, "NER"), Heartbeat(state, "NER")
 
@@ -32,7 +32,7 @@ def test_processes_of_one_class_live_side_by_side() -> None:
     assert state.scan(below("process")) == []
 
 
-def test_another_class_is_refused_with_what_to_do() -> None:
+def test_another_class_is_refused_with_advice() -> None:
     state = MemoryState()
     Heartbeat(state, "NER").announce()
 
@@ -47,7 +47,7 @@ def test_another_class_is_refused_with_what_to_do() -> None:
     assert len(state.scan(below("process"))) == 1
 
 
-def test_a_process_that_died_stands_in_nobody_s_way() -> None:
+def test_a_dead_process_does_not_block_others() -> None:
     state, clock = MemoryState(), Clock()
     Heartbeat(state, "NER", clock).announce()
     clock.now += GONE_S + 1
@@ -57,7 +57,7 @@ def test_a_process_that_died_stands_in_nobody_s_way() -> None:
     assert len(state.scan(below("process"))) == 1
 
 
-def test_a_process_that_says_so_lives() -> None:
+def test_a_process_with_a_heartbeat_is_alive() -> None:
     state, clock = MemoryState(), Clock()
     living = Heartbeat(state, "NER", clock)
     living.announce()

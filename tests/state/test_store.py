@@ -98,20 +98,24 @@ class TestEveryState:
 
         assert state.read(ONE) == {"a": 1, "b": 3, "c": 4}
 
-    def test_projects_of_one_id_do_not_meet(self, state: State) -> None:
+    def test_projects_with_the_same_id_are_kept_apart(self, state: State) -> None:
         state.write(ONE, {"a": 1})
         state.write(Project("1", 200), {"a": 2})
 
         assert state.read(ONE) == {"a": 1}
         assert state.read(Project("1", 200)) == {"a": 2}
 
-    def test_projects_are_known_in_the_order_they_came(self, state: State) -> None:
+    def test_projects_are_listed_in_the_order_of_their_first_write(
+        self, state: State
+    ) -> None:
         for project in (TWO, ONE, Project("1", 50), TWO):
             state.write(project, {"a": 1})
 
         assert state.projects() == [TWO, ONE, Project("1", 50)]
 
-    def test_what_was_read_can_be_changed_without_harm(self, state: State) -> None:
+    def test_changing_a_read_value_does_not_change_the_state(
+        self, state: State
+    ) -> None:
         given = {"list": [1]}
         state.write(ONE, given)
         given["list"].append(2)
@@ -122,7 +126,7 @@ class TestEveryState:
     @pytest.mark.parametrize(
         "value", [object(), {1}, b"bytes", {"a": {2}}, float, [1j]]
     )
-    def test_what_is_not_json_is_refused_and_nothing_is_written(
+    def test_a_value_that_is_not_json_is_refused_and_nothing_is_written(
         self, state: State, value: object
     ) -> None:
         with pytest.raises(TypeError, match=r"^set\('b', \.\.\) takes what JSON can"):
@@ -130,9 +134,7 @@ class TestEveryState:
 
         assert state.read(ONE) == {}
 
-    def test_a_value_deeper_than_any_json_parser_goes_is_refused(
-        self, state: State
-    ) -> None:
+    def test_a_value_nested_too_deeply_for_json_is_refused(self, state: State) -> None:
         value: list[Any] = []
         for _ in range(100_000):
             value = [value]
@@ -150,9 +152,7 @@ class TestEveryState:
             with pytest.raises(ValueError, match="'1' has no created_at: resolve it"):
                 call()
 
-    def test_the_newest_project_of_an_id_is_meant_without_a_time(
-        self, state: State
-    ) -> None:
+    def test_an_id_without_a_time_means_its_newest_project(self, state: State) -> None:
         for project in (Project("1", 300), ONE, Project("2", 900)):
             state.write(project, {"a": 1})
 
@@ -162,7 +162,7 @@ class TestEveryState:
 
 
 class TestKeysInOrder:
-    def test_a_key_is_got_as_it_was_put_until_it_is_deleted(self, state: State) -> None:
+    def test_a_key_keeps_its_value_until_it_is_deleted(self, state: State) -> None:
         assert state.get("a") is None
         put(state, a="1", empty="")
         assert (state.get("a"), state.get("empty")) == ("1", "")
@@ -173,7 +173,7 @@ class TestKeysInOrder:
         assert state.get("a") is None
         assert state.scan("") == [("empty", "")]
 
-    def test_a_scan_finds_what_begins_with_the_prefix_and_sorts_behind(
+    def test_a_scan_returns_keys_with_the_prefix_after_a_key(
         self, state: State
     ) -> None:
         put(state, **{key: key.upper() for key in ("b3", "b1", "a", "c", "b", "b2")})
@@ -198,7 +198,7 @@ class TestKeysInOrder:
             "k\U0010ffff\U0010ffff",
         ]
 
-    def test_more_than_a_page_is_found_whole(self, state: State) -> None:
+    def test_a_scan_of_more_than_a_page_is_complete(self, state: State) -> None:
         keys = [f"k{number:05}" for number in range(5 * PAGE + 1)]
         put(state, j="1", l="1", **dict.fromkeys(keys, "1"))
 
@@ -207,7 +207,7 @@ class TestKeysInOrder:
         assert [key for key, _ in state.scan("k", keys[9], 2200)] == keys[10:2210]
         assert list(state.each("nothing")) == []
 
-    def test_exactly_a_page_is_found_whole(self, state: State) -> None:
+    def test_a_scan_of_exactly_two_pages_is_complete(self, state: State) -> None:
         keys = [f"k{number:05}" for number in range(2 * PAGE)]
         put(state, **dict.fromkeys(keys, "1"))
 
@@ -217,11 +217,13 @@ class TestKeysInOrder:
 
 
 class TestChange:
-    def test_it_answers_what_its_work_answers(self, state: State) -> None:
+    def test_a_change_returns_what_its_function_returns(self, state: State) -> None:
         assert state.change(lambda change: change.get("a")) is None
         assert state.change(lambda change: 7) == 7
 
-    def test_it_sees_its_own_writes_and_nobody_else_does(self, state: State) -> None:
+    def test_a_change_reads_its_own_writes_before_anybody_else_does(
+        self, state: State
+    ) -> None:
         put(state, a="1", b="1", d="1")
 
         def work(change: Change) -> None:
@@ -239,7 +241,7 @@ class TestChange:
 
         assert state.scan("") == [("a", "2"), ("b", "4"), ("c", "3"), ("d", "1")]
 
-    def test_nothing_is_written_if_its_work_raises(self, state: State) -> None:
+    def test_nothing_is_written_if_the_function_raises(self, state: State) -> None:
         put(state, a="1", b="1")
 
         def work(change: Change) -> None:
@@ -255,7 +257,7 @@ class TestChange:
         put(state, a="3")  # nothing is held
         assert state.get("a") == "3"
 
-    def test_its_writes_are_counted(self, state: State) -> None:
+    def test_writes_are_counted(self, state: State) -> None:
         before = state.writes
         put(state, a="1")
         assert state.writes == before + 1
@@ -263,7 +265,7 @@ class TestChange:
         state.scan("a")
         assert state.writes == before + 1
 
-    def test_it_never_sees_half_of_another(self, state: State) -> None:
+    def test_a_change_never_reads_half_of_another(self, state: State) -> None:
         put(state, a="0", b="0")
 
         def compare(change: Change) -> None:
@@ -349,7 +351,7 @@ IN_TURN = st.lists(
 
 @settings(deadline=None, max_examples=100)
 @given(changes=IN_TURN)
-def test_what_one_writes_is_never_guessed_wrong_by_another(
+def test_guesses_never_hide_what_another_process_wrote(
     changes: list[tuple[list[tuple[Any, ...]], bool, int]], redis_server: str
 ) -> None:
     """Two processes that guess what they will read, and one that reads it."""
@@ -371,7 +373,7 @@ def test_what_one_writes_is_never_guessed_wrong_by_another(
 
 @settings(deadline=None, max_examples=100)
 @given(changes=CHANGES)
-def test_all_states_answer_any_sequence_of_changes_equally(
+def test_all_states_give_the_same_answers_to_any_sequence_of_changes(
     changes: list[tuple[list[tuple[Any, ...]], bool]],
     redis_server: str,
     tmp_path_factory: pytest.TempPathFactory,
@@ -450,7 +452,7 @@ def _count(place: Place, number: int, failures: Any) -> None:
 
 
 class TestManyProcesses:
-    def test_a_write_is_seen_in_another_process_as_soon_as_it_returns(
+    def test_another_process_reads_a_write_as_soon_as_it_returns(
         self, shared: Place
     ) -> None:
         here = shared.open()
@@ -492,7 +494,7 @@ class TestManyProcesses:
 
 
 class TestReadingAhead:
-    def test_what_was_read_ahead_is_what_is_got(self, state: State) -> None:
+    def test_get_returns_what_fetch_read(self, state: State) -> None:
         state.change(lambda change: change.put("a", "1"))
 
         def work(change: Change) -> list[str | None]:
@@ -502,7 +504,7 @@ class TestReadingAhead:
 
         assert state.change(work) == ["1", "2", None]
 
-    def test_it_is_compared_as_anything_that_was_read(self, state: State) -> None:
+    def test_fetched_values_are_compared_before_the_write(self, state: State) -> None:
         state.change(lambda change: change.put("count", "0"))
 
         def add(_: int) -> None:
@@ -517,7 +519,7 @@ class TestReadingAhead:
         assert state.get("count") == "8"
 
 
-def test_a_change_is_freed_when_it_ends_not_by_the_garbage_collector(
+def test_a_change_is_freed_without_the_garbage_collector(
     state: State,
 ) -> None:
     changes: list[weakref.ref[Change]] = []
