@@ -18,7 +18,7 @@ from tests.e2e.processes import free_port
 
 
 class RedisServerError(Exception):
-    """A redis-server that can not be started; says what it wrote."""
+    """A redis-server did not start; the message holds its log."""
 
 
 class RedisServer:

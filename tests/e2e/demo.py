@@ -55,7 +55,7 @@ Ctrl-C stops everything. The next start goes on from here; --fresh begins anew.
 
 
 class DemoError(Exception):
-    """A demo that can not go on; its text is for the person who started it."""
+    """A demo cannot continue; the message is for the person who started it."""
 
 
 @dataclass

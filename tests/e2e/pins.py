@@ -66,7 +66,7 @@ def _direct(name: str, extras: frozenset[str]) -> Iterator[Requirement]:
     try:
         lines = requires(name) or []
     except PackageNotFoundError:
-        return  # its own needs can not be known; ``missing`` names it if it matters
+        return  # its own needs cannot be known; ``missing`` names it if it matters
     for requirement in map(Requirement, lines):
         marker = requirement.marker
         wanted = ({"extra": extra} for extra in ("", *extras))
