@@ -223,7 +223,7 @@ class ModelPool:
             if entry is not None:
                 entry.sample = task
 
-    # Entries. Those below that say nothing of the lock are called with it held.
+    # Entries. The caller of these methods holds the lock, except for ``_held``.
 
     def _serving(self, project: Project) -> list[_Entry]:
         entries = self._entries.values()
@@ -239,12 +239,13 @@ class ModelPool:
     def _held(
         self, key: ModelKey, version: str | None, *, serving: bool = False
     ) -> Iterator[_Entry]:
-        """An entry that is not dropped in the block; takes the lock.
+        """An entry that is not dropped while the block runs.
 
         Args:
-            key: its key.
-            version: its version.
-            serving: take the version that serves by now instead, if another one does.
+            key: the entry's key.
+            version: the entry's version.
+            serving: whether ``version`` was read without the lock. If another version
+                serves by now, that version's entry is used.
         """
         with self._lock:
             if serving:
@@ -265,7 +266,7 @@ class ModelPool:
                     self._evict()
 
     def _evict(self) -> None:
-        """Drop the entries used least recently; entries in use do not count as free."""
+        """Drop the least recently used entries that have no user."""
         serving = [entry for entry in self._entries.values() if self._serves(entry)]
         free = [entry for entry in serving if not entry.users]
         # Entries that failed go first: a broken label config evicts no model.
@@ -273,7 +274,7 @@ class ModelPool:
         for entry in free[: max(0, len(serving) - self._max_models)]:
             self._drop(entry)
 
-    # Objects of an entry. These take the lock where they need it.
+    # Objects of an entry. The caller does not hold the lock.
 
     def _take(self, entry: _Entry) -> LabelStudioMLBase:
         if (model := self._take_idle(entry)) is not None:

@@ -160,7 +160,7 @@ class TestOneSlotPerTask:
         assert said(client.results(texts("e", "f"))) == ["e", "f"]
         assert caplog.text.count(f"returned {count} predictions") == 1
 
-    def test_a_wrong_count_for_one_task_is_said_to_the_client(
+    def test_a_wrong_count_for_one_task_is_reported_to_the_client(
         self, serve: Serve
     ) -> None:
         answer = serve(returning([{"result": []}] * 2)).post("/predict", texts("a"))
@@ -201,7 +201,7 @@ class TestFailures:
         ]
         assert lines[0].exc_info
 
-    def test_a_slot_that_can_not_be_rendered_costs_no_other_one(
+    def test_a_slot_that_cannot_be_rendered_costs_no_other_one(
         self, serve: Serve, caplog: pytest.LogCaptureFixture
     ) -> None:
         answers = [{"result": []}, {"result": [object()]}, "text", {"result": []}]
@@ -216,7 +216,7 @@ class TestFailures:
         assert "tasks=3 (1 of 4): a prediction is a dict or a Pred" in caplog.text
 
     @pytest.mark.parametrize("tasks", [1, 2, 50])
-    def test_a_request_that_failed_whole_is_a_500_with_the_first_reason(
+    def test_a_request_whose_tasks_all_failed_is_a_500_with_the_first_reason(
         self, serve: Serve, tasks: int
     ) -> None:
         answer = serve(failing_at("bad")).post("/predict", texts(*["bad"] * tasks))
@@ -267,7 +267,7 @@ class TestFailures:
         assert one_sentence(answer).startswith(f"predict() raised {name}: bye (test_")
         assert said(client.results(texts("good"))) == ["good"]
 
-    def test_a_message_that_is_no_unicode_reaches_the_client_all_the_same(
+    def test_a_message_that_is_not_unicode_reaches_the_client(
         self, serve: Serve
     ) -> None:
         class Odd(LabelStudioMLBase):
@@ -279,7 +279,7 @@ class TestFailures:
         assert answer.status_code == 500
         assert one_sentence(answer).startswith("predict() raised ValueError: half? of")
 
-    def test_memory_that_does_not_suffice_halves_the_batch(
+    def test_out_of_memory_halves_the_batch(
         self, serve: Serve, caplog: pytest.LogCaptureFixture
     ) -> None:
         sizes: list[int] = []
@@ -786,9 +786,7 @@ class TestProjects:
         assert said(client.results(texts("x", project=project))) == ["new"]
 
     @pytest.mark.parametrize("project", [None, "", "7", 7, "a_b-C"])
-    def test_a_project_of_which_nothing_is_known_is_served(
-        self, serve: Serve, project: object
-    ) -> None:
+    def test_an_unknown_project_is_served(self, serve: Serve, project: object) -> None:
         client = serve(Remembering)
 
         assert client.version(project=project) == "0.0.1"
@@ -852,7 +850,7 @@ class TestDeadline:
 
 
 class TestHangUps:
-    def test_a_client_that_hangs_up_takes_its_queued_tasks_along(
+    def test_a_client_that_disconnects_drops_its_queued_tasks(
         self, serve: Serve, gate: type[Gate], caplog: pytest.LogCaptureFixture
     ) -> None:
         client = serve(gate, LSML_MAX_BATCH_SIZE="1")
@@ -879,14 +877,14 @@ class TestHangUps:
             "headers": [],
         }
 
-        async def hang_up() -> None:
+        async def disconnect() -> None:
             request = asyncio.ensure_future(client.app(scope, receive, send))
             await asyncio.to_thread(gate.entered.acquire)
             gone.set()
             await asyncio.wait_for(request, 5)
             gate.opened.set()
 
-        client.run(hang_up())
+        client.run(disconnect())
 
         assert said(client.results(texts("next"))) == ["next"]
         assert gate.seen == ["slow", "next"]

@@ -76,7 +76,7 @@ class TestRules:
         assert rules.current() == TrainingRules(each_event=True)
 
 
-def test_whoever_hangs_up_leaves_the_others_their_answers() -> None:
+def test_a_client_that_disconnects_leaves_the_others_their_answers() -> None:
     """The thread that stores goes on, and does not trip over the one that went."""
     stored = threading.Event()
 
@@ -125,7 +125,7 @@ class TestProjects:
         assert known_project(state, "1.200") == Project("1", 200)
 
     @pytest.mark.parametrize("name", ["2", "1.200", "", "..", "1/2", "1.x", "\0", "\n"])
-    def test_one_that_is_not_known_is_said_to_be(self, name: str) -> None:
+    def test_an_unknown_one_is_reported(self, name: str) -> None:
         state = MemoryState()
         state.write(ONE, {"a": 1})
 

@@ -134,7 +134,7 @@ def test_an_idle_device_gets_a_task_at_once() -> None:
     run(main())
 
 
-def test_what_comes_during_a_call_shares_the_next_one() -> None:
+def test_requests_during_a_call_share_the_next_call() -> None:
     async def main() -> None:
         device = Device()
         batcher = Batcher(device.call)
@@ -346,7 +346,7 @@ def test_halves_of_one_group_take_turns_with_other_groups() -> None:
     run(main())
 
 
-def test_patience_begins_anew_when_a_lane_was_empty() -> None:
+def test_patience_restarts_when_a_lane_was_empty() -> None:
     async def main() -> None:
         device = Device()
         batcher = Batcher(device.call)
@@ -425,6 +425,29 @@ def test_one_bad_task_of_a_batch_costs_its_own_slot(bad: int) -> None:
     run(main())
 
 
+def test_parts_of_a_failed_batch_use_every_slot_of_the_device() -> None:
+    async def main() -> None:
+        bad = {i: MediaError(str(i)) for i in range(16)}
+        device = Device(failing_on(dict(bad)))
+        batcher = Batcher(device.call, slots=8)
+        answers = await batcher.submit("g", range(16), BULK).done()
+        assert answers == list(bad.values())
+        assert device.most_running == 8
+        assert now() == 1 + 1 + 1 + 1 + 2  # 1, 2, 4, 8 and 16 calls
+
+    run(main())
+
+
+def test_parts_of_a_failed_batch_go_before_other_items_of_their_group() -> None:
+    async def main() -> None:
+        device = Device(failing_on({3: ValueError()}))
+        batcher = Batcher(device.call, max_batch_size=4)
+        await batcher.submit("g", range(8), BULK).done()
+        assert device.batches == [[0, 1, 2, 3], [0, 1], [2, 3], [2], [3], [4, 5, 6, 7]]
+
+    run(main())
+
+
 def test_a_bad_task_costs_other_requests_of_its_batch_nothing() -> None:
     async def main() -> None:
         error = ValueError("bad")
@@ -475,7 +498,7 @@ def test_several_bad_tasks_that_fail_alike_cost_their_own_slots(
     run(main())
 
 
-def test_a_part_that_fails_alike_where_another_was_answered_is_halved_on() -> None:
+def test_halves_that_fail_alike_beside_an_answered_part_are_halved_again() -> None:
     async def main() -> None:
         bad = {i: KeyError(str(i)) for i in (0, 2)}
         device = Device(failing_on(dict(bad)))
@@ -485,7 +508,7 @@ def test_a_part_that_fails_alike_where_another_was_answered_is_halved_on() -> No
     run(main())
 
 
-def test_halves_that_fail_differently_are_halved_on() -> None:
+def test_halves_that_fail_differently_are_halved_again() -> None:
     async def main() -> None:
         bad = {0: ValueError(), 3: KeyError()}
         device = Device(failing_on(dict(bad)))
@@ -496,7 +519,7 @@ def test_halves_that_fail_differently_are_halved_on() -> None:
     run(main())
 
 
-def test_tasks_whose_media_can_not_be_read_cost_their_own_slots() -> None:
+def test_tasks_whose_media_cannot_be_read_cost_their_own_slots() -> None:
     async def main() -> None:
         bad = {i: MediaError(f"{i}.wav") for i in range(16) if i != 5}
         device = Device(failing_on(dict(bad)))
@@ -521,7 +544,7 @@ def test_three_chunks_that_fail_whole_in_a_row_fail_the_rest_without_calls() -> 
     run(main())
 
 
-def test_a_request_that_is_given_up_takes_no_other_request_with_it() -> None:
+def test_a_request_that_fails_as_a_whole_fails_no_other_request() -> None:
     async def main() -> None:
         error = ConnectionError("dead")
         device = Device(failing_on(dict.fromkeys(range(100), error)))
@@ -534,7 +557,7 @@ def test_a_request_that_is_given_up_takes_no_other_request_with_it() -> None:
     run(main())
 
 
-def test_a_chunk_that_works_starts_the_count_of_failed_ones_anew() -> None:
+def test_a_chunk_that_works_resets_the_count_of_failed_chunks() -> None:
     async def main() -> None:
         bad = {i: ValueError(str(i)) for i in range(20) if i not in (4, 5)}
         device = Device(failing_on(dict(bad)))
@@ -571,7 +594,7 @@ def test_three_single_task_chunks_with_bad_media_do_not_fail_a_request() -> None
     run(main())
 
 
-def test_a_class_with_a_wrong_count_that_then_fails_is_given_up_after_three() -> None:
+def test_a_class_with_a_wrong_count_that_then_fails_gets_three_calls() -> None:
     async def main() -> None:
         error = ConnectionError("dead")
 
@@ -588,7 +611,7 @@ def test_a_class_with_a_wrong_count_that_then_fails_is_given_up_after_three() ->
     run(main())
 
 
-def test_a_call_that_runs_when_its_request_is_given_up_is_still_heard() -> None:
+def test_a_call_that_runs_when_its_request_fails_still_answers() -> None:
     async def main() -> None:
         class Slow(Device):
             async def call(self, group: Any, items: list[Any]) -> Sequence[Any]:
@@ -727,7 +750,7 @@ def test_an_empty_lane_takes_a_request_of_any_size() -> None:
     run(main())
 
 
-def test_a_client_that_hangs_up_drops_what_waits_but_not_what_runs() -> None:
+def test_a_client_that_disconnects_drops_what_waits_but_not_what_runs() -> None:
     async def main() -> None:
         device = Device()
         batcher = Batcher(device.call, max_batch_size=2)
@@ -774,7 +797,7 @@ def test_halves_that_nobody_waits_for_are_not_called() -> None:
     run(main())
 
 
-def test_halves_that_wait_outlive_a_request_that_shared_their_batch() -> None:
+def test_waiting_halves_survive_a_withdrawn_request_of_their_batch() -> None:
     async def main() -> None:
         device = Device(failing_on({"a": ValueError()}))
         batcher = Batcher(device.call, max_batch_size=4)
@@ -853,7 +876,7 @@ def test_a_request_is_freed_when_it_ends_not_by_the_garbage_collector(how: str) 
         gc.enable()
 
 
-def test_close_answers_what_was_taken_and_refuses_what_comes() -> None:
+def test_close_answers_accepted_requests_and_refuses_new_ones() -> None:
     async def main() -> None:
         device = Device(failing_on({3: ValueError()}))
         batcher = Batcher(device.call, max_batch_size=4, slots=2)
@@ -882,7 +905,7 @@ def test_an_idle_batcher_closes_at_once() -> None:
     run(main())
 
 
-def test_the_observer_is_told_of_batches_waits_and_what_is_left() -> None:
+def test_the_observer_gets_batch_sizes_waits_and_queue_lengths() -> None:
     async def main() -> None:
         notes = Notes()
         device = Device(out_of_memory_above(2))
@@ -904,7 +927,7 @@ def test_the_observer_is_told_of_batches_waits_and_what_is_left() -> None:
     run(main())
 
 
-def test_the_gauge_falls_when_a_request_is_given_up() -> None:
+def test_the_gauge_falls_when_a_request_fails_early() -> None:
     async def main() -> None:
         notes = Notes()
         batcher = Batcher(Device(always(ValueError())).call, observer=notes)
@@ -1107,7 +1130,7 @@ class Schedule(RuleBasedStateMachine):
 
     @precondition(lambda self: self.device is not None and self.device.tickets)
     @rule(data=st.data(), by_cancelling=st.booleans())
-    def hang_up(self, data: st.DataObject, by_cancelling: bool) -> None:
+    def disconnect(self, data: st.DataObject, by_cancelling: bool) -> None:
         assert self.device is not None
         number = data.draw(st.sampled_from(sorted(self.device.tickets)))
         ticket = self.device.tickets[number]
@@ -1181,7 +1204,7 @@ QUICK = settings(
 )
 
 
-def test_whatever_comes_together_and_fails_every_item_has_its_own_answer() -> None:
+def test_every_item_gets_its_own_answer_whatever_fails() -> None:
     run_state_machine_as_test(Schedule, settings=QUICK)
 
 
@@ -1243,7 +1266,7 @@ def test_no_lane_starves_whatever_the_others_do(
     run(main())
 
 
-def test_closing_leaves_a_call_alone_that_runs_longer_than_its_patience() -> None:
+def test_close_abandons_calls_that_run_longer_than_its_patience() -> None:
     async def main() -> None:
         device = Device()
         batcher = Batcher(device.call)

@@ -57,7 +57,7 @@ def test_as_many_calls_run_at_a_time_as_there_are_threads(two: CallThreads) -> N
     assert sorted(asyncio.run(main())) == [0, 0, 0, 1, 1, 1]
 
 
-def test_nobody_hears_of_a_call_that_ends_when_its_loop_is_closed(
+def test_a_call_that_ends_after_its_loop_was_closed_is_ignored(
     two: CallThreads,
 ) -> None:
     gate, ended = threading.Event(), threading.Event()

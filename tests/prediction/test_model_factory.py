@@ -101,7 +101,7 @@ class TestWeights:
 
 
 class TestSharing:
-    def test_objects_of_a_class_that_was_loaded_afresh_load_anew(
+    def test_objects_of_a_reimported_class_load_again(
         self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(sys, "path", list(sys.path))
@@ -199,7 +199,7 @@ class TestWhatIsNoGood:
         (record,) = caplog.records
         assert record.exc_info is not None
 
-    def test_a_person_at_the_keyboard_is_obeyed(self, store: Store) -> None:
+    def test_a_keyboard_interrupt_is_raised(self, store: Store) -> None:
         class Interrupted(Named):
             def setup(self) -> None:
                 raise KeyboardInterrupt
@@ -231,9 +231,7 @@ class TestWhatIsNoGood:
         assert record.getMessage().endswith("; the base serves")
         assert record.exc_info is not None
 
-    def test_where_the_base_fails_too_its_own_reason_is_said(
-        self, store: Store
-    ) -> None:
+    def test_if_the_base_fails_too_its_own_reason_is_raised(self, store: Store) -> None:
         class Failing(Named):
             tried: ClassVar[int] = 0
 
@@ -246,7 +244,7 @@ class TestWhatIsNoGood:
         with pytest.raises(ModelSetupError, match="try 2"):
             factory_of(Failing, store).make_or_base(key(), "v1")
 
-    def test_a_version_that_is_not_there_leaves_the_base(self, store: Store) -> None:
+    def test_a_missing_version_leaves_the_base(self, store: Store) -> None:
         model, lacks = factory_of(Named, store).make_or_base(key(project=TWO), "v7")
 
         assert model.surroundings.version is None

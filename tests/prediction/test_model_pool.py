@@ -100,7 +100,7 @@ class TestTheNumberKept:
         assert not models.is_made(key(2))
         assert model.made == ["1", "2", "3"]
 
-    def test_one_that_is_lent_is_never_dropped(self) -> None:
+    def test_one_in_use_is_never_dropped(self) -> None:
         model = counted()
         models = models_of(model, max_models=1)
         with models.use(key(1)) as (lent, _):
@@ -182,7 +182,7 @@ class TestThreads:
         assert len(set(map(id, seen))) == 1
         assert model.made == ["1"]
 
-    def test_who_comes_while_the_first_object_is_made_waits_for_it(self) -> None:
+    def test_threads_wait_for_the_first_object_instead_of_making_another(self) -> None:
         class Slow(counted()):  # type: ignore[misc]
             def setup(self) -> None:
                 time.sleep(0.05)
@@ -204,7 +204,7 @@ class TestThreads:
 
         assert Slow.made == ["1"]
 
-    def test_ensure_makes_no_second_object_beside_one_that_is_lent(self) -> None:
+    def test_ensure_makes_no_second_object_beside_one_in_use(self) -> None:
         model = counted()
         models = models_of(model)
         with models.use(key()):
@@ -311,7 +311,7 @@ class TestLoading:
 
 
 class TestFailures:
-    def test_a_failure_is_answered_again_for_a_while_without_a_new_try(self) -> None:
+    def test_a_failure_is_raised_again_for_a_while_without_a_new_try(self) -> None:
         tries = 0
 
         class Failing(LabelStudioMLBase):
@@ -368,7 +368,7 @@ class TestFailures:
 
         assert held[0]() is None
 
-    def test_a_model_that_says_it_is_false_is_an_object_all_the_same(self) -> None:
+    def test_a_falsy_model_object_is_kept(self) -> None:
         class Empty(counted()):  # type: ignore[misc]
             def __len__(self) -> int:
                 return 0

@@ -71,7 +71,7 @@ class TestGroups:
     def test_others_do_not(self, other: Group) -> None:
         assert other != group()
 
-    def test_params_can_not_take_the_place_of_arguments(self) -> None:
+    def test_params_cannot_take_the_place_of_arguments(self) -> None:
         given = {"self": 1, "tasks": 2, "context": 3, "helper": 4, "login": 5}
 
         assert group(given).params == {"login": 5}
@@ -131,7 +131,7 @@ class TestCalls:
             predictor_of(Echo).predict(group(config="<View"), TASKS)
 
     @pytest.mark.parametrize("error", [SystemExit, StopIteration, GeneratorExit])
-    def test_what_is_no_error_of_a_model_becomes_one(
+    def test_exceptions_that_asyncio_reserves_become_model_errors(
         self, error: type[BaseException]
     ) -> None:
         class Leaving(LabelStudioMLBase):
@@ -143,7 +143,7 @@ class TestCalls:
         ):
             predictor_of(Leaving).predict(group(), TASKS)
 
-    def test_a_person_at_the_keyboard_is_obeyed(self) -> None:
+    def test_a_keyboard_interrupt_is_raised(self) -> None:
         class Interrupted(LabelStudioMLBase):
             def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> Any:
                 raise KeyboardInterrupt
@@ -162,7 +162,7 @@ class TestLostDevice:
             ("my own device-side assert", False),
         ],
     )
-    def test_an_error_that_lasts_is_told_from_others(
+    def test_a_lasting_error_is_told_apart_from_others(
         self, monkeypatch: pytest.MonkeyPatch, said: str, is_lost: bool
     ) -> None:
         monkeypatch.setattr(invoke, "_device_is_lost", threading.Event())
@@ -190,7 +190,7 @@ class TestMemory:
             RuntimeError("CUDA error: out of memory"),
         ],
     )
-    def test_a_full_device_is_said_in_words(self, error: Exception) -> None:
+    def test_out_of_memory_is_explained(self, error: Exception) -> None:
         class Hungry(LabelStudioMLBase):
             def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> Any:
                 raise error
@@ -202,7 +202,7 @@ class TestMemory:
             "the GPU's memory does not hold 2 tasks: lower LSML_MAX_BATCH_SIZE"
         )
 
-    def test_another_runtime_error_is_none(self) -> None:
+    def test_another_runtime_error_is_not_out_of_memory(self) -> None:
         class Failing(LabelStudioMLBase):
             def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> Any:
                 raise RuntimeError("CUDA error: invalid configuration argument")
@@ -232,7 +232,7 @@ class TestVersions:
         assert isinstance(slot, bytes)
         assert json.loads(slot)["model_version"] == "echo-2"
 
-    def test_a_setup_that_another_process_was_quicker_with_names_the_version(
+    def test_setup_uses_the_version_that_another_process_named_first(
         self,
     ) -> None:
         state = MemoryState()
@@ -315,7 +315,7 @@ class Leaving(MemoryState):
 
 
 class TestAStateThatIsAway:
-    def test_a_project_that_was_served_goes_on(
+    def test_a_project_that_was_served_is_still_served(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         state = Leaving()

@@ -19,7 +19,7 @@ from lsml_bento.contract import Project
 from lsml_bento.errors import StateError
 from lsml_bento.jobs.annotations import observe
 from lsml_bento.model.base_class import LabelStudioMLBase
-from lsml_bento.prediction import version_follower as serving_module
+from lsml_bento.prediction import version_follower
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change
 from lsml_bento.versions.version import Version, promote
@@ -42,7 +42,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Sets how long a version that was refused is let be."""
 
     def wait(seconds: float) -> None:
-        monkeypatch.setattr(serving_module, "_TRY_AGAIN_S", seconds)
+        monkeypatch.setattr(version_follower, "_TRY_AGAIN_S", seconds)
 
     return wait
 
@@ -123,7 +123,7 @@ class TestASwap:
         swapping.join()
         assert process.predict() == ("v1", "v1")
 
-    def test_the_label_config_stays_the_project_s(self, store: Store) -> None:
+    def test_a_swap_keeps_the_projects_label_config(self, store: Store) -> None:
         model = counting()
         process = Process(model, store)
         process.predict(config=CONFIG)
@@ -172,7 +172,7 @@ class TestASwap:
 
         assert process.predict() == ("v1", "v1")
 
-    def test_a_project_whose_objects_were_dropped_moves_all_the_same(
+    def test_a_project_whose_objects_were_dropped_is_switched_too(
         self, store: Store
     ) -> None:
         process = Process(Named, store, max_models=1)
@@ -282,7 +282,7 @@ class TestAVersionThatIsNoGood:
             ("bad predict", "Named does not predict task 1: RuntimeError: can not"),
         ],
     )
-    def test_the_old_one_goes_on_and_log_and_job_say_why(
+    def test_the_old_one_still_serves_and_log_and_job_say_why(
         self,
         process: Process,
         store: Store,
@@ -386,8 +386,8 @@ class TestAVersionThatIsNoGood:
         process.follower.follow()
         assert model.calls == ["load bad load"] * 3
 
-    def test_it_is_let_be_for_thirty_seconds(self) -> None:
-        assert serving_module._TRY_AGAIN_S == 30
+    def test_it_is_tried_again_after_thirty_seconds(self) -> None:
+        assert version_follower._TRY_AGAIN_S == 30
 
     def test_another_move_of_the_pointer_is_followed_at_once(
         self, process: Process, store: Store
@@ -426,7 +426,7 @@ class TestAVersionThatIsNoGood:
         assert process.predict() == ("v1", "v1")
         assert store.error_of(job) is None
 
-    def test_a_job_that_is_not_known_any_more_is_no_trouble(
+    def test_a_job_that_was_deleted_is_ignored(
         self, process: Process, store: Store
     ) -> None:
         process.predict()
@@ -435,7 +435,7 @@ class TestAVersionThatIsNoGood:
 
         assert process.predict() == ("base", "base")
 
-    def test_another_project_s_bad_version_holds_up_nobody(
+    def test_a_bad_version_does_not_block_other_projects(
         self, process: Process, store: Store
     ) -> None:
         process.predict(ONE)
@@ -502,7 +502,7 @@ class TestTheState:
 
         assert process.predict() == ("v1", "v1")
 
-    def test_a_forgotten_project_serves_its_base(
+    def test_a_deleted_project_serves_its_base(
         self, process: Process, store: Store
     ) -> None:
         process.predict()
@@ -769,7 +769,7 @@ class TestWhatAModelSees:
         assert process.setup() == "v1"
         assert process.predict() == ("v1", "v1")
 
-    def test_predict_can_not_rename_a_version(self, store: Store) -> None:
+    def test_predict_cannot_rename_a_version(self, store: Store) -> None:
         class Renaming(Named):
             def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> Any:
                 self.set("model_version", "mine")
@@ -888,7 +888,7 @@ class TestANewLabelConfig:
         assert process.predict(config=OTHER_CONFIG) == ("v2", "v2")
         assert process.setup(config=OTHER_CONFIG) == "v2"
 
-    def test_objects_of_the_old_one_hold_up_no_version(self, store: Store) -> None:
+    def test_objects_of_the_old_one_block_no_version(self, store: Store) -> None:
         class New(Named):
             share_loaded = False
 
