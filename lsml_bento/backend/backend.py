@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from lsml_bento.backend.predict import Predict
 from lsml_bento.backend.setup import Setup
@@ -25,6 +26,7 @@ _FOLLOW_EVERY_S = 0.25
 """Seconds between looks at the active versions; a new one serves within a second."""
 
 
+@dataclass(eq=False)
 class Backend:
     """The use cases of one serving process, for the routes to call.
 
@@ -37,44 +39,31 @@ class Backend:
         training: answers for events, jobs and versions.
         rules: when the user's class learns.
         heartbeat: of this process.
+        setup_threads: import the class and make model objects.
+        other_threads: are closed with the backend.
+        deadline_s: seconds after which a request ends.
         is_ready: whether the user's class was imported.
     """
 
-    def __init__(
-        self,
-        *,
-        predict: Predict,
-        setup: Setup,
-        status: Status,
-        training: Training,
-        rules: KnownRules,
-        heartbeat: Heartbeat,
-        source: ModelSource,
-        state: State,
-        batcher: Batcher,
-        events: EventWriter,
-        follower: VersionFollower,
-        setup_threads: CallThreads,
-        other_threads: Sequence[CallThreads],
-        deadline_s: float,
-    ) -> None:
-        self.predict = predict
-        self.setup = setup
-        self.status = status
-        self.training = training
-        self.rules = rules
-        self.heartbeat = heartbeat
-        self.is_ready = False
-        self._source = source
-        self._state = state
-        self._batcher = batcher
-        self._events = events
-        self._follower = follower
+    predict: Predict
+    setup: Setup
+    status: Status
+    training: Training
+    rules: KnownRules
+    heartbeat: Heartbeat
+    source: ModelSource
+    state: State
+    batcher: Batcher
+    events: EventWriter
+    follower: VersionFollower
+    setup_threads: CallThreads
+    other_threads: Sequence[CallThreads]
+    deadline_s: float
+    is_ready: bool = False
+    _following: asyncio.Task[None] | None = None
+
+    def __post_init__(self) -> None:
         self._follower_thread = CallThreads(1, "versions")
-        self._setup_threads = setup_threads
-        self._threads = [setup_threads, self._follower_thread, *other_threads]
-        self._deadline_s = deadline_s
-        self._following: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Import the user's class; call it again if that failed.
@@ -85,9 +74,9 @@ class Backend:
         if is_first:
             self._following = asyncio.create_task(self._follow())
         try:
-            await self._setup_threads.run(self._source.load)
+            await self.setup_threads.run(self.source.load)
             self.is_ready = True
-            await self._setup_threads.run(self.rules.store)
+            await self.setup_threads.run(self.rules.store)
         except StateError as error:
             log.warning("Training rules not stored: %s", error)
         except ModelError as error:
@@ -106,15 +95,16 @@ class Backend:
         """
         if self._following is not None:
             self._following.cancel()
-        ended = await self._batcher.close(self._deadline_s)
-        await asyncio.to_thread(self._events.close)
-        for threads in self._threads:
+        ended = await self.batcher.close(self.deadline_s)
+        await asyncio.to_thread(self.events.close)
+        self._follower_thread.close()
+        for threads in (self.setup_threads, *self.other_threads):
             threads.close()
         self.heartbeat.leave()
-        self._state.close()
+        self.state.close()
         return ended
 
     async def _follow(self) -> None:
         while True:
-            await self._follower_thread.run(self._follower.follow)
+            await self._follower_thread.run(self.follower.follow)
             await asyncio.sleep(_FOLLOW_EVERY_S)

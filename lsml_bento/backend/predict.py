@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from lsml_bento.contract import PredictRequest, Project, Task
@@ -29,10 +30,11 @@ benchmark's transformer, the p99 of ``/health`` was 66 ms instead of 11 ms.
 """
 
 
+@dataclass(eq=False)
 class Predict:
     """Answers ``/predict``.
 
-    Args:
+    Attributes:
         batcher: calls the model.
         state: finds the project of a request that gives no ``created_at``.
         state_threads: read the state.
@@ -41,21 +43,12 @@ class Predict:
         deadline_s: seconds after which a request is answered with what is done.
     """
 
-    def __init__(
-        self,
-        batcher: Batcher,
-        state: State,
-        state_threads: CallThreads,
-        observe_tasks: Callable[[Project, list[Task]], None],
-        note_error: Callable[[Project, Exception], None],
-        deadline_s: float,
-    ) -> None:
-        self._batcher = batcher
-        self._state = state
-        self._state_threads = state_threads
-        self._observe_tasks = observe_tasks
-        self._note_error = note_error
-        self._deadline_s = deadline_s
+    batcher: Batcher
+    state: State
+    state_threads: CallThreads
+    observe_tasks: Callable[[Project, list[Task]], None]
+    note_error: Callable[[Project, Exception], None]
+    deadline_s: float
 
     async def __call__(
         self, request: PredictRequest, disconnected: Disconnected | None = None
@@ -74,7 +67,7 @@ class Predict:
         """
         project = request.project
         if project.created_at is None:
-            project = await self._state_threads.run(resolve, project, self._state)
+            project = await self.state_threads.run(resolve, project, self.state)
         ticket = self._submit(request, project)
 
         def drop() -> None:
@@ -84,16 +77,16 @@ class Predict:
                 ticket.lane.value,
                 len(ticket.items),
             )
-            self._batcher.withdraw(ticket)
+            self.batcher.withdraw(ticket)
 
         with DisconnectWatch(disconnected, drop) as watch:
             try:
                 answers = await ticket.done()
             finally:
-                self._batcher.withdraw(ticket)
+                self.batcher.withdraw(ticket)
         annotated = [task for task in request.tasks if task.get("annotations")]
         if annotated:
-            self._observe_tasks(project, annotated)
+            self.observe_tasks(project, annotated)
         if watch.has_disconnected:
             return [EMPTY_SLOT] * len(answers)
         return self._slots(ticket, project, answers)
@@ -102,12 +95,12 @@ class Predict:
         context = request.params.get("context")
         is_interactive = context is not None
         lane = Lane.BULK if len(request.tasks) > 1 else Lane.SINGLE
-        return self._batcher.submit(
+        return self.batcher.submit(
             Group.of(project, request.label_config, request.params, context),
             request.tasks,
             Lane.INTERACTIVE if is_interactive else lane,
             alone=is_interactive,
-            deadline_s=self._deadline_s,
+            deadline_s=self.deadline_s,
         )
 
     def _slots(
@@ -136,13 +129,13 @@ class Predict:
     ) -> None:
         """Log why tasks have no slot; raise the reason if none has one."""
         if failed:
-            self._note_error(project, for_client(failed[0][1]))
+            self.note_error(project, for_client(failed[0][1]))
             log_failures(project, failed, of)
             if len(failed) + late == of:
                 raise for_client(failed[0][1])
         elif late == of:
             raise DeadlineExceeded(
-                f"none of {late} tasks was predicted within {self._deadline_s:g} s "
+                f"none of {late} tasks was predicted within {self.deadline_s:g} s "
                 "(LSML_PREDICT_DEADLINE_S): the model is slow or stuck"
             )
         if late:
@@ -153,7 +146,7 @@ class Predict:
                 project,
                 late,
                 of,
-                self._deadline_s,
+                self.deadline_s,
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from lsml_bento.contract import Project, SetupRequest
 from lsml_bento.errors import NotReady
@@ -16,10 +17,11 @@ _WAIT_S = 2.0
 """Label Studio waits three seconds for ``/setup``, the network included."""
 
 
+@dataclass(eq=False)
 class Setup:
     """Answers ``/setup``.
 
-    Args:
+    Attributes:
         model_class: the name of the user's class.
         predictor: makes the model objects.
         pool: says which version of a project is active.
@@ -29,24 +31,16 @@ class Setup:
         note_error: gets the last error of a project.
     """
 
-    def __init__(
-        self,
-        model_class: str,
-        predictor: Predictor,
-        pool: ModelPool,
-        state: State,
-        setup_threads: CallThreads,
-        state_threads: CallThreads,
-        note_error: Callable[[Project, BaseException], None],
-    ) -> None:
-        self._model_class = model_class
-        self._predictor = predictor
-        self._pool = pool
-        self._state = state
-        self._setup_threads = setup_threads
-        self._state_threads = state_threads
-        self._note_error = note_error
-        self._preparing: dict[tuple[Project, str | None], asyncio.Future[str]] = {}
+    model_class: str
+    predictor: Predictor
+    pool: ModelPool
+    state: State
+    setup_threads: CallThreads
+    state_threads: CallThreads
+    note_error: Callable[[Project, BaseException], None]
+    _preparing: dict[tuple[Project, str | None], asyncio.Future[str]] = field(
+        default_factory=dict, init=False
+    )
 
     async def __call__(self, request: SetupRequest) -> str:
         """Make the project's model object; return the version that serves.
@@ -55,17 +49,17 @@ class Setup:
             NotReady: if making it takes longer than 2 s and no version is known.
             LsmlError: if the class, its setup or the label config fails.
         """
-        project, version = await self._state_threads.run(self._remember, request)
+        project, version = await self.state_threads.run(self._remember, request)
         if version is not None:
             return version
         preparing = self._prepare(project, request.label_config)
         await asyncio.wait({preparing}, timeout=_WAIT_S)
         if preparing.done():
             return preparing.result()
-        if (known := await self._state_threads.run(self._known, project)) is not None:
+        if (known := await self.state_threads.run(self._known, project)) is not None:
             return known
         raise NotReady(
-            f"{self._model_class} is still being made for project {project} and has no "
+            f"{self.model_class} is still being made for project {project} and has no "
             "version yet: Label Studio asks again by itself"
         )
 
@@ -75,16 +69,16 @@ class Setup:
         Returns:
             The project, and its version if its model object is made.
         """
-        project = resolve(request.project, self._state)
+        project = resolve(request.project, self.state)
         if "extra_params" in request.model_fields_set:
             sent = request.extra_params
-            if self._state.read(project).get("extra_params") != sent:
-                self._state.write(project, {"extra_params": sent})
-        return project, self._predictor.serving(project, request.label_config)
+            if self.state.read(project).get("extra_params") != sent:
+                self.state.write(project, {"extra_params": sent})
+        return project, self.predictor.serving(project, request.label_config)
 
     def _known(self, project: Project) -> str | None:
-        base = self._state.read(project).get("model_version")
-        version = self._pool.version(project) or base
+        base = self.state.read(project).get("model_version")
+        version = self.pool.version(project) or base
         return str(version) if version else None
 
     def _prepare(
@@ -93,7 +87,7 @@ class Setup:
         key = project, label_config
         preparing = self._preparing.get(key)
         if preparing is None:
-            preparing = self._setup_threads.run(self._predictor.prepare, *key)
+            preparing = self.setup_threads.run(self.predictor.prepare, *key)
             self._preparing[key] = preparing
             preparing.add_done_callback(lambda done: self._prepared(key, done))
         return preparing
@@ -103,4 +97,4 @@ class Setup:
     ) -> None:
         del self._preparing[key]
         if not done.cancelled() and (error := done.exception()) is not None:
-            self._note_error(key[0], error)
+            self.note_error(key[0], error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from lsml_bento.contract import Project
@@ -16,10 +17,11 @@ _LAST_ERRORS = 1_000
 """Projects whose last error is kept."""
 
 
+@dataclass(eq=False)
 class Status:
     """Answers health, status and metrics.
 
-    Args:
+    Attributes:
         model_class: the name of the user's class.
         batcher: says what waits.
         pool: says which versions serve.
@@ -27,25 +29,16 @@ class Status:
         state_threads: read the state.
     """
 
-    def __init__(
-        self,
-        model_class: str,
-        batcher: Batcher,
-        pool: ModelPool,
-        state: State,
-        state_threads: CallThreads,
-    ) -> None:
-        self._model_class = model_class
-        self._batcher = batcher
-        self._pool = pool
-        self._state = state
-        self._job_store = JobStore(state)
-        self._state_threads = state_threads
-        self._last_errors: dict[Project, str] = {}
+    model_class: str
+    batcher: Batcher
+    pool: ModelPool
+    state: State
+    state_threads: CallThreads
+    _last_errors: dict[Project, str] = field(default_factory=dict, init=False)
 
     def health(self) -> dict[str, str]:
         """Up, whatever the model does; never waits."""
-        return {"status": "UP", "model_class": self._model_class}
+        return {"status": "UP", "model_class": self.model_class}
 
     def note_error(self, project: Project, error: BaseException) -> None:
         """Keep the last error of a project."""
@@ -57,32 +50,32 @@ class Status:
     async def overview(self) -> dict[str, Any]:
         """Versions and last errors by project, and what waits."""
         errors = dict(self._last_errors)
-        projects = await self._state_threads.run(
-            projects_at_a_glance, self._state, errors
+        projects = await self.state_threads.run(
+            projects_at_a_glance, self.state, errors
         )
         return {
-            "model_class": self._model_class,
-            "max_batch_size": self._batcher.limit,
-            "waiting": {lane.value: n for lane, n in self._batcher.waiting().items()},
+            "model_class": self.model_class,
+            "max_batch_size": self.batcher.limit,
+            "waiting": {lane.value: n for lane, n in self.batcher.waiting().items()},
             "projects": projects,
         }
 
     async def versions(self) -> list[str]:
         """Every known model version of all projects."""
-        return await self._state_threads.run(known_versions, self._state)
+        return await self.state_threads.run(known_versions, self.state)
 
     async def job_figures(self) -> dict[str, Any]:
         """Jobs by status, the age of the oldest queued one, and fit durations."""
-        return await self._state_threads.run(self._job_store.figures)
+        return await self.state_threads.run(JobStore(self.state).figures)
 
     async def active_versions(self) -> dict[str, str]:
         """The version that really serves in this process, by project."""
-        return await self._state_threads.run(self._active_versions)
+        return await self.state_threads.run(self._active_versions)
 
     def _active_versions(self) -> dict[str, str]:
         return {
             str(project): "base"
-            if version is None or self._pool.has_stand_in(project)
+            if version is None or self.pool.has_stand_in(project)
             else version
-            for project, version in self._pool.versions().items()
+            for project, version in self.pool.versions().items()
         }

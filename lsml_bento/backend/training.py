@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -76,10 +77,11 @@ class KnownRules:
             self._state.change(lambda change: change.put(RULES, text))
 
 
+@dataclass(eq=False)
 class Training:
     """Answers for events, jobs and versions.
 
-    Args:
+    Attributes:
         events: stores events.
         state: shared with the other processes.
         threads: read and write the state.
@@ -88,23 +90,16 @@ class Training:
         measure_event: gets the seconds that an event took.
     """
 
-    def __init__(
-        self,
-        events: EventWriter,
-        state: State,
-        threads: CallThreads,
-        weights: Weights | None,
-        enqueue: Callable[[Job], None],
-        measure_event: Callable[[float], None],
-    ) -> None:
-        self._events = events
-        self._state = state
-        self._threads = threads
-        self._weights = weights
-        self._enqueue = enqueue
-        self._measure_event = measure_event
-        self._job_store = JobStore(state)
-        self._versions = Versions(state)
+    events: EventWriter
+    state: State
+    threads: CallThreads
+    weights: Weights | None
+    enqueue: Callable[[Job], None]
+    measure_event: Callable[[float], None]
+
+    def __post_init__(self) -> None:
+        self._job_store = JobStore(self.state)
+        self._versions = Versions(self.state)
 
     # Events
 
@@ -116,9 +111,9 @@ class Training:
         """
         start = time.monotonic()
         waiting: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self._events.take(event).add_done_callback(partial(_answer, waiting))
+        self.events.take(event).add_done_callback(partial(_answer, waiting))
         receipt = await waiting
-        self._measure_event(time.monotonic() - start)
+        self.measure_event(time.monotonic() - start)
         if event.action == START_TRAINING and receipt.job is None:
             log.info(
                 "No job made: START_TRAINING project=%s: %s",
@@ -142,7 +137,7 @@ class Training:
         except ValueError:
             known = ", ".join(s.value for s in JobStatus)
             raise BadRequest(f"status is one of: {known}") from None
-        found = await self._threads.run(self._job_store.jobs, project, wanted, limit)
+        found = await self.threads.run(self._job_store.jobs, project, wanted, limit)
         return [job.public() for job in found]
 
     async def job(self, job_id: str) -> dict[str, Any]:
@@ -156,7 +151,7 @@ class Training:
             job = self._job_store.find(job_id)
             return {**job.details(), "log": self._job_store.log_tail(job_id)}
 
-        return await self._threads.run(read)
+        return await self.threads.run(read)
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel a job.
@@ -164,7 +159,7 @@ class Training:
         Raises:
             JobNotFound: if no job has that id.
         """
-        return (await self._threads.run(self._job_store.cancel, job_id)).public()
+        return (await self.threads.run(self._job_store.cancel, job_id)).public()
 
     async def retry(self, job_id: str) -> dict[str, Any]:
         """Queue a job that failed or was cancelled again.
@@ -172,14 +167,14 @@ class Training:
         Raises:
             JobNotFound: if no job has that id.
         """
-        job = await self._threads.run(self._job_store.retry, job_id)
-        self._enqueue(job)
+        job = await self.threads.run(self._job_store.retry, job_id)
+        self.enqueue(job)
         return job.public()
 
     async def is_training(self, project: Project) -> bool:
         """Whether a job of a project, or of any, runs or waits for its turn."""
         name = project.id or None
-        jobs = await self._threads.run(self._job_store.jobs, name)
+        jobs = await self.threads.run(self._job_store.jobs, name)
         return any(not job.status.is_end and job.due_at is not None for job in jobs)
 
     # Versions
@@ -190,8 +185,8 @@ class Training:
         Raises:
             NotFound: if there is no such project.
         """
-        return await self._threads.run(
-            lambda: list_versions(self._state, known_project(self._state, project))
+        return await self.threads.run(
+            lambda: list_versions(self.state, known_project(self.state, project))
         )
 
     async def activate(
@@ -207,17 +202,17 @@ class Training:
         """
 
         def work() -> list[dict[str, Any]]:
-            known = known_project(self._state, project)
+            known = known_project(self.state, project)
             self._versions.activate(known, version, pin=pin)
             log.info("Version activated: project=%s version=%s", known, version)
-            return list_versions(self._state, known)
+            return list_versions(self.state, known)
 
-        return await self._threads.run(work)
+        return await self.threads.run(work)
 
     async def sweep(self) -> None:
         """Remove weights of deleted versions from the model store."""
-        if self._weights is not None:
-            await self._threads.run(sweep, self._state, self._weights)
+        if self.weights is not None:
+            await self.threads.run(sweep, self.state, self.weights)
 
 
 # asyncio.wrap_future() takes 60 microseconds more where caches are cold, and cancels
