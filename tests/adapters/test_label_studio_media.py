@@ -25,8 +25,8 @@ import pytest
 import requests
 from pydantic import SecretStr
 
-from lsml_bento.adapters import label_studio_media
 from lsml_bento.adapters.label_studio_media import LabelStudioMedia
+from lsml_bento.adapters.label_studio_media import session as downloads
 from lsml_bento.errors import MediaError
 
 # label-studio-sdk 2.1.2 calls pydantic's parse_obj when it exchanges a token.
@@ -334,7 +334,7 @@ def test_sample_pages_of_label_studio_are_known(site: Site, tmp_path: Path) -> N
 def test_the_key_goes_to_media_routes_of_label_studio_only(
     url: str, sent: bool
 ) -> None:
-    studio = label_studio_media._LabelStudio("http://ls.test/ls", LEGACY)
+    studio = downloads.LabelStudio("http://ls.test/ls", LEGACY)
     session = requests.Session()
     session.auth = studio.authorize
     asked = requests.Request("GET", url, headers={"Authorization": "Token -"})
@@ -510,7 +510,7 @@ def test_loopback_is_read_at_label_studios_own_port_only(
     "url", ["file:///etc/passwd", "ftp://a/b", "FILE:/etc/passwd", "data:text/plain,a"]
 )
 def test_other_schemes_are_refused(site: Site, tmp_path: Path, url: str) -> None:
-    assert "addresses are not read" in refused(media(site, tmp_path), url)
+    assert "addresses are not supported" in refused(media(site, tmp_path), url)
 
 
 @pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://a.test/b"])
@@ -577,9 +577,9 @@ def test_local_files_storages_are_read_where_this_machine_has_them(
     one = media(site, tmp_path, local_files_root=root)
     assert read(one, "/data/local-files/?d=in/a.txt") == b"inside"
     assert read(one, "/data/local-files/?d=in/b.txt") == b"from label studio"
-    assert "is no file below" in refused(one, "/data/local-files/?d=out.txt")
-    assert "is no file below" in refused(one, "/data/local-files/?d=../secret.txt")
-    assert "is no file below" in refused(one, "/data/local-files/?d=%2e%2e/secret.txt")
+    assert "not a file below" in refused(one, "/data/local-files/?d=out.txt")
+    assert "not a file below" in refused(one, "/data/local-files/?d=../secret.txt")
+    assert "not a file below" in refused(one, "/data/local-files/?d=%2e%2e/secret.txt")
     assert site.paths() == ["/data/local-files/?d=in/b.txt"]
 
 
@@ -686,7 +686,7 @@ def test_a_host_name_that_does_not_exist_is_named(tmp_path: Path) -> None:
         media(None, tmp_path), "http://no-such-host.invalid/a.png?secret=1"
     )
     assert reason == (
-        "http://no-such-host.invalid/a.png can not be read: no such host name; check "
+        "http://no-such-host.invalid/a.png cannot be read: no such host name; check "
         "the address in the task data"
     )
 
@@ -694,7 +694,7 @@ def test_a_host_name_that_does_not_exist_is_named(tmp_path: Path) -> None:
 def test_a_server_that_hangs_is_given_up(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(label_studio_media, "_TIMEOUT_S", (1, 0.2))
+    monkeypatch.setattr(downloads, "_TIMEOUT_S", (1, 0.2))
     over = threading.Event()
     site.routes[STORAGE] = lambda request: (over.wait(5), sends(b"")(request))[1]
     reason = refused(media(site, tmp_path), "/data/upload/1/a.png")
@@ -713,7 +713,7 @@ def test_a_file_over_the_bound_is_refused(site: Site, tmp_path: Path) -> None:
 def test_a_download_that_takes_too_long_is_given_up(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(label_studio_media, "_DOWNLOAD_S", -1)
+    monkeypatch.setattr(downloads, "_DOWNLOAD_S", -1)
     site.routes[STORAGE] = sends(b"x")
     assert "takes more than" in refused(media(site, tmp_path), "/data/upload/1/a.png")
 
