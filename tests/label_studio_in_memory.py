@@ -7,9 +7,9 @@ from typing import Any
 
 from lsml_bento.contract import Project, Task
 from lsml_bento.preannotation.selection import (
-    FateUnknown,
     Predicted,
     Refused,
+    ResultUnknown,
     Selection,
     Unreachable,
 )
@@ -82,13 +82,13 @@ class ProjectInMemory:
         if refused := {one.task_id for one in predictions} & self.refuses:
             raise Refused(f"Label Studio refuses the predictions of {refused}")
         if {one.task_id for one in predictions} & self.breaks:
-            raise FateUnknown("Label Studio answered 500")
+            raise ResultUnknown("Label Studio answered 500")
         fault = self.faults.pop(0) if self.faults else ""
         kept = {"lost": 0, "half": len(predictions) // 2}.get(fault, len(predictions))
         for task_id, prediction in predictions[:kept]:
             self.stored.setdefault(task_id, []).append(prediction)
         if fault:
-            raise FateUnknown("the connection was lost")
+            raise ResultUnknown("the connection was lost")
 
     def delete(self, version: str, task_ids: Sequence[int]) -> None:
         for task_id in task_ids:

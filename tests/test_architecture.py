@@ -48,18 +48,18 @@ LIBRARIES = {
     # For what a user writes with torch.
     "torch": {"torch"},
     "processes.bentoml_target": {"bentoml"},
-    "cli": {"click", "orjson", "rich"},
+    "cli": {"click", "orjson", "rich", "tenacity"},
     "adapters.edge": {"starlette"},
     "adapters.label_studio_http": {"starlette", "orjson"},
     "adapters.bentoml_service": {"bentoml", "starlette", "orjson", "prometheus_client"},
     # A lock that the system lets go of when its process dies.
     "jobs.spool": {"filelock"},
     "training.embedded_worker": {"filelock"},
-    "preannotation.checkpoint": CORE | {"filelock"},
+    "preannotation.durable_files": CORE | {"filelock"},
     # A JSON list of any size, item by item.
     "preannotation.task_file": {"ijson"},
     "processes.worker": {"filelock"},
-    "adapters.backend_http": {"httpx"},
+    "adapters.backend_http": {"httpx", "tenacity"},
     "adapters.bentoml_models": {"bentoml"},
     "processes.worker_probes": {"prometheus_client"},
     "adapters.huey_queue": {"huey", "redis"},

@@ -1,4 +1,4 @@
-"""A backend that runs somewhere, asked over HTTP as Label Studio asks it.
+"""A running backend, called over HTTP as Label Studio calls it.
 
 Source: Label Studio 1.23.2 ``ml/api_connector.py``.
 """
@@ -15,9 +15,17 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import httpx
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_before_delay,
+    wait_exponential,
+)
 
 from lsml_bento.contract import Project, Task
 from lsml_bento.errors import ModelError, PredictionError, WrongCount
+from lsml_bento.preannotation.bisection import Bisection
 from lsml_bento.preannotation.selection import (
     PreannotationError,
     Unreachable,
@@ -27,38 +35,41 @@ from lsml_bento.preannotation.selection import (
 log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 120.0
-"""For an answer; a server of ours answers after 90."""
+"""For one request; a server of lsml-bento answers within 90 s."""
 
-_ALONE = 8
-"""Requests at a time for tasks that came back empty."""
+_SINGLE_REQUESTS = 8
+"""Concurrent requests for single tasks that were answered without a prediction."""
 
-_QUICK = 10
-"""Answers in a row that come in time, after which it may get more tasks again."""
+_GROW_AFTER = 10
+"""Answers in time, in a row, after which a request may hold more tasks again."""
 
-_AWAY = {429, 502, 503}
-_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+_UNAVAILABLE = {429, 502, 503}
 
 Slot = bytes
 
 
-class BackendEngine:
-    """Predicts by ``POST /predict``.
+class _Unavailable(Exception):
+    """The backend does not answer, or is busy: the same request may succeed later."""
 
-    A backend answers a task that failed as one without a prediction, unless it was sent
-    alone: those that come back empty are sent again, each alone. Where it does not
-    answer in time it is asked for fewer tasks at a time.
+
+class BackendEngine:
+    """Predicts with ``POST /predict``.
+
+    A backend answers a failed task like a task without a prediction, unless it was sent
+    alone. Tasks without a prediction are therefore sent again, each alone. If the
+    backend does not answer in time, requests hold fewer tasks.
 
     Args:
-        url: of the backend, perhaps with user and password.
-        auth: user and password where the URL has none.
-        patience_s: how long a backend that is away, or busy, is waited for.
-        timeout_s: how long one request may take.
+        url: of the backend; may include user and password.
+        auth: user and password if the URL has none.
+        patience_s: how long a request is retried while the backend is unavailable.
+        timeout_s: of one request.
 
     Attributes:
-        calls: requests at a time, so that the backend always has one that waits.
+        calls: concurrent requests, so that the backend never waits for the next one.
 
     Raises:
-        PreannotationError: if the URL is none.
+        PreannotationError: if the URL is not valid.
     """
 
     calls = 2
@@ -79,13 +90,13 @@ class BackendEngine:
         self._about: dict[str, Any] = {}
         self._version = ""
         self._others: set[str] = set()
-        self._most, self._quick = sys.maxsize, 0
-        self._alone = asyncio.Semaphore(_ALONE)
+        self._limit, self._in_time = sys.maxsize, 0
+        self._single = asyncio.Semaphore(_SINGLE_REQUESTS)
         self._answered_at = 0.0
         self._fault: PreannotationError | None = None
 
     async def prepare(self, project: Project, label_config: str) -> str:
-        """Ask ``/setup`` for the model version, and remember what is asked for.
+        """Call ``/setup`` and return the model version.
 
         Raises:
             PreannotationError: if there is no backend, or it refuses.
@@ -97,29 +108,31 @@ class BackendEngine:
         return self._version
 
     async def predict(self, tasks: list[Task]) -> Sequence[Slot | Exception]:
-        """The slots of a few requests, those asked for again among them.
+        """Return an answer or an error for each task, after one or more requests.
 
         Raises:
             ModelError: if all tasks failed.
-            Unreachable: if the backend was waited for in vain.
-            VersionChanged: if another version predicts than ``prepare`` said.
-            PreannotationError: if it refuses.
+            Unreachable: if the backend did not become available in time.
+            VersionChanged: if another version predicts than ``prepare`` returned.
+            PreannotationError: if the backend refuses.
         """
-        slots: list[Slot | Exception] = []
-        while len(slots) < len(tasks):
-            part = tasks[len(slots) :][: self._most]
+        answers: list[Slot | Exception] = []
+        parts = Bisection([tasks], self._limit)
+        for part in parts:
             try:
-                slots += await self._predict(part)
+                answers += await self._predict(part)
             except httpx.ReadTimeout:
                 if len(part) == 1:
-                    slots.append(self._too_late())
+                    answers.append(self._timed_out())
                 else:
-                    self._ask_for_fewer(len(part))
-                continue
-            self._quick += 1
-            if self._quick % _QUICK == 0:
-                self._most = min(2 * self._most, sys.maxsize)
-        return slots
+                    self._send_fewer(len(part))
+                    parts.halve(part)
+            else:
+                self._in_time += 1
+                if self._in_time % _GROW_AFTER == 0:
+                    self._limit = min(2 * self._limit, sys.maxsize)
+            parts.limit = self._limit
+        return answers
 
     async def close(self) -> None:
         """Close the connections."""
@@ -127,7 +140,7 @@ class BackendEngine:
             await self._http.aclose()
 
     async def _predict(self, tasks: list[Task]) -> list[Slot | Exception]:
-        """The slots of one request, and of those for what came back empty."""
+        """Send one request, and single ones for tasks without a prediction."""
         entries = await self._entries(tasks)
         if not entries or len(tasks) == 1:
             return [_slot(entry) for entry in entries or [None] * len(tasks)]
@@ -136,11 +149,11 @@ class BackendEngine:
         return [_slot(entry) if entry else next(found) for entry in entries]
 
     async def _predict_alone(self, task: Task) -> Slot | Exception:
-        async with self._alone:
+        async with self._single:
             try:
                 return _slot(next(iter(await self._entries([task])), None))
             except httpx.ReadTimeout:
-                return self._too_late()
+                return self._timed_out()
             except ModelError as error:
                 return error
 
@@ -155,19 +168,19 @@ class BackendEngine:
         return entries
 
     async def _serving(self, about: dict[str, Any]) -> str:
-        """The model version that serves now."""
+        """Return the version that the backend serves."""
         setup = {"project": about["project"], "schema": about["label_config"]}
         answer = await self._post("/setup", setup)
         version = answer.get("model_version") if isinstance(answer, dict) else None
         if not isinstance(version, str) or not version:
             raise PreannotationError(
-                f"the backend {self.url} names no model_version in its answer to "
-                "/setup: is it a Label Studio ML backend?"
+                f"the backend {self.url} returned no model_version from "
+                "/setup: check that it is a Label Studio ML backend"
             )
         return version
 
     async def _check_versions(self, entries: list[Any]) -> None:
-        """See that the run's version still predicts; some backends name two at once."""
+        """Check that the version is still served; some backends name two at once."""
         named = [one.get("model_version") for one in entries if isinstance(one, dict)]
         others = {str(one) for one in named if one} - {self._version, *self._others}
         if not others:
@@ -175,93 +188,109 @@ class BackendEngine:
         version = await self._serving(self._about)
         if version != self._version:
             self._fault = VersionChanged(
-                f"the backend {self.url} went from {self._version} to {version} during "
-                "the run: run the same command again"
+                f"the backend {self.url} switched from {self._version} to {version} "
+                "during the run: run the same command again"
             )
             raise self._fault
         if not self._others:
-            said = "the backend's predictions name %s, its /setup %s: which they get"
-            log.warning(said, min(others), version)
+            log.warning(
+                "Predictions of the backend name version %s, but /setup names %s: "
+                "written as %s",
+                *(min(others), version, version),
+            )
         self._others |= others
 
-    def _ask_for_fewer(self, tasks: int) -> None:
-        self._quick = 0
-        if tasks // 2 < self._most:
-            self._most = tasks // 2
-            said = "the backend did not answer %d tasks in %g s: it gets %d at a time"
-            log.warning(said, tasks, self._timeout_s, self._most)
+    def _send_fewer(self, tasks: int) -> None:
+        self._in_time = 0
+        if tasks // 2 < self._limit:
+            self._limit = tasks // 2
+            log.warning(
+                "Backend did not answer %d tasks in %g s: sending %d at a time",
+                *(tasks, self._timeout_s, self._limit),
+            )
 
-    def _too_late(self) -> PredictionError:
-        """What is said of a task; a backend that answers nothing at all is away."""
+    def _timed_out(self) -> PredictionError:
+        """Return the error of a task, or raise one if the backend answers none."""
         found = f"did not answer in {self._timeout_s:g} s"
         since = asyncio.get_running_loop().time() - self._answered_at
         if since > self._patience_s:
-            self._fault = self._away(f"{found} to /predict")
+            self._fault = self._unreachable(f"{found} to /predict")
             raise self._fault
-        return PredictionError(f"the backend {found}, asked for this task alone")
+        return PredictionError(f"the backend {found} for this task alone")
 
-    def _away(self, found: str) -> Unreachable:
+    def _unreachable(self, found: str) -> Unreachable:
         return Unreachable(
-            f"the backend {self.url} {found}, though asked for {self._patience_s:g} s: "
-            "see that it runs, and run the same command again"
+            f"the backend {self.url} {found}, retried for {self._patience_s:g} s: "
+            "check that it runs, and run the same command again"
         )
 
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
-        """An answer, waited for with growing pauses while the backend is away.
+        """Return the JSON of an answer, after retries while there is none.
 
         Raises:
-            httpx.ReadTimeout: if it took the tasks and does not answer in time.
+            httpx.ReadTimeout: if the backend accepted the tasks but did not answer.
         """
         if self._fault is not None:
             raise self._fault
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(_Unavailable),
+            wait=wait_exponential(0.5, max=30),
+            stop=stop_before_delay(self._patience_s),
+            before_sleep=self._log_first_retry,
+            reraise=True,
+        )
+        try:
+            return await retrying(self._post_once, path, body)
+        except _Unavailable as error:
+            self._fault = self._unreachable(str(error))
+            raise self._fault from None
+
+    async def _post_once(self, path: str, body: dict[str, Any]) -> Any:
         if self._http is None:
             self._http = httpx.AsyncClient(auth=self._auth, timeout=self._timeout_s)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience_s
-        number = 0
-        while True:
-            try:
-                answer = await self._http.post(f"{self.url}{path}", json=body)
-                found = f"answered {answer.status_code}"
-            except httpx.HTTPError as error:
-                if isinstance(error, httpx.ReadTimeout) and path == "/predict":
-                    raise
-                answer, found = None, f"does not answer ({type(error).__name__})"
-            if answer is not None and answer.status_code not in _AWAY:
-                self._answered_at = loop.time()
-                return self._checked(answer, path)
-            pause = _PAUSES_S[min(number, len(_PAUSES_S) - 1)]
-            if loop.time() + pause > deadline:
-                self._fault = self._away(f"{found} to {path}{_said(answer)}")
-                raise self._fault
-            if not number:
-                log.warning("the backend %s %s: waiting for it", self.url, found)
-            number += 1
-            await asyncio.sleep(pause)
+        try:
+            answer = await self._http.post(f"{self.url}{path}", json=body)
+        except httpx.HTTPError as error:
+            if isinstance(error, httpx.ReadTimeout) and path == "/predict":
+                raise
+            found = f"does not answer ({type(error).__name__}) to {path}"
+            raise _Unavailable(found) from error
+        status = answer.status_code
+        if status in _UNAVAILABLE:
+            raise _Unavailable(f"answered {status} to {path}{_reason(answer)}")
+        self._answered_at = asyncio.get_running_loop().time()
+        return self._checked(answer, path)
+
+    def _log_first_retry(self, state: RetryCallState) -> None:
+        if state.attempt_number == 1 and state.outcome is not None:
+            error = state.outcome.exception()
+            log.warning("Backend %s %s; retrying", self.url, error)
 
     def _checked(self, answer: httpx.Response, path: str) -> Any:
         status = answer.status_code
         if status in {401, 403}:
             self._fault = PreannotationError(
                 f"the backend {self.url} answered {status}: set BASIC_AUTH_USER and "
-                "BASIC_AUTH_PASS to what it asks for"
+                "BASIC_AUTH_PASS to its credentials"
             )
             raise self._fault
         if path == "/setup" and not answer.is_success:
             raise PreannotationError(
-                f"the backend {self.url} answered {status} to /setup{_said(answer)}"
+                f"the backend {self.url} answered {status} to /setup{_reason(answer)}"
             )
         if not answer.is_success:
-            raise ModelError(f"the backend answered {status}{_said(answer)}")
+            raise ModelError(f"the backend answered {status}{_reason(answer)}")
         try:
-            # As a server of ours sends it: NaN is no JSON, and nobody would take it.
+            # As a server of lsml-bento does: Label Studio refuses NaN.
             return answer.json(parse_constant=lambda _: None, parse_float=_finite)
         except ValueError as error:
-            raise ModelError(f"the backend's answer to {path} is no JSON") from error
+            raise ModelError(
+                f"the backend's answer to {path} is invalid JSON"
+            ) from error
 
 
 def _split(url: str) -> tuple[str, tuple[str, str] | None]:
-    """The URL without user and password, and these."""
+    """Split a URL into the URL without user and password, and those."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -269,7 +298,7 @@ def _split(url: str) -> tuple[str, tuple[str, str] | None]:
         host = None
     if not host or parts.scheme not in {"http", "https"}:
         raise PreannotationError(
-            "--backend takes the address of a backend, like http://localhost:9090"
+            "--backend must be the URL of a backend, e.g. http://localhost:9090"
         )
     named = f"[{host}]" if ":" in host else host
     netloc = named if port is None else f"{named}:{port}"
@@ -288,10 +317,8 @@ def _finite(number: str) -> float | None:
     return found if isfinite(found) else None
 
 
-def _said(answer: httpx.Response | None) -> str:
-    """What a backend says of its error."""
-    if answer is None:
-        return ""
+def _reason(answer: httpx.Response) -> str:
+    """Return the reason in an error's body, if there is one."""
     try:
         reason = answer.json()["error"]
     except (ValueError, KeyError, TypeError):

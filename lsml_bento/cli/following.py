@@ -1,16 +1,19 @@
-"""A job followed to its end: a progress bar, and the lines that its run writes."""
+"""Follow a job until it ends: a progress bar, and the log lines of its run."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from functools import partial
-from typing import TypeVar
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    stop_after_delay,
+    wait_fixed,
+)
 
 from lsml_bento.cli.showing import status_of
 from lsml_bento.cli.words import metrics_of, outcome
@@ -18,41 +21,49 @@ from lsml_bento.errors import StateError
 from lsml_bento.jobs.job import Job, JobStatus
 from lsml_bento.jobs.job_store import JobStore
 
-_LOOK_S = 0.5
-_PATIENCE_S = 30.0
+_POLL_S = 0.5
+_TIMEOUT_S = 30.0
 _INTERRUPTED = 130
 
-_Answer = TypeVar("_Answer")
+patiently = Retrying(
+    retry=retry_if_exception_type(StateError),
+    wait=wait_fixed(_POLL_S),
+    stop=stop_after_delay(_TIMEOUT_S),
+    reraise=True,
+)
+"""Calls a function again while the state does not answer."""
 
 
 def follow(job_store: JobStore, job: Job, console: Console, hint: str) -> Job:
-    """Show how far a job is until it ends.
+    """Show the progress of a job until it ends.
 
     Args:
-        job_store: where it is.
+        job_store: that holds the job.
         job: to follow.
-        console: with a terminal, a bar is shown; lines are printed on any.
-        hint: the command that follows it again.
+        console: shows a bar on a terminal, and log lines everywhere.
+        hint: the command that follows the job again.
 
     Returns:
-        The job as it ended.
+        The finished job.
 
     Raises:
-        JobNotFound: if it was forgotten meanwhile.
-        StateError: if the state did not answer for half a minute.
-        SystemExit: after Ctrl-C, which leaves the job alone.
+        JobNotFound: if the job was deleted meanwhile.
+        StateError: if the state did not answer for 30 seconds.
+        SystemExit: after Ctrl-C, which does not cancel the job.
     """
     try:
         with _bar(console) as bar:
             return _watch(job_store, job, bar)
     except KeyboardInterrupt:
         if not job.status.is_end:
-            click.echo(f"The job goes on: `{hint}` shows it again.", err=True)
+            click.echo(
+                f"The job keeps running. Follow it again with `{hint}`.", err=True
+            )
         raise SystemExit(_INTERRUPTED) from None
 
 
 def verdict(job: Job) -> Text:
-    """How a job ended, in a line."""
+    """Return the result of a job in one line."""
     said = Text(f"job {job.id} ").append(status_of(job))
     if told := outcome(job, time.time()):
         said.append(f": {told}")
@@ -62,7 +73,7 @@ def verdict(job: Job) -> Text:
 
 
 def fresh(old: list[str], new: list[str]) -> list[str]:
-    """The lines of a log's tail that an earlier tail did not have."""
+    """Return the lines of a log's tail that are not in an earlier tail."""
     for start in range(len(old)):
         if old[start:] == new[: len(old) - start]:
             return new[len(old) - start :]
@@ -74,8 +85,8 @@ def _watch(job_store: JobStore, job: Job, bar: Progress) -> Job:
     seen: list[str] = []
     said = ""
     while True:
-        job = patiently(partial(job_store.find, job.id))
-        tail = patiently(partial(job_store.log_tail, job.id))
+        job = patiently(job_store.find, job.id)
+        tail = patiently(job_store.log_tail, job.id)
         for line in fresh(seen, tail):
             bar.console.print(Text(line), soft_wrap=True)
         seen = tail
@@ -91,23 +102,7 @@ def _watch(job_store: JobStore, job: Job, bar: Progress) -> Job:
         if bar.disable and said != job.status.value:
             said = job.status.value
             bar.console.print(Text(_description(job)), soft_wrap=True)
-        time.sleep(_LOOK_S)
-
-
-def patiently(read: Callable[[], _Answer]) -> _Answer:
-    """What the state says, asked again for half a minute.
-
-    Raises:
-        StateError: if it did not answer then.
-    """
-    deadline = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            return read()
-        except StateError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
 
 
 def _is_vague(job: Job) -> bool:

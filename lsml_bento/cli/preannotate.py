@@ -1,69 +1,74 @@
-"""``lsml-bento preannotate``: predictions for many tasks, written in bulk."""
+"""``lsml-bento preannotate``: predict many tasks in bulk."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lsml_bento.cli.options import debug_option
+from lsml_bento.cli.options import debug_option, with_absolute_paths
 
 if TYPE_CHECKING:
-    from lsml_bento.cli.bulk_run import Asked, BulkRun, Report
+    from lsml_bento.preannotation.run import Options, Report, Run
+    from lsml_bento.processes.preannotation import Setup
 
 _FILE = click.Path(path_type=Path)
 
 
 @click.command()
 @click.argument("target", metavar="[DIR]", required=False)
-@click.option(
-    "--project", metavar="N", help="Predict the tasks of a project of Label Studio."
-)
+@click.option("--project", metavar="N", help="Predict the tasks of project N.")
 @click.option(
     "--tasks",
     type=_FILE,
-    help="Predict the tasks of a file: .json, a list; .jsonl, one on each line. "
-    "--project names whose model version predicts.",
+    help="Predict the tasks in a file: a .json list, or a .jsonl file with a task on "
+    "each line. The active version of --project predicts them.",
 )
 @click.option(
     "--label-config",
     type=_FILE,
-    help="The label config's XML, with --tasks; label_config.xml in DIR by default.",
+    help="Read the label config of --tasks from an XML file (default: "
+    "label_config.xml in DIR).",
 )
 @click.option(
-    "--output", type=_FILE, help="The file (.jsonl) of tasks with their predictions."
+    "--output", type=_FILE, help="Write tasks with predictions to this .jsonl file."
 )
 @click.option(
     "--backend",
     metavar="URL",
-    help="Have a backend predict that runs there (with BASIC_AUTH_USER and "
-    "BASIC_AUTH_PASS), in place of one in DIR.",
+    help="Call a running backend instead of a model in DIR. Set BASIC_AUTH_USER and "
+    "BASIC_AUTH_PASS if it asks for them.",
 )
 @click.option(
     "--filter",
     "filters",
     metavar="JSON",
-    help="Only tasks that the Data Manager's filters name: a file, or the JSON itself.",
+    help="Predict only tasks that match Data Manager filters: a file, or JSON.",
 )
-@click.option("--view", type=int, help="Only tasks of this tab of the Data Manager.")
+@click.option(
+    "--view", type=int, help="Predict only tasks in this tab of the Data Manager."
+)
 @click.option(
     "--only-missing",
     is_flag=True,
-    help="Have Label Studio leave out tasks with a prediction of the model version. "
-    "Such tasks never get a second one, but without this they are read.",
+    help="Let Label Studio leave out tasks that have a prediction of the model "
+    "version. They never get a second one, but are otherwise read.",
 )
-@click.option("--limit", type=click.IntRange(1), help="Tasks to predict at most.")
-@click.option("--dry-run", is_flag=True, help="Predict, and write nothing.")
+@click.option(
+    "--limit", type=click.IntRange(1), metavar="N", help="Predict at most N tasks."
+)
+@click.option("--dry-run", is_flag=True, help="Predict and write nothing.")
 @click.option(
     "--overwrite",
     is_flag=True,
-    help="Put predictions in the place of those of the same model version; begin the "
-    "output anew.",
+    help="Replace predictions of the same model version, or an existing output.",
 )
 @click.option(
     "--watch",
@@ -72,65 +77,83 @@ _FILE = click.Path(path_type=Path)
     is_flag=False,
     flag_value=10.0,
     metavar="[SECONDS]",
-    help="Go on: look for new tasks every so many seconds (10).",
+    help="Keep running; check for new tasks every N seconds (default: 10).",
 )
 @click.option(
     "--batch-size",
     type=click.IntRange(1),
-    help="Tasks in one call of predict at most (LSML_MAX_BATCH_SIZE; 32).",
+    metavar="N",
+    help="Call predict with at most N tasks (default: LSML_MAX_BATCH_SIZE, or 32).",
 )
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print what came of it as JSON at the end."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @debug_option()
-def preannotate(as_json: bool, debug: bool, **options: Any) -> None:
+def preannotate(as_json: bool, debug: bool, **given: Any) -> None:
     """Predict many tasks with the backend in DIR, or with a class "module:Class".
 
-    The same command again goes on where it was interrupted, and gives tasks that failed
-    another try. The exit code is 1 if a task failed, or the run.
+    Run the same command again to continue after an interruption, or to retry tasks that
+    failed. The exit code is 1 if a task or the run failed.
     """
-    asked = _asked(**options)
+    options = _options(**given)
     import asyncio
 
     from rich.console import Console
 
-    from lsml_bento.cli.bulk_run import BulkRun
-    from lsml_bento.cli.engines import find_place
-    from lsml_bento.cli.file_run import annotate_file
-    from lsml_bento.cli.project_run import annotate_project
+    from lsml_bento.cli.progress import show
+    from lsml_bento.preannotation.run import Run
     from lsml_bento.preannotation.task_file import TaskFile
+    from lsml_bento.processes.preannotation import preannotate
 
     _log_warnings(debug)
-    tasks = None if asked.tasks is None else TaskFile(asked.tasks)
+    tasks = None if options.tasks is None else TaskFile(options.tasks)
     console = Console(stderr=True, highlight=False)
-    with redirect_stdout(sys.stderr):  # what the model prints is no part of the answer
-        place = find_place(asked.target, asked.batch_size)
-        run = BulkRun(asked, place, console)
-        annotating = (
-            annotate_project(run) if tasks is None else annotate_file(run, tasks)
-        )
+    with redirect_stdout(sys.stderr):  # What the model prints is not the result.
+        setup = _find(options.target, options.batch_size)
+        size, home = setup.max_batch_size, setup.home
+        run = Run(options, size, home, partial(show, console), _say)
         try:
-            asyncio.run(annotating)
+            asyncio.run(preannotate(run, setup, tasks))
         except KeyboardInterrupt:
             raise SystemExit(130) from None
         except asyncio.CancelledError:
-            if run.interruption.signal is None:
+            if run.signal is None:
                 raise
-            # Before anything was predicted: there is nothing to sum up.
-            raise SystemExit(128 + run.interruption.signal) from None
-    _conclude(run, as_json=as_json)
+            # Nothing was predicted yet, so there is no result to print.
+            raise SystemExit(128 + run.signal) from None
+    _print_result(run, as_json=as_json)
 
 
-def _asked(filters: str | None, **options: Any) -> Asked:
-    """What was asked for, if it makes sense."""
+def _find(target: str | None, batch_size: int | None) -> Setup:
+    """Find the backend of a directory, which becomes the current one, or a class."""
+    from lsml_bento.backend_spec import class_name
+    from lsml_bento.cli.opening import OpeningError, find_spec
+    from lsml_bento.processes.home import settle
+    from lsml_bento.processes.preannotation import setup_of
+    from lsml_bento.settings import Settings
+
+    if target is None:
+        return setup_of(None, batch_size)
+    if ":" not in target or Path(target).exists():
+        spec = find_spec(Path(target).expanduser().resolve())
+        return setup_of(spec, batch_size)
+    os.environ.update(with_absolute_paths(os.environ))
+    settings = Settings.from_env(os.environ)
+    try:
+        spec = settle(class_name(target), target, Path.cwd(), settings)
+    except ValueError as error:
+        raise OpeningError(str(error)) from error
+    return setup_of(spec, batch_size, is_class=True)
+
+
+def _options(filters: str | None, **options: Any) -> Options:
+    """Check the options, and make paths absolute."""
     given = {name for name, value in options.items() if value not in (None, False)}
     given |= {"filters"} if filters else set()
     if not given & {"target", "backend"}:
-        raise click.UsageError("name a backend's DIR, or --backend URL")
+        raise click.UsageError("pass the DIR of a backend, or --backend URL")
     if {"target", "backend"} <= given:
-        raise click.UsageError("name DIR or --backend URL, not both")
+        raise click.UsageError("pass DIR or --backend URL, not both")
     if "tasks" not in given and "project" not in given:
-        raise click.UsageError("name --project N, or --tasks FILE")
+        raise click.UsageError("pass --project N or --tasks FILE")
     _check_modes(given)
     project = options["project"]
     if project is not None and "tasks" not in given and not project.isdecimal():
@@ -142,26 +165,26 @@ def _asked(filters: str | None, **options: Any) -> Asked:
     if options["dry_run"]:
         options["output"] = None
     options["filters"] = _filters(filters)
-    from lsml_bento.cli.bulk_run import Asked
+    from lsml_bento.preannotation.run import Options
 
-    return Asked(**options)
+    return Options(**options)
 
 
 def _check_modes(given: set[str]) -> None:
     if "tasks" in given:
         wrong = given & {"filters", "view", "only_missing", "watch_s"}
         if "output" not in given and "dry_run" not in given:
-            raise click.UsageError("name the --output FILE that tasks go to")
+            raise click.UsageError("pass the --output FILE to write the tasks to")
         if "backend" in given and "label_config" not in given:
-            raise click.UsageError("name the --label-config FILE of the tasks")
-        where = "a project of Label Studio, not with --tasks"
+            raise click.UsageError("pass the --label-config FILE of the tasks")
+        where = "requires a Label Studio project and cannot be used with --tasks"
     else:
         wrong = given & {"output", "label_config"}
-        where = "--tasks FILE"
+        where = "requires --tasks FILE"
     if wrong:
         names = {"filters": "filter", "watch_s": "watch"}
         first = sorted(names.get(name, name).replace("_", "-") for name in wrong)[0]
-        raise click.UsageError(f"--{first} goes with {where}")
+        raise click.UsageError(f"--{first} {where}")
 
 
 def _filters(text: str | None) -> dict[str, Any] | None:
@@ -174,90 +197,91 @@ def _filters(text: str | None) -> dict[str, Any] | None:
     except OSError as error:
         raise click.UsageError(f"--filter {text}: {error.strerror}") from error
     except ValueError as error:
-        raise click.UsageError(f"--filter is no JSON: {error}") from error
+        raise click.UsageError(f"--filter: invalid JSON: {error}") from error
     if not isinstance(found, dict) or not isinstance(found.get("items"), list):
         raise click.UsageError(
-            '--filter takes the Data Manager\'s {"conjunction": "and", "items": [..]}'
+            '--filter must be of the form {"conjunction": "and", "items": [..]}, as in '
+            "the Data Manager"
         )
     return found
 
 
+def _say(message: str) -> None:
+    click.echo(message, err=True)
+
+
 def _log_warnings(debug: bool) -> None:
-    """Say what lasts, as a wait for Label Studio, above the progress bar."""
+    """Print warnings, e.g. of a wait for Label Studio, above the progress bar."""
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.ERROR,
         format="%(levelname)s: %(message)s",
-        handlers=[_Above()],
+        handlers=[_StderrHandler()],
     )
     if not debug:
         logging.getLogger("lsml_bento").setLevel(logging.WARNING)
 
 
-class _Above(logging.Handler):
-    """Writes to what is the error output then, which a bar takes the place of."""
+class _StderrHandler(logging.Handler):
+    """Writes to the current ``sys.stderr``, which a progress bar replaces."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line."""
-        click.echo(self.format(record), err=True)
+        _say(self.format(record))
 
 
-# What came of it
+# The result
 
 
-def _conclude(run: BulkRun, *, as_json: bool) -> None:
-    report, signal = run.report, run.interruption.signal
+def _print_result(run: Run, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_as_json(run), indent=2))
     else:
         click.echo(_summary(run))
-        _list_failures(report)
-    if signal is not None:
-        click.echo(
-            "Interrupted: the same command goes on where this one ended.", err=True
-        )
-        raise SystemExit(128 + signal)
-    if report.failed:
+        _list_failures(run.report)
+    if run.signal is not None:
+        _say("Interrupted. Run the same command again to continue.")
+        raise SystemExit(128 + run.signal)
+    if run.report.failed:
         raise SystemExit(1)
 
 
-def _summary(run: BulkRun) -> str:
-    asked, report, tally = run.asked, run.report, run.report.tally
-    tasks = tally.predicted + tally.failed
-    if report.is_repeated and not tasks:
-        return f"Nothing is left to do: {asked.output} has every task."
-    rate = f"{tasks / report.seconds:,.0f} tasks/s" if report.seconds else "at once"
+def _summary(run: Run) -> str:
+    options, report, totals = run.options, run.report, run.report.totals
+    if report.was_complete and not totals.tasks:
+        return f"Nothing to do: {options.output} already has every task."
+    rate = totals.tasks / report.seconds if report.seconds else 0
     parts = [
-        f"{tally.predicted:,} tasks predicted by {report.model_version} ({rate})",
-        *([f"{tally.empty:,} of them without a prediction"] if tally.empty else []),
-        *([f"{tally.skipped:,} had one before"] if tally.skipped else []),
+        f"{totals.predicted:,} tasks predicted by {report.model_version} "
+        f"({rate:,.0f} tasks/s)",
+        *([f"{totals.empty:,} without a prediction"] if totals.empty else []),
+        *([f"{totals.skipped:,} skipped: already predicted"] if totals.skipped else []),
         *([f"{report.failed:,} failed"] if report.failed else []),
     ]
-    if asked.dry_run:
+    if options.dry_run:
         where = "nothing was written"
-    elif asked.output is None:
-        where = f"written to project {asked.project}"
+    elif options.output is None:
+        where = f"written to project {options.project}"
     else:
-        where = str(asked.output)
+        where = str(options.output)
     return f"{', '.join(parts)}: {where}"
 
 
 def _list_failures(report: Report) -> None:
     for failure in report.failures:
-        click.echo(f"  {failure}", err=True)
+        _say(f"  {failure}")
     if report.failed > len(report.failures):
-        click.echo(f"  and {report.failed - len(report.failures):,} more", err=True)
+        _say(f"  and {report.failed - len(report.failures):,} more")
     if report.failed_file is not None:
-        click.echo(f"All that failed: {report.failed_file}", err=True)
+        _say(f"All failures: {report.failed_file}")
 
 
-def _as_json(run: BulkRun) -> dict[str, Any]:
-    report, tally = run.report, run.report.tally
-    output, failed_file = run.asked.output, report.failed_file
+def _as_json(run: Run) -> dict[str, Any]:
+    report, totals = run.report, run.report.totals
+    output, failed_file = run.options.output, report.failed_file
     return {
         "model_version": report.model_version,
-        "predicted": tally.predicted,
-        "empty": tally.empty,
-        "skipped": tally.skipped,
+        "predicted": totals.predicted,
+        "empty": totals.empty,
+        "skipped": totals.skipped,
         "failed": report.failed,
         "seconds": round(report.seconds, 3),
         "output": None if output is None else str(output),

@@ -1,12 +1,13 @@
-"""Another try for tasks that failed in a run over all tasks of a file.
+"""Predict again the tasks that failed in a run over all tasks of a file.
 
-The new output is made beside the old one and takes its place whole, so that each task
-keeps its line, and a run killed at any moment has lost nothing.
+The new output is written beside the old one and replaces it atomically. Each task keeps
+its line, and a run that is killed at any moment loses nothing.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,41 +15,45 @@ from pathlib import Path
 from typing import Any
 
 from lsml_bento.contract import Task
-from lsml_bento.preannotation.checkpoint import FileCheckpoint, save_checkpoint
-from lsml_bento.preannotation.output_file import (
+from lsml_bento.preannotation.durable_files import (
     OutputError,
-    Paths,
     append,
     cut,
-    failure_of,
-    line_of,
-    on_disk,
-    row_of,
-    swap,
+    save_checkpoint,
     writing,
 )
-from lsml_bento.preannotation.selection import Answer
-from lsml_bento.preannotation.tally import Outcome, Page
+from lsml_bento.preannotation.outcomes import Answer, Outcome, Page
+from lsml_bento.preannotation.prediction_file import (
+    FileCheckpoint,
+    Paths,
+    failure_of,
+    line_of,
+    row_of,
+    swap,
+)
 
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class FailedPage(Page):
-    """Tasks of an output that failed: their rows in the list of failures."""
+    """Tasks that failed, with their rows in the list of failures."""
 
     rows: Sequence[dict[str, Any]] = ()
 
 
-class SecondTry:
-    """Makes the successor of an output, within a ``with`` block.
+class Retry:
+    """Writes the replacement of an output. Use it in a ``with`` block.
 
     Args:
-        output: all of whose tasks were read.
-        checkpoint: of it; in the end, of the successor.
+        output: a file that has a line for every task.
+        checkpoint: of the output.
+
+    Attributes:
+        checkpoint: of the output, and of its replacement at the end.
 
     Raises:
-        OutputError: if the successor can not be made.
+        OutputError: if the replacement cannot be written.
     """
 
     def __init__(self, output: Path, checkpoint: FileCheckpoint) -> None:
@@ -59,10 +64,10 @@ class SecondTry:
         self._failures = 0
         with writing(output):
             self._old = output.open("rb")
-            self._new, self._failed = (cut(p, 0) for p in self._paths.successors)
+            self._new, self._failed = (cut(p, 0) for p in self._paths.replacements)
 
     def pages(self, size: int) -> Iterator[FailedPage]:
-        """The tasks that failed, as the output has them."""
+        """Yield the tasks that failed, as they are in the output."""
         at = 0
         with self._paths.output.open("rb") as output:
             rows = self._rows(0)
@@ -72,10 +77,10 @@ class SecondTry:
                 yield FailedPage(tasks, at, rows=page)
 
     def write(self, page: FailedPage, answers: Sequence[Answer]) -> Outcome:
-        """Copy the output up to each task, and put its answer there.
+        """Copy the output up to each failed task, and write the task's new line.
 
         Raises:
-            OutputError: if the successor can not be written; the output stays.
+            OutputError: if the replacement cannot be written; the output stays.
         """
         outcome = Outcome()
         left = iter(answers)
@@ -91,18 +96,17 @@ class SecondTry:
         self._is_whole = True
         return outcome
 
-    def __enter__(self) -> SecondTry:
-        """The second try."""
+    def __enter__(self) -> Retry:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Copy what is left, and put the successor in the output's place.
+        """Copy the rest, and replace the output.
 
-        After an error too, if any page was written whole: a backend that is away in the
-        end takes nothing back. Else the output stays as it is.
+        An error later in the run keeps the pages that were written completely. If there
+        are none, the output stays as it is.
 
         Raises:
-            OutputError: if the successor can not be written; the output stays.
+            OutputError: if the replacement cannot be written; the output stays.
         """
         try:
             with writing(self._paths.output):
@@ -113,14 +117,15 @@ class SecondTry:
                     self.checkpoint = swap(self._paths, self.checkpoint)
         finally:
             if not self.checkpoint.swapping:
-                for path in self._paths.successors:
+                for path in self._paths.replacements:
                     path.unlink(missing_ok=True)
 
     def _finish(self) -> None:
         for row in self._rows(self._read):
             self._keep(row)
         self._copy(self.checkpoint.output)
-        on_disk(self._new, self._failed)
+        for file in (self._new, self._failed):
+            os.fsync(file.fileno())
         update = {
             "output": self._new.tell(),
             "failed": self._failed.tell(),
@@ -146,10 +151,10 @@ class SecondTry:
         append(self._new, [line])
         if isinstance(answer, Exception):
             self._failures += 1
-            failure = outcome.failed(row["where"], task, answer)
+            failure = outcome.add_failure(row["where"], task, answer)
             append(self._failed, [row_of(failure, at)])
         else:
-            outcome.answered(found=found)
+            outcome.add_prediction(is_empty=not found)
 
     def _keep(self, row: dict[str, Any]) -> None:
         at = None
@@ -160,13 +165,13 @@ class SecondTry:
         append(self._failed, [row_of(failure_of(row), at)])
 
     def _copy(self, end: int) -> None:
-        """Copy the old output up to a place in it."""
+        """Copy the old output up to a byte."""
         while (left := end - self._old.tell()) > 0:
             chunk = self._old.read(min(left, _CHUNK))
             if not chunk:
                 raise OutputError(
-                    f"{self._paths.output} is shorter than its checkpoint says, so "
-                    "that something else changed it: --overwrite it"
+                    f"{self._paths.output} is shorter than its checkpoint says: "
+                    "another program changed it; replace it with --overwrite"
                 )
             append(self._new, [chunk])
 

@@ -1,30 +1,31 @@
-"""Predictions sent to a project until each is there, or given up.
+"""Send predictions to a project until each is stored or refused.
 
-A POST of which nobody knows whether it was carried out is never just sent again: what
-is there is read back first.
+A POST whose result is unknown is never just sent again: what is stored is read back
+first.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from lsml_bento.preannotation.bisection import Bisection
 from lsml_bento.preannotation.selection import (
-    FateUnknown,
     Predicted,
     ProjectPredictions,
     Refused,
+    ResultUnknown,
     Unreachable,
 )
 
 MOST = 500
-"""Predictions in a POST, but for those of one task: more are no one transaction."""
+"""The most predictions in a POST, unless they are of one task: Label Studio stores so
+many in one transaction."""
 
-_FRUITLESS = 3
-"""POSTs of which nothing was stored, after which fewer predictions are sent."""
+_MOST_WITHOUT_PROGRESS = 3
+"""POSTs that store nothing before fewer predictions are sent."""
 
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 
@@ -32,7 +33,7 @@ Group = list[Predicted]
 """The predictions of one task."""
 
 
-class GivenUp(NamedTuple):
+class NotStored(NamedTuple):
     """A task whose predictions are not stored, and why."""
 
     task_id: int
@@ -40,99 +41,98 @@ class GivenUp(NamedTuple):
 
 
 class Sender:
-    """Sends predictions, and waits where Label Studio stores none.
+    """Sends predictions, and retries with back-off while Label Studio stores none.
 
     Args:
         project: of Label Studio.
-        patience_s: how long predictions of unknown fate are sent again.
+        timeout_s: how long predictions with an unknown result are sent again.
     """
 
-    def __init__(self, project: ProjectPredictions, patience_s: float) -> None:
+    def __init__(self, project: ProjectPredictions, timeout_s: float) -> None:
         self._project = project
-        self._patience_s = patience_s
+        self._timeout_s = timeout_s
         self._deadline = 0.0
-        self._tries = 0
+        self._pauses = 0
         self._stopping = threading.Event()
 
-    def send(self, version: str, groups: Sequence[Group]) -> list[GivenUp]:
-        """Have the predictions of a model version stored.
+    def send(self, version: str, groups: Sequence[Group]) -> list[NotStored]:
+        """Store the predictions of a model version.
 
-        Those that Label Studio refuses, or fails at, are found by halving. One that it
-        fails at is given up if it stores others; if it stores none, it is waited for.
+        Bisection finds those that Label Studio refuses or fails to store. A task that
+        it fails to store is given up if it stores others. If it stores none, the sender
+        waits for it.
 
         Returns:
-            What is not stored.
+            The tasks whose predictions are not stored.
 
         Raises:
-            PreannotationError: if it can not be known whether all are.
+            PreannotationError: if it is unknown whether all are stored.
         """
-        self._deadline = time.monotonic() + self._patience_s
-        self._tries = 0
-        parts = deque(_parts(groups))
-        given_up: list[GivenUp] = []
+        self._deadline = time.monotonic() + self._timeout_s
+        self._pauses = 0
+        parts = Bisection(_parts(groups))
+        not_stored: list[NotStored] = []
         failing: list[Group] = []
-        stores = False
-        while parts:
-            part = parts.popleft()
+        stores_some = False
+        for part in parts:
             left, error = self._try(version, part)
-            stores = stores or len(left) < len(part)
+            stores_some = stores_some or len(left) < len(part)
             if len(left) > 1:
-                middle = len(left) // 2
-                parts += left[:middle], left[middle:]
-            elif isinstance(error, FateUnknown) and not stores and self._waits(groups):
+                parts.halve(left)
+            elif (
+                isinstance(error, ResultUnknown)
+                and not stores_some
+                and (len(groups) > 1 or self._pauses < len(_PAUSES_S))
+            ):
                 failing += left
             elif error is not None:
-                given_up.append(GivenUp(left[0][0].task_id, error))
+                not_stored.append(NotStored(left[0][0].task_id, error))
             if failing and not parts:
-                parts += [[group] for group in failing] if stores else [failing]
+                parts.add([[group] for group in failing] if stores_some else [failing])
                 failing = []
-        return given_up
+        return not_stored
 
     def stop(self) -> None:
-        """Wait no more."""
+        """Stop waiting."""
         self._stopping.set()
-
-    def _waits(self, groups: Sequence[Group]) -> bool:
-        """Whether Label Studio may be to blame; for a single task, for two minutes."""
-        return len(groups) > 1 or self._tries < len(_PAUSES_S)
 
     def _try(
         self, version: str, groups: list[Group]
-    ) -> tuple[list[Group], FateUnknown | Refused | None]:
-        """What is not there after a few POSTs, and why."""
-        fruitless = 0
+    ) -> tuple[list[Group], ResultUnknown | Refused | None]:
+        """Return what is not stored after a few POSTs, and why."""
+        without_progress = 0
         while True:
             try:
                 self._project.write([one for group in groups for one in group])
             except Refused as error:
                 return groups, error
-            except FateUnknown as error:
+            except ResultUnknown as error:
                 reason = error
                 self._pause(error)
             else:
-                self._tries = 0
+                self._pauses = 0
                 return [], None
             ids = [group[0].task_id for group in groups]
-            had = self._project.predicted(version, ids)
-            groups = [group for group in groups if group[0].task_id not in had]
-            fruitless = 0 if had else fruitless + 1
+            stored = self._project.predicted(version, ids)
+            groups = [group for group in groups if group[0].task_id not in stored]
+            without_progress = 0 if stored else without_progress + 1
             if not groups:
                 return [], None
-            if fruitless == _FRUITLESS:
+            if without_progress == _MOST_WITHOUT_PROGRESS:
                 return groups, reason
 
-    def _pause(self, error: FateUnknown) -> None:
-        pause = _PAUSES_S[min(self._tries, len(_PAUSES_S) - 1)]
-        self._tries += 1
+    def _pause(self, error: ResultUnknown) -> None:
+        pause = _PAUSES_S[min(self._pauses, len(_PAUSES_S) - 1)]
+        self._pauses += 1
         if self._stopping.is_set() or time.monotonic() + pause > self._deadline:
             raise Unreachable(
-                f"{error}; the same command again finds out and goes on"
+                f"{error}; run the same command again to find out and continue"
             ) from error
         self._stopping.wait(pause)
 
 
 def _parts(groups: Sequence[Group]) -> Iterator[list[Group]]:
-    """Tasks whose predictions make one POST."""
+    """Split tasks into parts whose predictions fit one POST."""
     part: list[Group] = []
     size = 0
     for group in groups:

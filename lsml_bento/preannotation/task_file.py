@@ -1,7 +1,7 @@
-"""Tasks in a file: JSON Lines line by line, or a JSON list item by item.
+"""Read tasks from a file: JSON Lines line by line, or a JSON list item by item.
 
-Tasks are what Label Studio imports: ``{"data": {..}}`` with or without an ``id``, or
-the plain data. Memory does not grow with the file.
+Tasks are as Label Studio imports them: ``{"data": {..}}`` with or without an ``id``, or
+only the data. Memory does not grow with the file.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 import ijson
 
 from lsml_bento.contract import Task
+from lsml_bento.preannotation.outcomes import Failure, Page
 from lsml_bento.preannotation.selection import PreannotationError
-from lsml_bento.preannotation.tally import Failure, Page
 
 _CHUNK = 1 << 20
 
 
 class TaskFileError(PreannotationError):
-    """A file whose tasks can not be read."""
+    """A file whose tasks cannot be read."""
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """The end of a task in its file.
 
     Attributes:
-        offset: bytes up to it; in a JSON list, at least those.
+        offset: bytes up to it; in a JSON list, at least as many.
         number: of the line, or of the task in a JSON list, from 1.
     """
 
@@ -40,16 +40,16 @@ class Place(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A line or an item: a task, or why it is none."""
+    """A line or an item: a task, or the reason why it is not one."""
 
-    place: Place
+    position: Position
     task: Task | None
     fault: str = ""
 
 
 @dataclass(frozen=True)
 class FilePage(Page):
-    """Entries of a file; ``tasks`` are those that are tasks."""
+    """Entries of a file; ``tasks`` holds those that are tasks."""
 
     entries: Sequence[Entry] = ()
 
@@ -58,15 +58,15 @@ class TaskFile:
     """A file of tasks.
 
     Args:
-        path: ends in ``.json`` for a list of tasks, else each line is one.
+        path: a list of tasks if it ends in ``.json``; else each line is a task.
 
     Attributes:
-        unit: what its entries are numbered by.
+        unit: what numbers its entries, ``"line"`` or ``"task"``.
         size: in bytes.
-        ended: whether ``pages`` gave the last page of the file, and was asked for more.
+        ended: whether ``pages`` reached the end of the file.
 
     Raises:
-        TaskFileError: if it can not be read.
+        TaskFileError: if it cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,8 +77,8 @@ class TaskFile:
         with self._open() as file:
             if not file.seekable():
                 raise TaskFileError(
-                    f"the tasks in {self.path} can not be read: it is a pipe, in which "
-                    "no run can go on where one stopped; save it as a file"
+                    f"the tasks in {self.path} cannot be read: a run cannot be "
+                    "resumed from a pipe; save the tasks as a file"
                 )
             self.size = file.seek(0, 2)
             if self._is_list:
@@ -86,7 +86,7 @@ class TaskFile:
                 self._check_list(file)
 
     def digest(self) -> str:
-        """What tells its contents from those of another file."""
+        """Return a digest of its contents."""
         digest = hashlib.blake2b(digest_size=16)
         with self._open() as file:
             while chunk := file.read(_CHUNK):
@@ -94,17 +94,17 @@ class TaskFile:
         return digest.hexdigest()
 
     def pages(
-        self, start: Place, size: int, limit: int | None = None
+        self, start: Position, size: int, limit: int | None = None
     ) -> Iterator[FilePage]:
-        """The entries behind a place, in order.
+        """Yield the entries after a position, in order.
 
         Args:
             start: the end of what was read before.
-            size: entries of a page at most.
-            limit: tasks at most.
+            size: the most entries in a page.
+            limit: the most tasks.
 
         Raises:
-            TaskFileError: where the file can not be read any further.
+            TaskFileError: where the file cannot be read any further.
         """
         self.ended = False
         entries: list[Entry] = []
@@ -124,28 +124,28 @@ class TaskFile:
             yield self._page(entries)
         self.ended = True
 
-    def _entries(self, start: Place) -> Iterator[Entry]:
+    def _entries(self, start: Position) -> Iterator[Entry]:
         with self._open() as file:
             try:
                 yield from (self._items if self._is_list else _lines)(file, start)
             except OSError as error:
                 raise TaskFileError(
-                    f"the tasks in {self.path} can not be read: {error.strerror}"
+                    f"the tasks in {self.path} cannot be read: {error.strerror}"
                 ) from error
 
-    def _items(self, file: BinaryIO, start: Place) -> Iterator[Entry]:
+    def _items(self, file: BinaryIO, start: Position) -> Iterator[Entry]:
         number = 0
         _skip_mark(file)
         try:
             for item in ijson.items(file, "item", use_float=True):
                 number += 1
                 if number > start.number:
-                    yield _entry(Place(file.tell(), number), item)
+                    yield _entry(Position(file.tell(), number), item)
         except (ijson.JSONError, ValueError) as error:
             said = " ".join(str(error).split())[:200]
             raise TaskFileError(
-                f"{self.path} is no JSON behind its task {number}: {said}; what is "
-                "before it was read"
+                f"{self.path} is not valid JSON after task {number}: {said}; the tasks "
+                "before it were read"
             ) from error
 
     def _check_list(self, file: BinaryIO) -> None:
@@ -153,34 +153,36 @@ class TaskFile:
         first = file.read(_CHUNK).lstrip()[:1]
         if first != b"[":
             raise TaskFileError(
-                f"{self.path} holds no JSON list of tasks: it begins with "
-                f"{first.decode(errors='replace')!r}; name a file with a task on each "
-                "line .jsonl"
+                f"{self.path} does not hold a JSON list of tasks: it begins with "
+                f"{first.decode(errors='replace')!r}; name a file .jsonl if each of "
+                "its lines is a task"
             )
 
     def _page(self, entries: list[Entry]) -> FilePage:
         tasks = [
-            task if task.get("id") is not None else {**task, "id": entry.place.number}
+            task
+            if task.get("id") is not None
+            else {**task, "id": entry.position.number}
             for entry in entries
             if (task := entry.task) is not None
         ]
         unread = [
-            Failure(f"{self.unit} {entry.place.number}", None, entry.fault)
+            Failure(f"{self.unit} {entry.position.number}", None, entry.fault)
             for entry in entries
             if entry.task is None
         ]
-        return FilePage(tasks, entries[-1].place.offset, unread, entries)
+        return FilePage(tasks, entries[-1].position.offset, unread, entries)
 
     def _open(self) -> BinaryIO:
         try:
             return self.path.open("rb")
         except OSError as error:
             raise TaskFileError(
-                f"the tasks in {self.path} can not be read: {error.strerror}"
+                f"the tasks in {self.path} cannot be read: {error.strerror}"
             ) from error
 
 
-def _lines(file: BinaryIO, start: Place) -> Iterator[Entry]:
+def _lines(file: BinaryIO, start: Position) -> Iterator[Entry]:
     offset, number = start
     file.seek(offset)
     for line in file:
@@ -189,37 +191,37 @@ def _lines(file: BinaryIO, start: Place) -> Iterator[Entry]:
             line = line.removeprefix(codecs.BOM_UTF8)
         if not line.strip():
             continue
-        place = Place(offset, number)
+        position = Position(offset, number)
         try:
-            yield _entry(place, json.loads(line, parse_constant=_refuse_constant))
+            yield _entry(position, json.loads(line, parse_constant=_refuse_constant))
         except (ValueError, RecursionError) as error:
             said = " ".join(str(error).split())[:200]
-            yield Entry(place, None, f"it is no JSON: {said}")
+            yield Entry(position, None, f"invalid JSON: {said}")
 
 
-def _entry(place: Place, value: Any) -> Entry:
-    """The task that Label Studio would make of a value.
+def _entry(position: Position, value: Any) -> Entry:
+    """Return the task that Label Studio would create from a value.
 
     Source: Label Studio 1.23.2 ``data_import/models.py``.
     """
     if not isinstance(value, dict) or not value:
         found = "an empty object" if value == {} else type(value).__name__
-        return Entry(place, None, f'it is no task, {{"data": {{..}}}}, but {found}')
+        return Entry(position, None, f'not a task, {{"data": {{..}}}}, but {found}')
     task = value if value.get("data") else {"data": value}
     if not isinstance(task["data"], dict):
         found = type(task["data"]).__name__
-        return Entry(place, None, f"its data is no object, but {found}")
+        return Entry(position, None, f'"data" must be an object, not {found}')
     if not isinstance(task.get("id"), (int, str, type(None))):
         found = type(task["id"]).__name__
-        return Entry(place, None, f"its id is neither a number nor a text, but {found}")
+        return Entry(position, None, f'"id" must be a number or a string, not {found}')
     if not isinstance(task.get("predictions"), (list, type(None))):
         found = type(task["predictions"]).__name__
-        return Entry(place, None, f"its predictions are no list, but {found}")
-    return Entry(place, task)
+        return Entry(position, None, f'"predictions" must be a list, not {found}')
+    return Entry(position, task)
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _skip_mark(file: BinaryIO) -> None:

@@ -23,7 +23,7 @@ import pytest
 from pydantic import SecretStr
 
 from lsml_bento.adapters.label_studio_api import LabelStudioTasks, session
-from lsml_bento.adapters.label_studio_api.trouble import transport_trouble
+from lsml_bento.adapters.label_studio_api.problems import transport_problem
 from lsml_bento.errors import TrainingError
 
 # label-studio-sdk 2.1.2 calls pydantic's parse_obj when it exchanges a token.
@@ -494,7 +494,7 @@ def test_patience_ends(studio: Studio, reads: Reads) -> None:
     said = refused(reads(studio, patience_s=0.5))
     assert 0.4 < time.monotonic() - started < 2
     assert said.startswith(
-        "the annotated tasks of project 7 can not be read: Label Studio at "
+        "the annotated tasks of project 7 cannot be read: Label Studio at "
         f"{studio.url} answered 503, for "
     )
     assert 5 < len(studio.requests) < 40  # pauses grow
@@ -530,7 +530,7 @@ def test_only_a_server_that_took_the_question_is_asked_for_less() -> None:
     timeouts = {"timeout": {"connect": 5.0, "read": 30.0}}
     request = httpx.Request("GET", "http://label-studio", extensions=timeouts)
     kinds = (httpx.ReadTimeout, httpx.ConnectTimeout, httpx.PoolTimeout)
-    found = [transport_trouble(kind("", request=request)) for kind in kinds]
+    found = [transport_problem(kind("", request=request)) for kind in kinds]
     assert [trouble.slow for trouble in found] == [True, False, False]
     assert all(trouble.passes for trouble in found)
 
@@ -550,7 +550,7 @@ def test_a_server_that_starts_later_is_waited_for(reads: Reads) -> None:
     with Studio() as gone:
         url = gone.url
     said = refused(reads(url, patience_s=0.2))
-    assert "can not be reached (" in said
+    assert "cannot be reached (" in said
     assert "refused" in said
     assert said.endswith("; check LABEL_STUDIO_URL")
 

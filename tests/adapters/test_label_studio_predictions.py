@@ -17,10 +17,10 @@ from lsml_bento.adapters.label_studio_api import predictions, session
 from lsml_bento.adapters.label_studio_api.predictions import LabelStudioPredictions
 from lsml_bento.errors import LsmlError
 from lsml_bento.preannotation.selection import (
-    FateUnknown,
     PreannotationError,
     Predicted,
     Refused,
+    ResultUnknown,
     Selection,
     Unreachable,
 )
@@ -311,7 +311,7 @@ def test_filters_that_label_studio_does_not_understand_are_not_waited_for(
     for asks in (read.count, lambda chosen: list(read.pages(chosen))):
         chosen = Selection(filters=all_of("nonsense"))
         said = raised(PreannotationError, lambda: asks(chosen))  # noqa: B023
-        assert "that meet the filters can not be read" in said
+        assert "that meet the filters cannot be read" in said
         assert "answered 500; check the columns, operators and values" in said
     assert len(studio.requests) == 12
 
@@ -362,7 +362,7 @@ def test_a_tab_that_is_not_the_projects_is_refused(
     read = makes(studio)
     for view in (3, 99):
         said = raised(PreannotationError, lambda: read.count(Selection(view=view)))  # noqa: B023
-        assert f"tab {view} of project 7 can not be read" in said
+        assert f"tab {view} of project 7 cannot be read" in said
         assert "its address ends with tab=NUMBER" in said
 
 
@@ -409,9 +409,9 @@ def test_a_post_whose_fate_is_unknown_is_not_sent_again(
     studio.add(*"ab")
     studio.faults = [breaks]
     write = makes(studio)
-    said = raised(FateUnknown, lambda: write.write(some(1, 2)))
+    said = raised(ResultUnknown, lambda: write.write(some(1, 2)))
     over.set()
-    assert said.startswith("2 predictions for project 7 can not be known as written: ")
+    assert said.startswith("2 predictions for project 7 cannot be known as written: ")
     assert posts(studio) == 1
     assert write.predicted("m-1", [1, 2]) == ({1, 2} if carried_out else set())
 
@@ -431,7 +431,7 @@ def test_after_an_unknown_fate_label_studio_gets_the_time_of_the_slowest_write(
     write.write(some(1))
     monkeypatch.setattr(predictions, "_SETTLE_S", (0.01, 60))
     monkeypatch.setattr(time, "sleep", slept.append)
-    raised(FateUnknown, lambda: write.write(some(1)))
+    raised(ResultUnknown, lambda: write.write(some(1)))
     assert len(slept) == 1
     assert 0.2 <= slept[0] < 2
 
@@ -450,7 +450,7 @@ def test_one_that_goes_away_with_a_post_is_waited_for_before_its_time_begins(
     studio.faults = [slow, *[lambda _: answer(503)] * 3]
     monkeypatch.setattr(predictions, "_SETTLE_S", (0.01, 60))
     monkeypatch.setattr(time, "sleep", slept.append)
-    raised(FateUnknown, lambda: makes(studio).write(some(1)))
+    raised(ResultUnknown, lambda: makes(studio).write(some(1)))
     assert [request.method for request in studio.requests] == ["POST", *["GET"] * 4]
     assert slept[:3] == [0.01, 0.02, 0.04]
     assert 0.2 <= slept[3] < 2  # as long as the POST that failed took
@@ -484,9 +484,9 @@ def test_a_label_studio_that_is_away_is_waited_for(makes: Makes) -> None:
         url = gone.url
     write = makes(url, patience_s=0.3)
     said = raised(Unreachable, lambda: write.write(some(1)))
-    assert said.startswith("1 predictions for project 7 can not be written: ")
-    assert "can not be reached (" in said
-    assert "can not be reached (" in raised(Unreachable, write.project)
+    assert said.startswith("1 predictions for project 7 cannot be written: ")
+    assert "cannot be reached (" in said
+    assert "cannot be reached (" in raised(Unreachable, write.project)
 
 
 def test_what_label_studio_refuses_is_not_tried_again(
@@ -499,7 +499,7 @@ def test_what_label_studio_refuses_is_not_tried_again(
         Refused, lambda: write.write(some(1, 2))
     )
     said = raised(Refused, lambda: write.write(some(1)))
-    assert said.startswith("the prediction for task 1 can not be written: ")
+    assert said.startswith("the prediction for task 1 cannot be written: ")
     assert "stored none" in raised(
         Refused, lambda: write.write(some(1, 2, result="unfit"))
     )
@@ -529,7 +529,7 @@ def test_predictions_of_which_some_were_left_out_are_read_back(
     studio.add(*"ab")
     write = makes(studio)
     both = [*some(1), *some(2, result="unfit")]
-    said = raised(FateUnknown, lambda: write.write(both))
+    said = raised(ResultUnknown, lambda: write.write(both))
     assert "says that it stored 1; read back which are there" in said
     assert write.predicted("m-1", [1, 2]) == {1}
 
@@ -601,7 +601,7 @@ def test_what_can_not_be_deleted_is_told(studio: Project, makes: Makes) -> None:
     studio.faults = [lambda _: None, lambda _: answer(403)]
     write = makes(studio)
     said = raised(PreannotationError, lambda: write.delete("m-1", [1]))
-    assert "prediction 1 of task 1 can not be deleted" in said
+    assert "prediction 1 of task 1 cannot be deleted" in said
 
 
 # Patience

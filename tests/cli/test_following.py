@@ -1,4 +1,4 @@
-"""What is new in the log of a job that is followed."""
+"""Following a job: new log lines only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lsml_bento.cli.following import fresh
         (["a", "b"], [], []),
     ],
 )
-def test_only_lines_that_are_new_are_printed(
+def test_only_new_lines_are_printed(
     old: list[str], new: list[str], lines: list[str]
 ) -> None:
     assert fresh(old, new) == lines

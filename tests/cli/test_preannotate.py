@@ -86,7 +86,7 @@ def test_a_file_is_predicted_into_another_one(place: Place) -> None:
     again = preannotate(place)
 
     assert (again.returncode, again.stderr) == (0, "")
-    assert again.stdout == f"Nothing is left to do: {path} has every task.\n"
+    assert again.stdout == f"Nothing to do: {path} already has every task.\n"
     assert path.read_bytes() == kept
     assert not place.home.joinpath("state.db").exists()
 
@@ -107,9 +107,9 @@ def test_tasks_that_fail_are_listed_and_tried_again(tmp_path: Path) -> None:
     assert done.stderr.splitlines() == [
         f"  line 2: {reason}",
         f"  line 4: {reason}",
-        "  line 5: it is no JSON: Expecting property name enclosed in double quotes: "
+        "  line 5: invalid JSON: Expecting property name enclosed in double quotes: "
         "line 1 column 2 (char 1)",
-        f"All that failed: {failed}",
+        f"All failures: {failed}",
     ]
     assert [len(row["predictions"]) for row in output(place)] == [1, 0, 1, 0]
 
@@ -135,7 +135,7 @@ def test_sigterm_writes_what_was_predicted_and_the_next_run_goes_on(
         while not checkpoint.exists():
             assert running.process.poll() is None, running.log
         assert running.end(signal.SIGTERM) == 128 + signal.SIGTERM
-        assert "Interrupted: the same command goes on" in running.log
+        assert "Interrupted. Run the same command again to continue" in running.log
     written = len(output(place))
     assert 0 < written < 200
     assert json.loads(checkpoint.read_text())["done"] == written
@@ -187,8 +187,8 @@ def test_another_label_config_needs_another_output(place: Place) -> None:
 
     path = place.directory.parent / "out.jsonl"
     assert refused(preannotate(place)) == (
-        f"{path} holds predictions for another label config: name another output, or "
-        "--overwrite it"
+        f"{path} holds predictions for another label config: choose another output, "
+        "or pass --overwrite"
     )
     assert preannotate(place, "--overwrite").returncode == 0
 
@@ -201,7 +201,7 @@ def test_a_label_config_that_the_model_does_not_fill_is_told(place: Place) -> No
     sentence = refused(preannotate(place))
 
     assert sentence.startswith(
-        "the model does not fill the label config, and no such prediction was written: "
+        "the model's predictions do not fit the label config, so none was written: "
         "task 1, region 0: 'Neutral' is not in the label config, where 'sentiment' has"
     )
     assert not (place.directory.parent / "out.jsonl").exists()
@@ -210,17 +210,16 @@ def test_a_label_config_that_the_model_does_not_fill_is_told(place: Place) -> No
 def test_what_can_not_be_read_is_one_sentence(place: Place) -> None:
     here = place.directory.parent
     assert refused(preannotate(place)) == (
-        f"the tasks in {here / 'tasks.jsonl'} can not be read: No such file or "
-        "directory"
+        f"the tasks in {here / 'tasks.jsonl'} cannot be read: No such file or directory"
     )
     write_tasks(place, "a")
     assert refused(preannotate(place, "--label-config", "none.xml")).startswith(
-        f"the label config {here / 'none.xml'} can not be read: No such file"
+        f"the label config {here / 'none.xml'} cannot be read: No such file"
     )
     assert "neither a model.py nor" in refused(preannotate(place, target="."))
     nowhere = here / "tasks.jsonl" / "out.jsonl"
     assert refused(preannotate(place, "--output", nowhere)) == (
-        f"nothing can be written beside {nowhere}.checkpoint: File exists"
+        f"cannot write beside {nowhere}.checkpoint: File exists"
     )
     environ = {**place.environ, "LABEL_STUDIO_URL": "http://127.0.0.1:9"}
     for env, name in ((place.environ, "URL"), (environ, "API_KEY")):
@@ -231,19 +230,19 @@ def test_what_can_not_be_read_is_one_sentence(place: Place) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "name a backend's DIR, or --backend URL"),
-        (["."], "name --project N, or --tasks FILE"),
+        ([], "pass the DIR of a backend, or --backend URL"),
+        (["."], "pass --project N or --tasks FILE"),
         ([".", "--backend", "http://x", "--project", "1"], "not both"),
         ([".", "--project", "one"], "a project's id is a number"),
-        ([".", "--tasks", "t.jsonl"], "name the --output FILE"),
-        ([".", "--project", "1", "--output", "o"], "--output goes with --tasks FILE"),
+        ([".", "--tasks", "t.jsonl"], "pass the --output FILE"),
+        ([".", "--project", "1", "--output", "o"], "--output requires --tasks FILE"),
         (
             [".", "--tasks", "t", "--output", "o", "--watch"],
-            "--watch goes with a project of Label Studio",
+            "--watch requires a Label Studio project",
         ),
-        ([".", "--project", "1", "--filter", "{"], "--filter is no JSON"),
+        ([".", "--project", "1", "--filter", "{"], "--filter: invalid JSON"),
         ([".", "--project", "1", "--filter", "none"], "none: No such file"),
-        ([".", "--project", "1", "--filter", "{}"], "takes the Data Manager's"),
+        ([".", "--project", "1", "--filter", "{}"], "must be of the form"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(
@@ -287,7 +286,7 @@ class TestProjects:
         studio.faults = [lambda _: answer(503)] * 1000
         arguments = ["preannotate", ".", "--project", "7"]
         with place.running(*arguments, **self.environ(studio)) as running:
-            running.await_line("answered 503; asking again in 1.0 s")
+            running.await_line("answered 503; retrying in 1.0 s")
             began = time.monotonic()
             assert running.end(signal.SIGINT) == 128 + signal.SIGINT
 
@@ -303,4 +302,4 @@ class TestProjects:
             arguments = ["preannotate", "--backend", url, "--project", "7"]
             done = run(*arguments, env={**environ(), **self.environ(studio), **home})
 
-        assert "can not be written: Not a directory; see that" in refused(done)
+        assert "cannot be written: Not a directory; check that" in refused(done)

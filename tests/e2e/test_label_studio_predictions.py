@@ -11,10 +11,10 @@ from lsml_bento.adapters.label_studio_api.predictions import LabelStudioPredicti
 from lsml_bento.contract import parse_project
 from lsml_bento.errors import LsmlError
 from lsml_bento.preannotation.selection import (
-    FateUnknown,
     PreannotationError,
     Predicted,
     Refused,
+    ResultUnknown,
     Selection,
 )
 from tests.e2e.client import Json, LabelStudioApi, Project
@@ -28,7 +28,7 @@ Opens = Callable[..., LabelStudioPredictions]
 
 @pytest.fixture
 def project(label_studio: LabelStudioApi, keyword_config: str) -> Project:
-    return label_studio.create_project("predictions in bulk", keyword_config)
+    return label_studio.create_project("predictions in pipeline", keyword_config)
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_a_tab_of_another_project_is_refused(
     for number in (view, 999_999):
         chosen = Selection(view=number)
         said = refusal(PreannotationError, lambda: read.count(chosen))  # noqa: B023
-        assert f"tab {number} of project {project.id} can not be read" in said
+        assert f"tab {number} of project {project.id} cannot be read" in said
 
 
 def test_predictions_that_do_not_fit_are_told_apart(
@@ -224,11 +224,11 @@ def test_predictions_that_do_not_fit_are_told_apart(
     write = opens(project)
     bad = predicted(odd, label="no such label")
 
-    said = refusal(FateUnknown, lambda: write.write([predicted(fits), bad]))
+    said = refusal(ResultUnknown, lambda: write.write([predicted(fits), bad]))
     assert "says that it stored 1" in said
     assert write.predicted("m-1", [fits, odd]) == {fits}
     said = refusal(Refused, lambda: write.write([bad]))
-    assert f"the prediction for task {odd} can not be written" in said
+    assert f"the prediction for task {odd} cannot be written" in said
     assert "it does not fit the label config: Region 0: Invalid value" in said
 
     project.api.call("DELETE", f"/api/tasks/{gone}/")
@@ -286,5 +286,5 @@ def test_errors_say_what_to_do(
         assert said in refusal(PreannotationError, lambda: one.write([predicted(task)]))  # noqa: B023
     nowhere = opens(Project(label_studio, 999_999))
     said = refusal(PreannotationError, nowhere.project)
-    assert "project 999999 can not be read" in said
+    assert "project 999999 cannot be read" in said
     assert "answered 404" in said

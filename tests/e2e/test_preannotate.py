@@ -159,10 +159,10 @@ def test_a_label_studio_that_breaks_hangs_and_hangs_up_is_waited_for(
     assert "600 tasks predicted" in out
     assert_each_has_one(project, tasks)
     assert proxy.reads == proxy.writes == []
-    waits = [line for line in err.splitlines() if "asking again in" in line]
+    waits = [line for line in err.splitlines() if "retrying in" in line]
     assert len(waits) == 4  # three reads, and the write that was surely not done
-    assert "answered 500; asking again in 0.5 s" in waits[0]
-    assert "answered 504; asking again in 1.0 s" in waits[1]
+    assert "answered 500; retrying in 0.5 s" in waits[0]
+    assert "answered 504; retrying in 1.0 s" in waits[1]
 
 
 def test_a_run_that_waits_for_label_studio_ends_when_it_is_asked_to(
@@ -239,10 +239,10 @@ def test_refusals_are_one_sentence_and_an_exit_code(
     project.add_tasks(["Place"])
     code, _, err = command.run(project, key="f" * 40)
     assert code == 1
-    assert "can not be read" in err
+    assert "cannot be read" in err
     assert "answered 401" in err
     code, _, err = command.run(999_999)
     assert code == 1
-    assert "project 999999 can not be read" in err
+    assert "project 999999 cannot be read" in err
     assert len(err.strip().splitlines()) == 1
     assert project.predictions() == []

@@ -48,7 +48,7 @@ import json, os, random, signal, sys, time
 
 # Once, and not in every child.
 import lsml_bento.processes.wiring, lsml_bento.processes.label_studio
-import lsml_bento.cli.file_run, lsml_bento.cli.project_run
+import lsml_bento.processes.preannotation, lsml_bento.cli.progress
 from lsml_bento.cli import main
 
 kills = int(sys.argv[1])

@@ -15,13 +15,12 @@ import pytest
 
 from lsml_bento.adapters.backend_http import BackendEngine
 from lsml_bento.contract import Project, Task
-from lsml_bento.preannotation.engine import Inference
+from lsml_bento.preannotation.outcomes import Answer, predictions_of
+from lsml_bento.preannotation.pipeline import Batches
 from lsml_bento.preannotation.selection import (
-    Answer,
     PreannotationError,
     Unreachable,
     VersionChanged,
-    predictions_of,
 )
 from tests.doubles import CONFIG, choice
 
@@ -66,12 +65,12 @@ def tasks_of(*texts: str) -> list[Task]:
 
 def predict(engine: BackendEngine, *texts: str) -> tuple[str, list[Answer]]:
     async def go() -> tuple[str, list[Answer]]:
-        inference = Inference(engine, 4)
+        batches = Batches(engine, 4)
         try:
             version = await engine.prepare(ONE, CONFIG)
-            return version, await inference.predict(tasks_of(*texts))
+            return version, await batches.predict(tasks_of(*texts))
         finally:
-            await inference.close()
+            await batches.close()
 
     return asyncio.run(go())
 
@@ -183,7 +182,7 @@ def test_one_that_stays_away_stops_the_run() -> None:
         (401, {}, "answered 401: set BASIC_AUTH_USER"),
         (404, {}, "answered 404 to /setup"),
         (500, {"error": "no class"}, "answered 500 to /setup: no class"),
-        (200, {}, "names no model_version in its answer"),
+        (200, {}, "returned no model_version"),
     ],
 )
 def test_what_is_no_backend_is_told(status: int, body: object, sentence: str) -> None:
@@ -194,7 +193,7 @@ def test_what_is_no_backend_is_told(status: int, body: object, sentence: str) ->
 
 @pytest.mark.parametrize("url", ["localhost:9090", "ftp://x", "http://", "http://x:y"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(PreannotationError, match="--backend takes the address"):
+    with pytest.raises(PreannotationError, match="--backend must be the URL"):
         BackendEngine(url)
 
 
@@ -216,7 +215,7 @@ def test_predictions_are_of_the_version_that_setup_names(
     assert {one["model_version"] for one in made} == {"INITIAL"}
     assert [path for path, _, _ in asked].count("/setup") <= 3  # two calls at a time
     [warning] = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert "predictions name v1, its /setup INITIAL: which they get" in warning
+    assert "name version v1, but /setup names INITIAL" in warning
 
 
 def test_another_version_during_a_run_ends_it() -> None:
@@ -229,7 +228,9 @@ def test_another_version_during_a_run_ends_it() -> None:
         found = slot("a") | {"model_version": "v2"}
         return 200, {"results": [found for _ in body["tasks"]]}
 
-    told = pytest.raises(VersionChanged, match="went from v1 to v2 during the run: run")
+    told = pytest.raises(
+        VersionChanged, match="switched from v1 to v2 during the run: run"
+    )
     with backend(swaps) as (url, _), told:
         predict(BackendEngine(url), "a", "b")
 
@@ -273,7 +274,7 @@ def test_a_task_that_takes_too_long_costs_no_others() -> None:
 
     assert [read(one) for one in found] == [
         slot("a"),
-        "the backend did not answer in 0.3 s, asked for this task alone",
+        "the backend did not answer in 0.3 s for this task alone",
         slot("c"),
         [],
     ]

@@ -14,14 +14,16 @@ from lsml_bento.errors import ModelError
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
-from lsml_bento.preannotation.engine import Inference, LocalEngine, snapshot
-from lsml_bento.preannotation.selection import (
+from lsml_bento.preannotation.engine import LocalEngine, snapshot
+from lsml_bento.preannotation.outcomes import (
     Answer,
-    PreannotationError,
-    Unreachable,
+    Failure,
+    Outcome,
+    Totals,
     predictions_of,
 )
-from lsml_bento.preannotation.tally import Failure, Outcome, Tally
+from lsml_bento.preannotation.pipeline import Batches
+from lsml_bento.preannotation.selection import PreannotationError, Unreachable
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.version import Version, promote
@@ -39,12 +41,12 @@ def answers_of(
 ) -> list[Answer]:
     async def predict() -> list[Answer]:
         engine = LocalEngine(ModelSource(model), MemoryState(), NoMedia())
-        inference = Inference(engine, max_batch_size)
+        batches = Batches(engine, max_batch_size)
         try:
             await engine.prepare(NOBODY, CONFIG)
-            return await inference.predict(tasks)
+            return await batches.predict(tasks)
         finally:
-            await inference.close()
+            await batches.close()
 
     return asyncio.run(predict())
 
@@ -95,11 +97,11 @@ class TestFailures:
 
     async def _predict_twice(self, count: int) -> None:
         engine = LocalEngine(ModelSource(Refuser), MemoryState(), NoMedia())
-        inference = Inference(engine, 32)
+        batches = Batches(engine, 32)
         await engine.prepare(NOBODY, CONFIG)
         for _ in range(2):
-            await inference.predict(tasks_of(*["bad"] * count))
-        await inference.close()
+            await batches.predict(tasks_of(*["bad"] * count))
+        await batches.close()
 
     def test_an_answer_that_is_no_prediction_costs_its_own_task(self) -> None:
         odd = {"choices": ["odd"]}
@@ -135,11 +137,11 @@ class TestBatches:
 
         async def predict() -> None:
             engine = LocalEngine(ModelSource(Counter), MemoryState(), NoMedia())
-            inference = Inference(engine, 8)
+            batches = Batches(engine, 8)
             await engine.prepare(NOBODY, CONFIG)
             pages = [tasks_of("a", "b", "c", "d", "e") for _ in range(8)]
-            await asyncio.gather(*map(inference.predict, pages))
-            await inference.close()
+            await asyncio.gather(*map(batches.predict, pages))
+            await batches.close()
 
         asyncio.run(predict())
 
@@ -148,11 +150,11 @@ class TestBatches:
     def test_after_stop_nothing_new_is_called(self) -> None:
         async def predict() -> list[Answer]:
             engine = LocalEngine(ModelSource(Echo), MemoryState(), NoMedia())
-            inference = Inference(engine, 8)
+            batches = Batches(engine, 8)
             await engine.prepare(NOBODY, CONFIG)
-            inference.stop()
-            found = await inference.predict(tasks_of("a", "b"))
-            await inference.close()
+            batches.stop()
+            found = await batches.predict(tasks_of("a", "b"))
+            await batches.close()
             return found
 
         assert asyncio.run(predict()) == [None, None]
@@ -175,11 +177,11 @@ class Gone:
 
 def test_what_stops_a_run_is_no_task_s_failure() -> None:
     async def predict() -> None:
-        inference = Inference(Gone(), 8)
+        batches = Batches(Gone(), 8)
         try:
-            await inference.predict(tasks_of("a", "b"))
+            await batches.predict(tasks_of("a", "b"))
         finally:
-            await inference.close()
+            await batches.close()
 
     with pytest.raises(PreannotationError, match="nobody answers"):
         asyncio.run(predict())
@@ -208,9 +210,9 @@ def test_the_version_of_a_project_predicts_and_its_state_stays() -> None:
         assert Versions(copied).pointer(project).version == "trained-1"
         engine = LocalEngine(ModelSource(Learned), copied, NoMedia())
         version = await engine.prepare(project, OTHER_CONFIG)
-        inference = Inference(engine, 8)
-        found = await inference.predict(tasks_of("a"))
-        await inference.close()
+        batches = Batches(engine, 8)
+        found = await batches.predict(tasks_of("a"))
+        await batches.close()
         return version, found
 
     version, [answer] = asyncio.run(predict())
@@ -250,14 +252,14 @@ class TestOutcomes:
         assert str(Failure("", "x", "why")) == "task 'x': why"
 
     def test_a_tally_keeps_the_first_failures_and_counts_all(self) -> None:
-        tally = Tally()
+        totals = Totals()
         for number in range(30):
             failure = Failure("", number, "why")
-            tally.add(Outcome(predicted=2, empty=1, failures=[failure]), number)
+            totals.add(Outcome(predicted=2, empty=1, failures=[failure]), number)
 
-        assert (tally.predicted, tally.empty, tally.failed) == (60, 30, 30)
-        assert [failure.task_id for failure in tally.failures] == list(range(20))
-        assert tally.at == 29
+        assert (totals.predicted, totals.empty, totals.failed) == (60, 30, 30)
+        assert [failure.task_id for failure in totals.failures] == list(range(20))
+        assert totals.at == 29
 
     def test_a_slot_may_hold_several_predictions_or_none(self) -> None:
         two = [{"result": [], "model_version": "own"}, {"result": []}, {"score": 1}]

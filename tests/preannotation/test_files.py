@@ -16,18 +16,26 @@ from typing import Any
 import pytest
 
 from lsml_bento.contract import Project, Task
-from lsml_bento.preannotation.checkpoint import FileCheckpoint, alone
-from lsml_bento.preannotation.engine import Inference
-from lsml_bento.preannotation.file_sink import PredictionFile
-from lsml_bento.preannotation.output_file import OutputError, has_failed_tasks
-from lsml_bento.preannotation.retry import SecondTry
-from lsml_bento.preannotation.runner import Bulk, FirstLook, NotFilled
+from lsml_bento.preannotation.durable_files import OutputError, locked
+from lsml_bento.preannotation.outcomes import Totals
+from lsml_bento.preannotation.pipeline import Batches, Pipeline
+from lsml_bento.preannotation.prediction_file import (
+    FileCheckpoint,
+    PredictionFile,
+    has_failed_tasks,
+)
+from lsml_bento.preannotation.retry import Retry
+from lsml_bento.preannotation.run import LabelConfigCheck, NotFilled
 from lsml_bento.preannotation.selection import PreannotationError, Unreachable
-from lsml_bento.preannotation.tally import Tally
-from lsml_bento.preannotation.task_file import FilePage, Place, TaskFile, TaskFileError
+from lsml_bento.preannotation.task_file import (
+    FilePage,
+    Position,
+    TaskFile,
+    TaskFileError,
+)
 from tests.doubles import CONFIG, choice
 
-BEGUN = FileCheckpoint(tasks="t", label_config="c", model_version="1")
+START = FileCheckpoint(tasks="t", label_config="c", model_version="1")
 
 
 class Chooser:
@@ -70,19 +78,23 @@ def numbered(path: Path, count: int) -> Path:
 def run(
     engine: Chooser,
     tasks: TaskFile,
-    output: PredictionFile | SecondTry,
+    output: PredictionFile | Retry,
     size: int = 4,
     stop_after: int | None = None,
-) -> Tally:
+) -> Totals:
     """One run as the command does it; ``stop_after`` pages a signal comes."""
-    tally = Tally()
+    totals = Totals()
 
     async def go() -> None:
-        inference = Inference(engine, size)
-        bulk: Bulk[Any] = Bulk(inference, output, tally, FirstLook(CONFIG))
+        batches = Batches(engine, size)
+        pipeline: Pipeline[Any] = Pipeline(
+            batches, output, totals, LabelConfigCheck(CONFIG)
+        )
 
         def pages() -> Iterator[Any]:
-            start = output.place if isinstance(output, PredictionFile) else Place()
+            start = (
+                output.position if isinstance(output, PredictionFile) else Position()
+            )
             found = (
                 tasks.pages(start, size)
                 if isinstance(output, PredictionFile)
@@ -91,23 +103,23 @@ def run(
             for number, page in enumerate(found):
                 if number == stop_after:
                     deadline = time.monotonic() + 5
-                    while not tally.predicted + tally.failed:  # the first page is out
+                    while not totals.predicted + totals.failed:  # the first page is out
                         assert time.monotonic() < deadline
                         time.sleep(0.001)
-                    loop.call_soon_threadsafe(bulk.stop)
+                    loop.call_soon_threadsafe(pipeline.stop)
                 yield page
 
         loop = asyncio.get_running_loop()
         try:
             with output:
-                await bulk.run(pages())
+                await pipeline.run(pages())
                 if isinstance(output, PredictionFile):
                     output.ended = tasks.ended
         finally:
-            await inference.close()
+            await batches.close()
 
     asyncio.run(go())
-    return tally
+    return totals
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -116,7 +128,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 class TestTaskFiles:
     def read(self, path: Path, number: int = 0) -> list[FilePage]:
-        return list(TaskFile(path).pages(Place(0, number), 100))
+        return list(TaskFile(path).pages(Position(0, number), 100))
 
     def test_tasks_are_what_label_studio_imports(self, tmp_path: Path) -> None:
         path = write_lines(
@@ -134,22 +146,22 @@ class TestTaskFiles:
             {"id": 2, "data": {"text": "plain"}},
             {"id": 4, "data": {"text": "c"}, "meta": {}},
         ]
-        assert [entry.place.number for entry in page.entries] == [1, 2, 4]
+        assert [entry.position.number for entry in page.entries] == [1, 2, 4]
 
     @pytest.mark.parametrize(
         ("line", "fault"),
         [
-            ("{broken", "it is no JSON: Expecting property name"),
-            ("[1, 2]", 'it is no task, {"data": {..}}, but list'),
-            ("{}", 'it is no task, {"data": {..}}, but an empty object'),
-            ('{"data": "text"}', "its data is no object, but str"),
-            ('{"id": [], "data": {"a": 1}}', "its id is neither a number nor a text"),
+            ("{broken", "invalid JSON: Expecting property name"),
+            ("[1, 2]", 'not a task, {"data": {..}}, but list'),
+            ("{}", 'not a task, {"data": {..}}, but an empty object'),
+            ('{"data": "text"}', '"data" must be an object, not str'),
+            ('{"id": [], "data": {"a": 1}}', '"id" must be a number or a string, not '),
             (
                 '{"data": {"a": 1}, "predictions": 5}',
-                "its predictions are no list, but",
+                '"predictions" must be a list, not ',
             ),
-            ('{"a": NaN}', "it is no JSON: NaN is no JSON number"),
-            ("[" * 100_000, "it is no JSON: "),
+            ('{"a": NaN}', "invalid JSON: NaN is not a JSON number"),
+            ("[" * 100_000, "invalid JSON: "),
         ],
     )
     def test_a_line_that_is_no_task_is_named(
@@ -179,20 +191,20 @@ class TestTaskFiles:
     def test_a_list_that_breaks_off_is_read_up_to_there(self, tmp_path: Path) -> None:
         path = tmp_path / "tasks.json"
         path.write_text('[{"text": "a"}, {"text": "b"}, {"te')
-        pages = TaskFile(path).pages(Place(), 1)
+        pages = TaskFile(path).pages(Position(), 1)
 
         assert [page.tasks[0]["id"] for page in (next(pages), next(pages))] == [1, 2]
-        with pytest.raises(TaskFileError, match="is no JSON behind its task 2"):
+        with pytest.raises(TaskFileError, match="is not valid JSON after task 2"):
             next(pages)
 
     def test_what_can_not_be_read_is_told(self, tmp_path: Path) -> None:
-        with pytest.raises(TaskFileError, match="can not be read: No such file"):
+        with pytest.raises(TaskFileError, match="cannot be read: No such file"):
             TaskFile(tmp_path / "none.jsonl")
-        with pytest.raises(TaskFileError, match="can not be read: Is a directory"):
+        with pytest.raises(TaskFileError, match="cannot be read: Is a directory"):
             TaskFile(tmp_path)
         one = write_lines(tmp_path / "one.json", {"text": "a"})
         with pytest.raises(
-            TaskFileError, match=r"holds no JSON list .* begins with '\{'"
+            TaskFileError, match=r"does not hold a JSON list .* begins with '\{'"
         ):
             TaskFile(one)
 
@@ -201,7 +213,9 @@ class TestTaskFiles:
         os.mkfifo(path)
         end = os.open(path, os.O_RDWR)
 
-        with pytest.raises(TaskFileError, match=r"it is a pipe.*save it as a file"):
+        with pytest.raises(
+            TaskFileError, match=r"resumed from a pipe; save the tasks as a file"
+        ):
             TaskFile(path)
 
         os.close(end)
@@ -210,7 +224,7 @@ class TestTaskFiles:
         path = write_lines(tmp_path / "tasks.jsonl", "{", *({"n": n} for n in range(9)))
         tasks = TaskFile(path)
 
-        sizes = [len(page.tasks) for page in tasks.pages(Place(), 4, limit=6)]
+        sizes = [len(page.tasks) for page in tasks.pages(Position(), 4, limit=6)]
 
         assert sizes == [3, 3]
         assert not tasks.ended
@@ -228,9 +242,9 @@ class TestOutputs:
                 {"text": "\ud800"},
             )
         )
-        output = PredictionFile(tmp_path / "out.jsonl", BEGUN, tasks.unit)
+        output = PredictionFile(tmp_path / "out.jsonl", START, tasks.unit)
 
-        tally = run(Chooser(), tasks, output)
+        totals = run(Chooser(), tasks, output)
 
         found = rows(tmp_path / "out.jsonl")
         mine = {"result": [choice("Positive")], "score": 0.5, "model_version": "1"}
@@ -240,17 +254,17 @@ class TestOutputs:
             {"data": {"text": "\ud800"}, "predictions": [mine]},
         ]
         assert "Zoë 🐉" in (tmp_path / "out.jsonl").read_text("utf-8")
-        assert (tally.predicted, tally.failed) == (3, 1)
+        assert (totals.predicted, totals.failed) == (3, 1)
         assert output.checkpoint.ended
 
     def test_a_run_goes_on_where_it_stopped(self, tmp_path: Path) -> None:
         tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 50))
-        whole = PredictionFile(tmp_path / "whole.jsonl", BEGUN, "line")
+        whole = PredictionFile(tmp_path / "whole.jsonl", START, "line")
         run(Chooser("text 3", "text 33"), tasks, whole)
 
         engine = Chooser("text 3", "text 33")
         for stop_after in (2, 4, 1, None):
-            output = PredictionFile(tmp_path / "out.jsonl", BEGUN, "line")
+            output = PredictionFile(tmp_path / "out.jsonl", START, "line")
             run(engine, tasks, output, stop_after=stop_after)
 
         for suffix in ("", ".failed.jsonl", ".checkpoint"):
@@ -262,12 +276,12 @@ class TestOutputs:
 
     def test_what_no_checkpoint_counts_is_written_again(self, tmp_path: Path) -> None:
         tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 10))
-        output = PredictionFile(tmp_path / "out.jsonl", BEGUN, "line")
+        output = PredictionFile(tmp_path / "out.jsonl", START, "line")
         run(Chooser(), tasks, output, stop_after=1)
         kept = (tmp_path / "out.jsonl").read_bytes()
         (tmp_path / "out.jsonl").write_bytes(kept + b'{"half a li')
 
-        run(Chooser(), tasks, PredictionFile(tmp_path / "out.jsonl", BEGUN, "line"))
+        run(Chooser(), tasks, PredictionFile(tmp_path / "out.jsonl", START, "line"))
 
         assert len(rows(tmp_path / "out.jsonl")) == 10
 
@@ -284,15 +298,15 @@ class TestOutputs:
     ) -> None:
         path = tmp_path / "out.jsonl"
         tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 5))
-        run(Chooser(), tasks, PredictionFile(path, BEGUN, "line"))
+        run(Chooser(), tasks, PredictionFile(path, START, "line"))
         kept = path.read_bytes()
-        begun = BEGUN.model_copy(update=other)
+        start = START.model_copy(update=other)
 
-        with pytest.raises(OutputError, match=f"{difference}.*--overwrite it"):
-            PredictionFile(path, begun, "line")
+        with pytest.raises(OutputError, match=f"{difference}.*--overwrite"):
+            PredictionFile(path, start, "line")
 
         assert path.read_bytes() == kept
-        run(Chooser(), tasks, PredictionFile(path, begun, "line", overwrite=True))
+        run(Chooser(), tasks, PredictionFile(path, start, "line", overwrite=True))
         assert len(rows(path)) == 5
 
     def test_a_file_of_somebody_else_is_left_alone(self, tmp_path: Path) -> None:
@@ -300,33 +314,35 @@ class TestOutputs:
         path.write_text("mine")
 
         with pytest.raises(OutputError, match="checkpoint beside it"):
-            PredictionFile(path, BEGUN, "line")
+            PredictionFile(path, START, "line")
         (tmp_path / "out.jsonl.checkpoint").write_text("{}")
-        with pytest.raises(PreannotationError, match="no checkpoint of this version"):
-            PredictionFile(path, BEGUN, "line")
+        with pytest.raises(
+            PreannotationError, match="not a checkpoint of this version"
+        ):
+            PredictionFile(path, START, "line")
         assert path.read_text() == "mine"
 
     def test_an_output_that_was_cut_is_told(self, tmp_path: Path) -> None:
         path = tmp_path / "out.jsonl"
         tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 5))
-        run(Chooser(), tasks, PredictionFile(path, BEGUN, "line"))
+        run(Chooser(), tasks, PredictionFile(path, START, "line"))
         path.write_text("")
 
-        with pytest.raises(OutputError, match="has 0 bytes where its checkpoint count"):
-            PredictionFile(path, BEGUN, "line")
+        with pytest.raises(OutputError, match="has 0 bytes but its checkpoint counts"):
+            PredictionFile(path, START, "line")
 
     def test_a_list_of_failures_that_is_gone_is_told(self, tmp_path: Path) -> None:
         path = tmp_path / "out.jsonl"
         tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 9))
-        run(Chooser("text 1"), tasks, PredictionFile(path, BEGUN, "line"))
+        run(Chooser("text 1"), tasks, PredictionFile(path, START, "line"))
         (tmp_path / "out.jsonl.failed.jsonl").unlink()
 
-        with pytest.raises(OutputError, match=r"failed.jsonl has 0 bytes where"):
-            PredictionFile(path, BEGUN, "line")
+        with pytest.raises(OutputError, match=r"failed.jsonl has 0 bytes but"):
+            PredictionFile(path, START, "line")
 
     def test_two_runs_do_not_share_an_output(self, tmp_path: Path) -> None:
-        taken = pytest.raises(PreannotationError, match="another run writes")
-        with alone(tmp_path / "out"), taken, alone(tmp_path / "out"):
+        taken = pytest.raises(PreannotationError, match="another run is writing")
+        with locked(tmp_path / "out"), taken, locked(tmp_path / "out"):
             pass
         assert list(tmp_path.iterdir()) == []
 
@@ -335,12 +351,12 @@ class TestOutputs:
         tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 5))
 
         with pytest.raises(NotFilled, match="task 1, region 0: 'Purple' is not in"):
-            run(Chooser(value="Purple"), tasks, PredictionFile(path, BEGUN, "line"))
+            run(Chooser(value="Purple"), tasks, PredictionFile(path, START, "line"))
 
         assert not list(tmp_path.glob("out*"))
 
 
-class TestSecondTries:
+class TestRetries:
     def test_tasks_that_failed_get_their_answer_in_their_line(
         self, tmp_path: Path
     ) -> None:
@@ -350,17 +366,17 @@ class TestSecondTries:
             write_lines(tmp_path / "t.jsonl", *entries[:9], "{", *entries[9:])
         )
         bad = Chooser("text 0", "text 7", "text 11", "text 29")
-        output = PredictionFile(path, BEGUN, "line")
+        output = PredictionFile(path, START, "line")
         run(bad, tasks, output)
         assert output.checkpoint.failures == 5
 
         bad.bad = {"text 11"}
-        second = SecondTry(path, output.checkpoint)
-        tally = run(bad, tasks, second)
+        second = Retry(path, output.checkpoint)
+        totals = run(bad, tasks, second)
 
-        assert (tally.predicted, tally.failed) == (3, 1)
+        assert (totals.predicted, totals.failed) == (3, 1)
         whole = tmp_path / "whole.jsonl"
-        run(Chooser("text 11"), tasks, PredictionFile(whole, BEGUN, "line"))
+        run(Chooser("text 11"), tasks, PredictionFile(whole, START, "line"))
         for suffix in ("", ".failed.jsonl", ".checkpoint"):
             mended = tmp_path / f"out.jsonl{suffix}"
             assert (
@@ -375,15 +391,15 @@ class TestSecondTries:
         path = tmp_path / "out.jsonl"
         tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 40))
         bad = Chooser(*(f"text {n}" for n in range(0, 40, 2)))
-        output = PredictionFile(path, BEGUN, "line")
+        output = PredictionFile(path, START, "line")
         run(bad, tasks, output)
         bad.bad = set()
-        second = SecondTry(path, output.checkpoint)
+        second = Retry(path, output.checkpoint)
         run(bad, tasks, second, size=2, stop_after=3)
         left = second.checkpoint.failures
         assert 0 < left < 20
 
-        run(bad, tasks, SecondTry(path, second.checkpoint))
+        run(bad, tasks, Retry(path, second.checkpoint))
 
         assert all(len(row["predictions"]) == 1 for row in rows(path))
         assert [row["data"]["text"] for row in rows(path)] == [
@@ -395,7 +411,7 @@ class TestSecondTries:
     ) -> None:
         path = tmp_path / "out.jsonl"
         tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 40))
-        output = PredictionFile(path, BEGUN, "line")
+        output = PredictionFile(path, START, "line")
         run(Chooser(*(f"text {n}" for n in range(0, 40, 2))), tasks, output)
 
         class Leaving(Chooser):
@@ -404,19 +420,19 @@ class TestSecondTries:
                     raise Unreachable("nobody answers")
                 return await super().predict(tasks)
 
-        second = SecondTry(path, output.checkpoint)
+        second = Retry(path, output.checkpoint)
         with pytest.raises(Unreachable):
             run(Leaving(), tasks, second)
 
         assert 0 < second.checkpoint.failures < 20
-        found = PredictionFile(path, BEGUN, "line").checkpoint
-        run(Chooser(), tasks, SecondTry(path, found))
+        found = PredictionFile(path, START, "line").checkpoint
+        run(Chooser(), tasks, Retry(path, found))
         assert [len(row["predictions"]) for row in rows(path)] == [1] * 40
 
     def test_a_swap_that_fails_is_ended_at_the_next_start(self, tmp_path: Path) -> None:
         path = tmp_path / "out.jsonl"
         tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 3))
-        output = PredictionFile(path, BEGUN, "line")
+        output = PredictionFile(path, START, "line")
         run(Chooser("text 1"), tasks, output)
 
         class Blocking(Chooser):
@@ -425,13 +441,13 @@ class TestSecondTries:
                 (path / "inside").mkdir(parents=True)  # nothing takes its place
                 return await super().predict(tasks)
 
-        second = SecondTry(path, output.checkpoint)
+        second = Retry(path, output.checkpoint)
         with pytest.raises(OutputError):
             run(Blocking(), tasks, second)
         (path / "inside").rmdir()
         path.rmdir()
 
-        found = PredictionFile(path, BEGUN, "line").checkpoint
+        found = PredictionFile(path, START, "line").checkpoint
 
         assert (found.failures, found.swapping) == (0, False)
         assert [len(row["predictions"]) for row in rows(path)] == [1] * 3
@@ -441,10 +457,10 @@ class TestSecondTries:
     ) -> None:
         path = tmp_path / "out.jsonl"
         tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 3))
-        output = PredictionFile(path, BEGUN, "line")
+        output = PredictionFile(path, START, "line")
         run(Chooser("text 1"), tasks, output)
         whole = tmp_path / "whole.jsonl"
-        other = PredictionFile(whole, BEGUN, "line")
+        other = PredictionFile(whole, START, "line")
         run(Chooser(), tasks, other)
         swapping = other.checkpoint.model_copy(update={"swapping": True})
         (tmp_path / "out.jsonl.checkpoint").write_text(swapping.model_dump_json())
@@ -453,7 +469,7 @@ class TestSecondTries:
             tmp_path / "out.jsonl.failed.jsonl.next"
         )
 
-        found = PredictionFile(path, BEGUN, "line").checkpoint
+        found = PredictionFile(path, START, "line").checkpoint
 
         assert found == other.checkpoint
         assert all(row["predictions"] for row in rows(path))
@@ -462,14 +478,14 @@ class TestSecondTries:
 FULL = """
 import resource, sys
 from pathlib import Path
-from tests.preannotation.test_files import BEGUN, Chooser, run
-from lsml_bento.preannotation.file_sink import PredictionFile
+from tests.preannotation.test_files import START, Chooser, run
+from lsml_bento.preannotation.prediction_file import PredictionFile
 from lsml_bento.preannotation.task_file import TaskFile
 
 size = int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 tasks = TaskFile(Path(sys.argv[1]))
-run(Chooser(), tasks, PredictionFile(Path(sys.argv[2]), BEGUN, "line"))
+run(Chooser(), tasks, PredictionFile(Path(sys.argv[2]), START, "line"))
 """
 
 
@@ -483,12 +499,12 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, size: int) -> None:
 
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        f"lsml_bento.preannotation.output_file.OutputError: {output} can not be "
-        "written: File too large; free some space and run the same command again, "
-        "which goes on where this one stopped"
+        f"lsml_bento.preannotation.durable_files.OutputError: {output} cannot be "
+        "written: File too large; free some space and run the same command again "
+        "to continue"
     )
     assert output.stat().st_size == size
-    run(Chooser(), TaskFile(tasks), PredictionFile(output, BEGUN, "line"))
+    run(Chooser(), TaskFile(tasks), PredictionFile(output, START, "line"))
     assert [row["data"]["text"] for row in rows(output)] == [
         f"text {n}" for n in range(500)
     ]
@@ -503,6 +519,6 @@ def test_an_error_behind_pages_that_were_read_leaves_these_written(
     output = tmp_path / "out.jsonl"
 
     with pytest.raises(TaskFileError):
-        run(Chooser(), TaskFile(path), PredictionFile(output, BEGUN, "task"), size=2)
+        run(Chooser(), TaskFile(path), PredictionFile(output, START, "task"), size=2)
 
     assert [row["data"]["text"] for row in rows(output)] == ["a", "b"]

@@ -13,25 +13,22 @@ import pytest
 
 from lsml_bento.contract import Task
 from lsml_bento.preannotation import sender as sending
-from lsml_bento.preannotation.checkpoint import (
+from lsml_bento.preannotation.durable_files import load_checkpoint, save_checkpoint
+from lsml_bento.preannotation.outcomes import Totals
+from lsml_bento.preannotation.pipeline import Batches, Pipeline
+from lsml_bento.preannotation.project_writer import (
     ProjectCheckpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
-from lsml_bento.preannotation.engine import Inference
-from lsml_bento.preannotation.project_sink import (
-    PredictionWriter,
+    ProjectWriter,
     SelectedTasks,
-    name_of,
+    digest_of,
 )
-from lsml_bento.preannotation.runner import Bulk, FirstLook
+from lsml_bento.preannotation.run import LabelConfigCheck
 from lsml_bento.preannotation.selection import Predicted, Selection, Unreachable
-from lsml_bento.preannotation.tally import Tally
 from tests.doubles import CONFIG, choice
 from tests.label_studio_in_memory import ProjectInMemory
 from tests.preannotation.test_files import Chooser
 
-BEGUN = ProjectCheckpoint(model_version="1", selection="all")
+START = ProjectCheckpoint(model_version="1", selection="all")
 SLOT = {"result": [choice("Positive")], "score": 0.5, "model_version": "1"}
 
 
@@ -44,32 +41,32 @@ def run(
     limit: int | None = None,
     selection: Selection | None = None,
     patience_s: float = 3600.0,
-) -> Tally:
+) -> Totals:
     """One pass as the command does it."""
-    tally = Tally()
-    writer = PredictionWriter(
+    totals = Totals()
+    writer = ProjectWriter(
         project,
         home,
         "1.5",
-        BEGUN,
+        START,
         overwrite=overwrite,
-        patience_s=patience_s,
+        timeout_s=patience_s,
         settle_s=0.2,
     )
     tasks = SelectedTasks(project, selection or Selection(), None if overwrite else "1")
 
     async def go() -> None:
-        inference = Inference(engine or Chooser(), 4)
-        bulk = Bulk(inference, writer, tally, FirstLook(CONFIG))
+        batches = Batches(engine or Chooser(), 4)
+        pipeline = Pipeline(batches, writer, totals, LabelConfigCheck(CONFIG))
         try:
             with writer:
-                await bulk.run(tasks.pages(writer.above, limit))
+                await pipeline.run(tasks.pages(writer.above, limit))
                 writer.ended = True
         finally:
-            await inference.close()
+            await batches.close()
 
     asyncio.run(go())
-    return tally
+    return totals
 
 
 def project_of(count: int) -> ProjectInMemory:
@@ -94,10 +91,10 @@ def test_only_missing_reads_only_those(tmp_path: Path) -> None:
     project = project_of(10)
     project.write([Predicted(n, SLOT) for n in (1, 2, 3, 7)])
 
-    tally = run(project, tmp_path, selection=Selection(missing="1"))
+    totals = run(project, tmp_path, selection=Selection(missing="1"))
 
     assert project.counts() == [1] * 10
-    assert (tally.predicted, tally.skipped) == (6, 0)
+    assert (totals.predicted, totals.skipped) == (6, 0)
 
 
 @pytest.mark.parametrize("fault", ["lost", "stored", "half"])
@@ -105,10 +102,10 @@ def test_a_post_of_unknown_fate_is_read_back(tmp_path: Path, fault: str) -> None
     project = project_of(9)
     project.faults = ["", fault]
 
-    tally = run(project, tmp_path)
+    totals = run(project, tmp_path)
 
     assert project.counts() == [1] * 9
-    assert tally.predicted == 9
+    assert totals.predicted == 9
 
 
 def test_fates_that_stay_unknown_end_the_run_and_the_next_goes_on(
@@ -116,7 +113,7 @@ def test_fates_that_stay_unknown_end_the_run_and_the_next_goes_on(
 ) -> None:
     project = project_of(9)
     project.faults = ["", "stored", *["lost"] * 99]
-    with pytest.raises(Unreachable, match="the same command again finds out"):
+    with pytest.raises(Unreachable, match="run the same command again to find out"):
         run(project, tmp_path, patience_s=0.1)
     assert project.counts() == [1] * 6 + [0] * 3
 
@@ -128,7 +125,7 @@ def test_fates_that_stay_unknown_end_the_run_and_the_next_goes_on(
 
 def test_what_a_killed_run_had_sent_is_waited_for(tmp_path: Path) -> None:
     project = project_of(3)
-    pending = BEGUN.model_copy(update={"pending": [1, 2]})
+    pending = START.model_copy(update={"pending": [1, 2]})
     save_checkpoint(tmp_path / "1.5.json", pending)
     began = time.monotonic()
 
@@ -153,13 +150,13 @@ def test_label_studio_gets_its_time_from_when_it_answers_again(
         return original(version, task_ids)
 
     project.predicted = predicted  # type: ignore[method-assign]
-    pending = BEGUN.model_copy(update={"pending": [2]})
+    pending = START.model_copy(update={"pending": [2]})
     save_checkpoint(tmp_path / "1.5.json", pending)
 
-    tally = run(project, tmp_path)
+    totals = run(project, tmp_path)
 
     assert project.counts() == [1] * 3
-    assert (tally.predicted, tally.skipped) == (2, 1)
+    assert (totals.predicted, totals.skipped) == (2, 1)
 
 
 def test_what_somebody_else_stored_meanwhile_gets_no_second_one(
@@ -175,10 +172,10 @@ def test_what_somebody_else_stored_meanwhile_gets_no_second_one(
             project.write([Predicted(task_id, SLOT) for task_id in opened])
             return await super().predict(tasks)
 
-    tally = run(project, tmp_path, Opener())
+    totals = run(project, tmp_path, Opener())
 
     assert project.counts() == [1] * 6
-    assert (tally.predicted, tally.skipped) == (4, 2)
+    assert (totals.predicted, totals.skipped) == (4, 2)
 
 
 class TestPostsThatFail:
@@ -193,11 +190,11 @@ class TestPostsThatFail:
         project.page_size = 12
         project.breaks = {1, 8}
 
-        tally = run(project, tmp_path)
+        totals = run(project, tmp_path)
 
         assert project.counts() == [0, *[1] * 6, 0, *[1] * 4]
-        assert (tally.predicted, tally.failed) == (10, 2)
-        assert {str(failure) for failure in tally.failures} == {
+        assert (totals.predicted, totals.failed) == (10, 2)
+        assert {str(failure) for failure in totals.failures} == {
             "task 1: Label Studio answered 500",
             "task 8: Label Studio answered 500",
         }
@@ -208,10 +205,10 @@ class TestPostsThatFail:
         project = project_of(3)
         project.faults = ["lost"] * 40
 
-        tally = run(project, tmp_path)
+        totals = run(project, tmp_path)
 
         assert project.counts() == [1] * 3
-        assert (tally.predicted, tally.failed) == (3, 0)
+        assert (totals.predicted, totals.failed) == (3, 0)
 
         project = project_of(3)
         project.breaks = {1, 2, 3}
@@ -231,11 +228,11 @@ def test_a_prediction_that_is_refused_is_its_task_s_failure(tmp_path: Path) -> N
     project = project_of(9)
     project.refuses = {2, 6}
 
-    tally = run(project, tmp_path, Chooser("text 9"))
+    totals = run(project, tmp_path, Chooser("text 9"))
 
     assert project.counts() == [1, 0, 1, 1, 1, 0, 1, 1, 0]
-    assert (tally.predicted, tally.failed) == (6, 3)
-    assert [str(failure) for failure in tally.failures] == [
+    assert (totals.predicted, totals.failed) == (6, 3)
+    assert [str(failure) for failure in totals.failures] == [
         "task 2: Label Studio refuses the predictions of {2}",
         "task 6: Label Studio refuses the predictions of {6}",
         "task 9: predict() raised ValueError: a bad text",
@@ -261,11 +258,11 @@ def test_overwriting_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     project = project_of(9)
     run(project, tmp_path)
     project.posts.clear()
-    save_checkpoint(tmp_path / "1.5.json", BEGUN.model_copy(update={"above": 6}))
+    save_checkpoint(tmp_path / "1.5.json", START.model_copy(update={"above": 6}))
 
-    tally = run(project, tmp_path, overwrite=True)
+    totals = run(project, tmp_path, overwrite=True)
 
-    assert tally.predicted == 3
+    assert totals.predicted == 3
     assert project.deleted == [7, 8, 9]
     assert project.counts() == [1] * 9
 
@@ -301,9 +298,9 @@ def test_a_limit_counts_tasks_that_are_predicted(tmp_path: Path) -> None:
 def test_selections_have_names_of_their_own() -> None:
     filters = {"conjunction": "and", "items": []}
     names = {
-        name_of(Selection(), overwrite=False),
-        name_of(Selection(), overwrite=True),
-        name_of(Selection(filters), overwrite=True),
-        name_of(Selection(view=3), overwrite=True),
+        digest_of(Selection(), overwrite=False),
+        digest_of(Selection(), overwrite=True),
+        digest_of(Selection(filters), overwrite=True),
+        digest_of(Selection(view=3), overwrite=True),
     }
     assert len(names) == 4

@@ -105,7 +105,7 @@ class LabelStudioTasks:
 def _checked(project_id: str) -> str:
     if not (project_id.isascii() and project_id.isdecimal()):
         raise TrainingError(
-            f"project {project_id!r} can not be read from Label Studio: its projects "
+            f"project {project_id!r} cannot be read from Label Studio: its projects "
             "have numbers; start the training from Label Studio"
         )
     return project_id

@@ -18,18 +18,18 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from lsml_bento.adapters.label_studio_api.problems import Problem
 from lsml_bento.adapters.label_studio_api.reading import read_pages, read_project
 from lsml_bento.adapters.label_studio_api.selecting import SelectedPages, of_versions
 from lsml_bento.adapters.label_studio_api.session import Session
-from lsml_bento.adapters.label_studio_api.trouble import Trouble
 from lsml_bento.contract import Project, Task, parse_project
 from lsml_bento.errors import LsmlError
 from lsml_bento.model.label_config import parse_label_config
 from lsml_bento.preannotation.selection import (
-    FateUnknown,
     PreannotationError,
     Predicted,
     Refused,
+    ResultUnknown,
     Selection,
     Unreachable,
 )
@@ -124,7 +124,7 @@ class LabelStudioPredictions:
         Waits for a Label Studio that does not take the connection, or answers 429.
 
         Raises:
-            FateUnknown: if they may have been stored, or some were; Label Studio has
+            ResultUnknown: if they may have been stored, or some were; Label Studio has
                 had its time to end it, and answers.
             Refused: if Label Studio refuses what is in one of them; none was stored.
             PreannotationError: if it refuses the key or the project; none was stored.
@@ -137,13 +137,13 @@ class LabelStudioPredictions:
         started = time.monotonic()
         answer = self._session.ask(asked, path, {}, method="POST", body=body)
         self._slowest_s = max(self._slowest_s, time.monotonic() - started)
-        if isinstance(answer, Trouble):
+        if isinstance(answer, Problem):
             raise self._not_written(asked, answer, predictions)
         stored = answer.get("created") if isinstance(answer, dict) else None
         if stored == 0 and predictions:
             raise self._refusal(predictions, "stored none")
         if stored != len(predictions):
-            raise self._fate_unknown(asked, f"says that it stored {stored}")
+            raise self._result_unknown(asked, f"says that it stored {stored}")
 
     def delete(self, version: str, task_ids: Sequence[int]) -> None:
         """Delete the predictions that a model version made of these tasks.
@@ -164,7 +164,7 @@ class LabelStudioPredictions:
         asked = f"prediction {prediction_id} of task {task_id}"
         path = f"api/predictions/{prediction_id}/"
         answer = self._session.ask(asked, path, {}, method="DELETE")
-        if isinstance(answer, Trouble) and answer.status != 404:
+        if isinstance(answer, Problem) and answer.status != 404:
             raise self._session.failure(asked, answer, "deleted")
 
     def _predictions(
@@ -186,21 +186,21 @@ class LabelStudioPredictions:
                             yield task["id"], prediction_id
 
     def _not_written(
-        self, asked: str, trouble: Trouble, predictions: Sequence[Predicted]
+        self, asked: str, problem: Problem, predictions: Sequence[Predicted]
     ) -> LsmlError:
-        if not trouble.undone:
+        if not problem.undone:
             # It may still be at it, or be away: what is read back too early is missed.
             read_project(self._session, self._id)
             time.sleep(min(self._slowest_s, _SETTLE_S[1]))
-            return self._fate_unknown(asked, trouble.found)
-        if trouble.status in {400, 413, 422}:
-            return self._refusal(predictions, trouble.found)
-        return self._session.failure(asked, trouble, "written")
+            return self._result_unknown(asked, problem.found)
+        if problem.status in {400, 413, 422}:
+            return self._refusal(predictions, problem.found)
+        return self._session.failure(asked, problem, "written")
 
-    def _fate_unknown(self, asked: str, found: str) -> LsmlError:
+    def _result_unknown(self, asked: str, found: str) -> LsmlError:
         remedy = "read back which are there"
         return self._session.error(
-            asked, found, remedy, verb="known as written", kind=FateUnknown
+            asked, found, remedy, verb="known as written", kind=ResultUnknown
         )
 
     def _refusal(self, predictions: Sequence[Predicted], found: str) -> LsmlError:

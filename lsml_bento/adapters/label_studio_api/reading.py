@@ -11,12 +11,12 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from lsml_bento.adapters.label_studio_api.problems import CHECK_URL
 from lsml_bento.adapters.label_studio_api.session import Session
-from lsml_bento.adapters.label_studio_api.trouble import ODD
 from lsml_bento.contract import Task
 
 _QUICK = 10
-"""Pages in a row without trouble, after which they may be larger again."""
+"""Pages in a row without problem, after which they may be larger again."""
 
 Filter = dict[str, Any]
 """One of the Data Manager's: ``filter``, ``operator``, ``type``, ``value``."""
@@ -37,7 +37,7 @@ def read_project(
     path = f"api/projects/{project_id}/"
     found = session.get(asked, path, query, patience_s)
     if not isinstance(found, dict) or found.get("id") != int(project_id):
-        raise session.error(asked, "answered with no project", ODD)
+        raise session.error(asked, "answered with no project", CHECK_URL)
     return found
 
 
@@ -86,7 +86,7 @@ def read_pages(
             query["page_size"], quick = min(most, 2 * size), 0
         tasks = _tasks_in(page, plain)
         if tasks is None:
-            raise session.error(asked, "answered with no tasks", ODD)
+            raise session.error(asked, "answered with no tasks", CHECK_URL)
         for task in tasks:
             if task["id"] <= last:
                 raise session.error(

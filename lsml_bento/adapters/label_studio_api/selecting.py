@@ -19,9 +19,9 @@ from heapq import merge
 from itertools import groupby, islice, product
 from typing import Any
 
+from lsml_bento.adapters.label_studio_api.problems import Problem
 from lsml_bento.adapters.label_studio_api.reading import Filter, read_pages
 from lsml_bento.adapters.label_studio_api.session import Session
-from lsml_bento.adapters.label_studio_api.trouble import Trouble
 from lsml_bento.contract import Task
 from lsml_bento.preannotation.selection import PreannotationError, Selection
 
@@ -110,7 +110,7 @@ class SelectedPages:
         asked = f"tab {view} of project {self._id}"
         remedy = "open the tab in the Data Manager: its address ends with tab=NUMBER"
         found = self._session.ask(asked, f"api/dm/views/{view}/", {})
-        if isinstance(found, Trouble):
+        if isinstance(found, Problem):
             if found.status == 404:
                 found = found._replace(remedy=remedy)
             raise self._session.failure(asked, found)
@@ -129,7 +129,7 @@ class SelectedPages:
         for _ in range(3):
             query = self._first(conjunction, items)
             found = self._session.ask(asked, "api/tasks/", query, patience_s=0)
-            if not isinstance(found, Trouble):
+            if not isinstance(found, Problem):
                 return
             self._session.get(asked, "api/tasks/", self._first("and", []))
         if found.status in {400, 500}:

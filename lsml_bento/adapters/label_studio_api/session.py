@@ -1,4 +1,4 @@
-"""Questions to Label Studio's API: asked again after trouble that passes.
+"""Questions to Label Studio's API: asked again after problem that passes.
 
 What changes something is sent again where it is certain that nothing was changed: the
 connection was refused, or the answer was 401 or 429.
@@ -19,14 +19,14 @@ from label_studio_sdk.core.api_error import ApiError
 from label_studio_sdk.core.client_wrapper import SyncClientWrapper
 from pydantic import SecretStr
 
-from lsml_bento.adapters.label_studio_api.trouble import (
-    ODD,
-    RENEW,
+from lsml_bento.adapters.label_studio_api.problems import (
+    CHECK_URL,
+    EXPIRED,
     USER,
-    Refusal,
-    Trouble,
+    Problem,
+    ProblemFound,
     check,
-    transport_trouble,
+    transport_problem,
 )
 from lsml_bento.errors import LsmlError, TrainingError
 
@@ -86,7 +86,7 @@ class Session:
                 again does not help.
         """
         answer = self.ask(asked, path, query, patience_s=patience_s)
-        if isinstance(answer, Trouble):
+        if isinstance(answer, Problem):
             # Not inside an except: the errors there hold requests with the key.
             raise self.failure(asked, answer)
         return answer
@@ -101,7 +101,7 @@ class Session:
         body: Any = None,
         patience_s: float | None = None,
     ) -> Any:
-        """The JSON of an answer, None for an empty one, or the ``Trouble`` that stays.
+        """The JSON of an answer, None for an empty one, or the ``Problem`` that stays.
 
         A ``POST`` is not sent again where the first one may have been carried out.
         """
@@ -110,7 +110,7 @@ class Session:
         started, pause, renewed = time.monotonic(), _PAUSES_S[0], False
         while True:
             answer = self._attempt(method, path, query, body)
-            if not isinstance(answer, Trouble):
+            if not isinstance(answer, Problem):
                 return answer
             if answer.access and not renewed and self._forget_access():
                 renewed = True
@@ -131,10 +131,10 @@ class Session:
             time.sleep(wait)
             pause = min(2 * pause, longest_s)
 
-    def failure(self, asked: str, trouble: Trouble, verb: str = "read") -> LsmlError:
-        """What to raise for trouble that stays."""
-        kind = self._away if trouble.passes else self._refused
-        return self.error(asked, trouble.found, trouble.remedy, verb=verb, kind=kind)
+    def failure(self, asked: str, problem: Problem, verb: str = "read") -> LsmlError:
+        """What to raise for problem that stays."""
+        kind = self._away if problem.passes else self._refused
+        return self.error(asked, problem.found, problem.remedy, verb=verb, kind=kind)
 
     def error(
         self,
@@ -147,7 +147,7 @@ class Session:
     ) -> LsmlError:
         """What to raise: asked for something, found something else, and what to do."""
         said = f"Label Studio at {self._url} {found}; {remedy}"
-        return (kind or self._refused)(f"{asked} can not be {verb}: {said}")
+        return (kind or self._refused)(f"{asked} cannot be {verb}: {said}")
 
     def close(self) -> None:
         """Close the connections; the next question opens new ones."""
@@ -157,7 +157,7 @@ class Session:
             wrapper.httpx_client.httpx_client.close()
 
     def _attempt(self, method: str, path: str, query: dict[str, Any], body: Any) -> Any:
-        """JSON, None for an empty answer, or a ``Trouble``."""
+        """JSON, None for an empty answer, or a ``Problem``."""
         options: Any = {}
         if method != "GET":
             timeout = httpx.Timeout(_CHANGE_TIMEOUT_S, connect=_TIMEOUT_S[0])
@@ -169,19 +169,19 @@ class Session:
             http = self._open().httpx_client
             response = http.request(path, method=method, params=query, **options)
             return response.json() if response.content else None
-        except Refusal as refusal:
-            return refusal.trouble
+        except ProblemFound as refusal:
+            return refusal.problem
         except httpx.HTTPError as error:
-            return transport_trouble(error)
+            return transport_problem(error)
         except httpx.InvalidURL:
-            return transport_trouble(httpx.UnsupportedProtocol(""))
+            return transport_problem(httpx.UnsupportedProtocol(""))
         except UnicodeError:
-            return transport_trouble(httpx.LocalProtocolError(""))
+            return transport_problem(httpx.LocalProtocolError(""))
         except ApiError:
-            return Trouble("was not asked", RENEW)
+            return Problem("was not asked", EXPIRED)
         except ValueError:
             found = "answered with something that is not its JSON"
-            return Trouble(found, ODD, undone=method == "GET")
+            return Problem(found, CHECK_URL, undone=method == "GET")
 
     def _open(self) -> SyncClientWrapper:
         with self._lock:

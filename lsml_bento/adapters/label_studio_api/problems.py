@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import httpx
 
-ODD = "check that LABEL_STUDIO_URL is a Label Studio, its sub-path included"
+CHECK_URL = "check that LABEL_STUDIO_URL is a Label Studio, its sub-path included"
 USER = re.compile(r"//[^/]*@")
 _EXCHANGE = "/api/token/refresh/"
 _DONE = {"GET": {200}, "POST": {200, 201}, "DELETE": {200, 204}}
-RENEW = (
+EXPIRED = (
     "it refuses the personal access token in LABEL_STUDIO_API_KEY, which was revoked "
     "or has expired: make a new one under Account & Settings"
 )
@@ -27,7 +27,7 @@ _REMEDIES = {
 }
 
 
-class Trouble(NamedTuple):
+class Problem(NamedTuple):
     """Why one request got nothing.
 
     Attributes:
@@ -51,12 +51,12 @@ class Trouble(NamedTuple):
     access: bool = False
 
 
-class Refusal(Exception):
+class ProblemFound(Exception):
     """Raised when a status is known, before the SDK reads and parses the body."""
 
-    def __init__(self, trouble: Trouble) -> None:
-        self.trouble = trouble
-        super().__init__(trouble.found)
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        super().__init__(problem.found)
 
 
 def check(response: httpx.Response) -> None:
@@ -69,16 +69,18 @@ def check(response: httpx.Response) -> None:
     if 300 <= status < 400:
         to = USER.sub("//", response.headers.get("Location", "").partition("?")[0])
         remedy = "set LABEL_STUDIO_URL to where it answers by itself"
-        raise Refusal(Trouble(f"{found}, a redirect to {to[:200]!r}", remedy, status))
+        raise ProblemFound(
+            Problem(f"{found}, a redirect to {to[:200]!r}", remedy, status)
+        )
     if exchange:
         found += " to the exchange of a personal access token"
         if status in {400, 401, 403}:
-            raise Refusal(Trouble(found, RENEW, status))
+            raise ProblemFound(Problem(found, EXPIRED, status))
     wait_s = _seconds_of(response.headers.get("Retry-After", ""))
     if wait_s is not None:
         found += f", asking to wait {wait_s:.0f} s"
-    raise Refusal(
-        Trouble(
+    raise ProblemFound(
+        Problem(
             found,
             _REMEDIES.get(status, "see its log"),
             status,
@@ -104,27 +106,27 @@ _UNSENT = (
 )
 
 
-def transport_trouble(error: httpx.HTTPError) -> Trouble:
+def transport_problem(error: httpx.HTTPError) -> Problem:
     """What it means that there was no answer."""
     if isinstance(error, httpx.UnsupportedProtocol):
         remedy = "set LABEL_STUDIO_URL to an address with http:// or https://"
-        return Trouble("was not asked", remedy)
+        return Problem("was not asked", remedy)
     if isinstance(error, httpx.LocalProtocolError):
         remedy = "copy LABEL_STUDIO_API_KEY anew: it holds characters that no key has"
-        return Trouble("was not asked", remedy)
+        return Problem("was not asked", remedy)
     undone = isinstance(error, _UNSENT) or _exchanges(error.request)
     if isinstance(error, httpx.TimeoutException):
         which = "connect" if isinstance(error, httpx.ConnectTimeout) else "read"
         found = f"did not answer in {error.request.extensions['timeout'][which]:g} s"
         slow = isinstance(error, httpx.ReadTimeout)
-        return Trouble(found, "see its log", passes=True, undone=undone, slow=slow)
+        return Problem(found, "see its log", passes=True, undone=undone, slow=slow)
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         remedy = "set SSL_CERT_FILE to the certificates that it is signed with"
-        return Trouble("has a certificate that is not trusted", remedy)
+        return Problem("has a certificate that is not trusted", remedy)
     # Only what a connection says of itself: a proxy's error may hold its password.
     why = str(error) if type(error) is httpx.ConnectError else type(error).__name__
-    found = f"can not be reached ({why})"
-    return Trouble(found, "check LABEL_STUDIO_URL", passes=True, undone=undone)
+    found = f"cannot be reached ({why})"
+    return Problem(found, "check LABEL_STUDIO_URL", passes=True, undone=undone)
 
 
 def _seconds_of(retry_after: str) -> float | None:

@@ -1,27 +1,22 @@
-"""Passes over a project that is watched: through trouble, new versions, late tasks."""
+"""A watch of a project: it survives errors, new versions and late tasks."""
 
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from lsml_bento.cli import project_run
-from lsml_bento.cli.bulk_run import Asked, BulkRun, Report
-from lsml_bento.cli.engines import Place
-from lsml_bento.cli.project_run import Passes
 from lsml_bento.contract import Project, Task
 from lsml_bento.errors import LsmlError, ModelError, StateError
-from lsml_bento.preannotation.engine import Inference
-from lsml_bento.preannotation.runner import FirstLook
+from lsml_bento.preannotation import project_run
+from lsml_bento.preannotation.outcomes import Totals
+from lsml_bento.preannotation.project_run import predict_project
+from lsml_bento.preannotation.run import Options, Report, Run
 from lsml_bento.preannotation.selection import Selection, Unreachable, VersionChanged
-from lsml_bento.settings import Settings
 from tests.doubles import CONFIG
 from tests.label_studio_in_memory import PROJECT, ProjectInMemory
 from tests.preannotation.test_files import Chooser
@@ -57,21 +52,24 @@ class Engine(Chooser):
         return await super().predict(tasks)
 
 
+async def no_progress(totals: Totals, total: int | None) -> None:
+    await asyncio.sleep(3600)
+
+
 def watch(
-    project: ProjectInMemory, engine: Engine, home: Path, **asked: object
+    project: ProjectInMemory,
+    engine: Engine,
+    home: Path,
+    said: list[str] | None = None,
+    **asked: object,
 ) -> Report:
     """Watch until so many tasks are predicted as ``limit`` says."""
+    said = [] if said is None else said
     options = {"project": "1", "watch_s": 0.01, **asked}
-    settings = Settings.from_env({})
-    place = Place(None, settings, home, max_batch_size=4)
-    run = BulkRun(Asked(**options), place, Console(file=io.StringIO()))  # type: ignore[arg-type]
+    run = Run(Options(**options), 4, home, no_progress, said.append)  # type: ignore[arg-type]
 
     async def go() -> None:
-        opening = run.inference(engine, PROJECT, CONFIG)
-        async with opening as (inference, look):
-            assert isinstance(inference, Inference)
-            assert isinstance(look, FirstLook)
-            await Passes(run, project, engine, inference, look).write(PROJECT)
+        await predict_project(run, project, engine, PROJECT, CONFIG)
 
     asyncio.run(asyncio.wait_for(go(), 20))
     return run.report
@@ -85,7 +83,7 @@ def add(project: ProjectInMemory, number: int) -> None:
 def test_what_failed_and_what_came_late_is_predicted_in_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(project_run, "_LOOK_BACK_S", 0.1)
+    monkeypatch.setattr(project_run, "_FULL_PASS_EVERY_S", 0.1)
     project = ProjectInMemory("text 1", "text 2", "text 3")
     project.tasks[1]["id"], project.tasks[2]["id"] = 5, 6
 
@@ -111,7 +109,7 @@ def test_what_failed_and_what_came_late_is_predicted_in_the_end(
 def test_tasks_without_a_prediction_are_not_predicted_again_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(project_run, "_LOOK_BACK_S", 0.0)
+    monkeypatch.setattr(project_run, "_FULL_PASS_EVERY_S", 0.0)
     project = ProjectInMemory("text 1", "text 2")
 
     class Silent(Engine):
@@ -141,7 +139,7 @@ def test_tasks_without_a_prediction_are_not_predicted_again_and_again(
     [StateError("the state did not answer"), ModelError("setup() raised ValueError")],
 )
 def test_a_watch_goes_on_after_trouble_with_the_model(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], trouble: LsmlError
+    tmp_path: Path, trouble: LsmlError
 ) -> None:
     project = ProjectInMemory("text 1")
     original = project.project
@@ -155,10 +153,11 @@ def test_a_watch_goes_on_after_trouble_with_the_model(
     engine = Engine(then=id)
     engine.prepared = ["1", trouble, trouble, "1"]
 
-    watch(project, engine, tmp_path, limit=2)
+    said: list[str] = []
+    watch(project, engine, tmp_path, said, limit=2)
 
     assert project.counts() == [1, 1]
-    assert capsys.readouterr().err == f"lsml-bento: {trouble}\n"
+    assert said == [f"lsml-bento: {trouble}"]
 
 
 def test_another_version_predicts_all_tasks(tmp_path: Path) -> None:

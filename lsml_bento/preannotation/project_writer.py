@@ -1,9 +1,9 @@
-"""Predictions into a project of Label Studio: none twice, and none lost.
+"""Write predictions into a Label Studio project: none twice, and none lost.
 
-Label Studio itself says which tasks have a prediction: each page is read back before it
-is predicted, before it is written, since people open tasks meanwhile, and after a POST
-of which nobody knows whether it was carried out. What was being sent is noted before,
-so that a run that comes after a kill waits until Label Studio has done with it.
+Label Studio is asked which tasks have a prediction: before a page is predicted, before
+it is written (people may open tasks meanwhile), and after a POST whose result is
+unknown. A checkpoint names what is being sent, so that the next run after a kill waits
+until Label Studio is done with it.
 """
 
 from __future__ import annotations
@@ -15,24 +15,41 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lsml_bento.preannotation.checkpoint import (
-    ProjectCheckpoint,
+from lsml_bento.preannotation.durable_files import (
+    Checkpoint,
+    append,
+    cut,
     load_checkpoint,
     save_checkpoint,
+    writing,
 )
-from lsml_bento.preannotation.output_file import append, cut, row_of, writing
+from lsml_bento.preannotation.outcomes import Answer, Outcome, Page, predictions_of
+from lsml_bento.preannotation.prediction_file import row_of
 from lsml_bento.preannotation.selection import (
-    Answer,
     Predicted,
     ProjectPredictions,
     Selection,
-    predictions_of,
 )
 from lsml_bento.preannotation.sender import Group, Sender
-from lsml_bento.preannotation.tally import Outcome, Page
 
 _SETTLE_S = 10.0
-"""How long Label Studio may still carry out a POST whose sender is gone."""
+"""How long Label Studio may still carry out a POST of a run that was killed."""
+
+
+class ProjectCheckpoint(Checkpoint):
+    """How far predictions into a project are.
+
+    Attributes:
+        model_version: that predicts.
+        selection: digest of which tasks are selected.
+        above: the greatest id up to which predictions were overwritten.
+        pending: tasks whose predictions are being sent; empty once they are stored.
+    """
+
+    model_version: str
+    selection: str
+    above: int = -1
+    pending: list[int] = []  # noqa: RUF012 - pydantic copies it
 
 
 @dataclass(frozen=True)
@@ -40,8 +57,8 @@ class ProjectPage(Page):
     """Tasks to predict.
 
     Attributes:
-        last: the id of the last task that was looked at.
-        skipped: tasks that had a prediction before.
+        last: the id of the last task that was read.
+        skipped: tasks that already had a prediction.
     """
 
     last: int = -1
@@ -54,8 +71,8 @@ class SelectedTasks:
     Args:
         project: of Label Studio.
         selection: of its tasks.
-        version: those that have a prediction of it are skipped; None to skip none.
-        empty: those that the model is known to have no prediction for.
+        version: skip tasks with a prediction of this version; None to skip none.
+        empty: ids of tasks for which the model returned no prediction.
     """
 
     def __init__(
@@ -71,11 +88,11 @@ class SelectedTasks:
         self._empty = empty
 
     def pages(self, above: int = -1, limit: int | None = None) -> Iterator[ProjectPage]:
-        """Pages of tasks of greater ids.
+        """Yield pages of tasks with greater ids.
 
         Args:
             above: an id.
-            limit: tasks to predict at most.
+            limit: the most tasks to predict.
         """
         seen, left = 0, limit
         if left == 0:
@@ -102,25 +119,25 @@ class SelectedTasks:
                     return
 
 
-class PredictionWriter:
-    """Writes answers back, within a ``with`` block.
+class ProjectWriter:
+    """Writes predictions to a project. Use it in a ``with`` block.
 
     Args:
         project: of Label Studio.
-        home: where what is being sent, and the list of failures, are kept.
-        name: the project's, made part of file names.
-        begun: what the run is about, at its beginning.
-        overwrite: predictions of the model version are deleted first.
-        patience_s: how long predictions of unknown fate are sent again.
+        home: directory of the checkpoint and the list of failures.
+        name: of the project, for file names.
+        start: the checkpoint of a run that has not start.
+        overwrite: delete predictions of the model version first.
+        timeout_s: how long predictions with an unknown result are sent again.
+        settle_s: how long a POST of a run that was killed may take.
 
     Attributes:
-        above: all tasks up to this id are done; -1 at the beginning.
-        empty: the ids of tasks that the model had no prediction for.
+        empty: ids of tasks for which the model returned no prediction.
         failed: the file that lists the failures of this run, if there are any.
-        ended: to be set where all pages were read.
+        ended: set it when all pages were read.
 
     Raises:
-        PreannotationError: if ``home`` can not be written.
+        PreannotationError: if ``home`` cannot be written.
     """
 
     def __init__(
@@ -128,41 +145,41 @@ class PredictionWriter:
         project: ProjectPredictions,
         home: Path,
         name: str,
-        begun: ProjectCheckpoint,
+        start: ProjectCheckpoint,
         *,
         overwrite: bool = False,
-        patience_s: float = 3600.0,
+        timeout_s: float = 3600.0,
         settle_s: float = _SETTLE_S,
     ) -> None:
         self._project = project
         self._overwrite = overwrite
-        self._sender = Sender(project, patience_s)
+        self._sender = Sender(project, timeout_s)
         self._settle_s = settle_s
         self.ended = False
         self.empty: set[int] = set()
         self._is_cut = False
         self._path = home / f"{name}.json"
         self.failed = home / f"{name}.failed.jsonl"
-        self._checkpoint = begun
+        self._checkpoint = start
         with writing(self._path):
             home.mkdir(parents=True, exist_ok=True)
             self._unsettled = found = load_checkpoint(self._path, ProjectCheckpoint)
             self._failed = cut(self.failed, 0)
         if overwrite and found is not None:
-            about = (begun.selection, begun.model_version)
+            about = (start.selection, start.model_version)
             if (found.selection, found.model_version) == about:
-                self._checkpoint = begun.model_copy(update={"above": found.above})
+                self._checkpoint = start.model_copy(update={"above": found.above})
 
     @property
     def above(self) -> int:
-        """All tasks up to this id are done."""
+        """All tasks up to this id are done; -1 at the beginning."""
         return self._checkpoint.above
 
     def write(self, page: ProjectPage, answers: Sequence[Answer]) -> Outcome:
-        """Write the predictions of a page; a task that was not reached is left out.
+        """Write the predictions of a page, without tasks that were not reached.
 
         Raises:
-            PreannotationError: if they can not be written.
+            PreannotationError: if they cannot be written.
         """
         self._settle()
         outcome = Outcome(skipped=page.skipped)
@@ -172,7 +189,7 @@ class PredictionWriter:
         for task, answer in zip(page.tasks, answers, strict=True):
             task_id = task["id"]
             if isinstance(answer, Exception):
-                self._list(outcome, task_id, answer)
+                self._add_failure(outcome, task_id, answer)
             elif answer is not None:
                 found = predictions_of(answer, version)
                 groups[task_id] = [Predicted(task_id, one) for one in found]
@@ -184,36 +201,35 @@ class PredictionWriter:
             groups = {key: group for key, group in groups.items() if key not in had}
             outcome.skipped += len(had)
         for task_id, group in groups.items():
-            outcome.answered(found=bool(group))
+            outcome.add_prediction(is_empty=not group)
             if not group:
                 self.empty.add(task_id)
         self._store([group for group in groups.values() if group], outcome)
         above = self.above if self._is_cut else max(self.above, page.last)
-        self._note(above=above, pending=[])
+        self._save(above=above, pending=[])
         return outcome
 
-    def follow(self, version: str) -> None:
-        """Write predictions of another model version from now on, of all tasks."""
+    def switch_to(self, version: str) -> None:
+        """Write predictions of another model version, for all tasks."""
         update = {"model_version": version, "above": -1}
         self._checkpoint = self._checkpoint.model_copy(update=update)
         self.empty.clear()
 
     def forget_failures(self) -> None:
-        """Empty the list: a pass over all tasks begins, which tries them again."""
+        """Empty the list of failures, before a pass that predicts those tasks again."""
         with writing(self.failed):
             self._failed.seek(0)
             self._failed.truncate()
 
     def stop(self) -> None:
-        """Wait no more for a Label Studio that is away."""
+        """Stop waiting for Label Studio."""
         self._sender.stop()
 
-    def __enter__(self) -> PredictionWriter:
-        """The writer."""
+    def __enter__(self) -> ProjectWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Forget how far the run is, if it came to its end."""
+        """Remove the checkpoint if the run is complete."""
         with writing(self._path), self._failed:
             if self.ended and not self._is_cut:
                 self._path.unlink(missing_ok=True)
@@ -223,19 +239,19 @@ class PredictionWriter:
     def _store(self, groups: list[Group], outcome: Outcome) -> None:
         if not groups:
             return
-        self._note(above=self.above, pending=[group[0].task_id for group in groups])
+        self._save(above=self.above, pending=[group[0].task_id for group in groups])
         self._unsettled = self._checkpoint
         for task_id, error in self._sender.send(self._checkpoint.model_version, groups):
             outcome.predicted -= 1
-            self._list(outcome, task_id, error)
+            self._add_failure(outcome, task_id, error)
         self._unsettled = None
 
     def _settle(self) -> None:
-        """Wait until what a POST left open is there, or will not come any more."""
+        """Wait until the predictions of an unfinished POST are stored."""
         if self._unsettled is None:
             return
         version, pending = self._unsettled.model_version, self._unsettled.pending
-        # One that is away is waited for: its time begins when it answers.
+        # The time starts when Label Studio answers.
         had = self._project.predicted(version, pending)
         until = time.monotonic() + self._settle_s
         while not had.issuperset(pending) and time.monotonic() < until:
@@ -243,18 +259,18 @@ class PredictionWriter:
             had = self._project.predicted(version, pending)
         self._unsettled = None
 
-    def _list(self, outcome: Outcome, task_id: int, error: Exception) -> None:
-        failure = outcome.failed("", {"id": task_id}, error)
+    def _add_failure(self, outcome: Outcome, task_id: int, error: Exception) -> None:
+        failure = outcome.add_failure("", {"id": task_id}, error)
         with writing(self.failed):
             append(self._failed, [row_of(failure, None)])
 
-    def _note(self, **update: object) -> None:
+    def _save(self, **update: object) -> None:
         self._checkpoint = self._checkpoint.model_copy(update=update)
         with writing(self._path):
             save_checkpoint(self._path, self._checkpoint)
 
 
-def name_of(selection: Selection, *, overwrite: bool) -> str:
-    """What tells a selection from another one."""
+def digest_of(selection: Selection, *, overwrite: bool) -> str:
+    """Return a digest of a selection."""
     text = json.dumps([asdict(selection), overwrite], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -1,0 +1,313 @@
+"""One run of ``preannotate``: its options, its report, and how a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lsml_bento.contract import Project, Task
+from lsml_bento.diagnostics.check import check_results
+from lsml_bento.preannotation.engine import Engine
+from lsml_bento.preannotation.outcomes import (
+    Answer,
+    Failure,
+    Outcome,
+    Page,
+    Totals,
+    predictions_of,
+)
+from lsml_bento.preannotation.pipeline import Batches, Pipeline, Sink
+from lsml_bento.preannotation.selection import PreannotationError
+from lsml_bento.prediction.call_threads import CallThreads
+
+log = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_Page = TypeVar("_Page", bound=Page)
+_Answer = TypeVar("_Answer")
+
+ShowProgress = Callable[[Totals, int | None], Awaitable[None]]
+"""Shows how far the totals are, of a total that may be unknown, until cancelled."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to predict and where to write it. Paths are absolute."""
+
+    target: str | None = None
+    backend: str | None = None
+    project: str | None = None
+    tasks: Path | None = None
+    label_config: Path | None = None
+    output: Path | None = None
+    filters: dict[str, Any] | None = None
+    view: int | None = None
+    only_missing: bool = False
+    limit: int | None = None
+    dry_run: bool = False
+    overwrite: bool = False
+    watch_s: float | None = None
+    batch_size: int | None = None
+
+
+@dataclass
+class Report:
+    """The result of a run.
+
+    Attributes:
+        model_version: that predicted.
+        totals: of this run.
+        seconds: the run took, once the model was created.
+        failed: tasks without a prediction, including those of earlier runs.
+        failures: the first of them.
+        failed_file: lists all of them.
+        was_complete: whether an earlier run had read all tasks.
+    """
+
+    model_version: str = ""
+    totals: Totals = field(default_factory=Totals)
+    seconds: float = 0.0
+    failed: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    failed_file: Path | None = None
+    was_complete: bool = False
+
+
+class NotFilled(PreannotationError):
+    """Predictions that do not fit the label config."""
+
+
+class LabelConfigCheck:
+    """Checks that the first predictions fit the label config.
+
+    Label Studio hides or refuses regions that do not. If that is true of every
+    prediction with regions on the first such page, it is true of all.
+
+    Args:
+        label_config: the XML.
+    """
+
+    def __init__(self, label_config: str) -> None:
+        self._label_config = label_config
+        self._is_done = False
+
+    def __call__(self, tasks: Sequence[Task], answers: Sequence[Answer]) -> None:
+        """Check a page, until one had regions.
+
+        Raises:
+            NotFilled: with the first reason, if no prediction fits.
+        """
+        if self._is_done:
+            return
+        problems = [
+            self._problem(task, answer)
+            for task, answer in zip(tasks, answers, strict=True)
+            if isinstance(answer, bytes)
+            and any(one["result"] for one in predictions_of(answer, ""))
+        ]
+        found = [problem for problem in problems if problem is not None]
+        self._is_done = bool(problems)
+        if found and len(found) == len(problems):
+            raise NotFilled(
+                "the model's predictions do not fit the label config, so none was "
+                f"written: {found[0]}; test both with `lsml-bento check`"
+            )
+        if found:
+            log.warning("Label Studio will not show a prediction: %s", found[0])
+
+    def _problem(self, task: Task, answer: bytes) -> str | None:
+        found = check_results(self._label_config, [json.loads(answer)], [task])
+        sentences = [f.sentence for f in found if f.severity == "error"]
+        if not sentences:
+            return None
+        return f"task {task.get('id')!r:.50}" + sentences[0].removeprefix("task 1")
+
+
+class DryRun:
+    """A sink that counts answers and writes none.
+
+    Args:
+        version: the model version.
+    """
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+
+    def write(self, page: Page, answers: Sequence[Answer]) -> Outcome:
+        outcome = Outcome(failures=list(page.unread))
+        for task, answer in zip(page.tasks, answers, strict=True):
+            if isinstance(answer, Exception):
+                outcome.add_failure("", task, answer)
+            elif answer is not None:
+                is_empty = not predictions_of(answer, self._version)
+                outcome.add_prediction(is_empty=is_empty)
+        return outcome
+
+
+class Run:
+    """One run: its engine, its progress, and its end.
+
+    The first SIGINT or SIGTERM lets it finish and write the batches that are being
+    predicted, the second ends the process.
+
+    Args:
+        options: of the command.
+        batch_size: the most tasks in one call.
+        home: directory for checkpoints of projects.
+        show: shows the progress.
+        say: prints a message.
+
+    Attributes:
+        report: filled during the run.
+        signal: that ends the run; None before one came.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        batch_size: int,
+        home: Path,
+        show: ShowProgress,
+        say: Callable[[str], object],
+    ) -> None:
+        self.options = options
+        self.batch_size = batch_size
+        self.home = home
+        self.say = say
+        self.report = Report()
+        self.signal: int | None = None
+        self._show = show
+        self._signalled = asyncio.Event()
+        self._stops: list[Callable[[], object]] = []
+        self._handles_signals = False
+        self._thread = CallThreads(1, "label-studio")
+
+    @contextlib.asynccontextmanager
+    async def batches(
+        self, engine: Engine, project: Project, label_config: str
+    ) -> AsyncIterator[Batches]:
+        """Prepare an engine, and close it at the end.
+
+        Raises:
+            LsmlError: if the model cannot be created.
+        """
+        batches = Batches(engine, self.batch_size)
+        try:
+            preparing = engine.prepare(project, label_config)
+            self.report.model_version = await self.until_signal(preparing)
+            yield batches
+        finally:
+            await batches.close()
+
+    async def predict(
+        self,
+        batches: Batches,
+        sink: Sink[_Page],
+        check: LabelConfigCheck,
+        pages: Iterator[_Page],
+        total: int | None,
+    ) -> None:
+        """Predict and write pages until they end or a signal comes.
+
+        Args:
+            batches: predict.
+            sink: receives the answers.
+            check: may refuse them.
+            pages: of tasks.
+            total: the last page's ``at``; None if unknown.
+
+        Raises:
+            LsmlError: if reading, predicting or writing fails.
+        """
+        pipeline = Pipeline(batches, sink, self.report.totals, check)
+        started = time.monotonic()
+        showing = asyncio.ensure_future(self._show(self.report.totals, total))
+        try:
+            with self.on_signal(pipeline.stop):
+                await pipeline.run(pages)
+        finally:
+            showing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await showing
+            self.report.seconds += time.monotonic() - started
+
+    async def predict_only(
+        self,
+        batches: Batches,
+        check: LabelConfigCheck,
+        pages: Iterator[Page],
+        total: int | None,
+    ) -> None:
+        """Predict pages and write nothing."""
+        sink = DryRun(self.report.model_version)
+        await self.predict(batches, sink, check, pages, total)
+        self.report.failed = self.report.totals.failed
+        self.report.failures = self.report.totals.failures
+
+    # Signals
+
+    async def in_thread(
+        self, function: Callable[..., _Answer], *arguments: Any
+    ) -> _Answer:
+        """Call a function that may wait for Label Studio.
+
+        Raises:
+            asyncio.CancelledError: at a signal. The call is not waited for.
+        """
+        return await self.until_signal(self._thread.run(function, *arguments))
+
+    async def until_signal(self, call: Awaitable[_Answer]) -> _Answer:
+        """Await a call that may take long.
+
+        Raises:
+            asyncio.CancelledError: at a signal.
+        """
+        waiting = asyncio.ensure_future(call)
+        with self.on_signal(waiting.cancel):
+            return await waiting
+
+    async def wait_for_signal(self, seconds: float) -> bool:
+        """Wait for a signal, at most so long; return whether one came."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._signalled.wait(), seconds)
+        return self._signalled.is_set()
+
+    @contextlib.contextmanager
+    def on_signal(self, stop: Callable[[], object]) -> Iterator[None]:
+        """Call ``stop`` at the first signal that comes in this block or came before.
+
+        Before the first such block, signals end the process.
+        """
+        if not self._handles_signals:
+            self._handles_signals = True
+            for number in _SIGNALS:
+                with contextlib.suppress(NotImplementedError):  # on Windows
+                    loop = asyncio.get_running_loop()
+                    loop.add_signal_handler(number, self._handle, number)
+        self._stops.append(stop)
+        try:
+            if self.signal is not None:
+                stop()
+            yield
+        finally:
+            self._stops.remove(stop)
+
+    def _handle(self, number: int) -> None:
+        loop = asyncio.get_running_loop()
+        for handled in _SIGNALS:
+            loop.remove_signal_handler(handled)
+            signal.signal(handled, signal.SIG_DFL)
+        self.signal = number
+        self._signalled.set()
+        self.say("Finishing the current batches. Press Ctrl-C again to stop now.")
+        for stop in self._stops:
+            stop()
