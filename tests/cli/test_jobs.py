@@ -211,8 +211,8 @@ def test_ctrl_c_leaves_the_job_alone(place: Place) -> None:
             shown.await_line("running")
             assert shown.end(signal.SIGINT) == 130
         assert shown.log.endswith(
-            f"The job goes on: `lsml-bento jobs show {lease.job.id} --follow` shows it "
-            "again.\n"
+            "The job keeps running. Follow it with `lsml-bento jobs show "
+            f"{lease.job.id} --follow`.\n"
         )
         assert store.find(lease.job.id).status is JobStatus.RUNNING
 

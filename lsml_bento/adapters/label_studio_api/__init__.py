@@ -1,4 +1,4 @@
-"""A project's annotated tasks, read from Label Studio's API with label-studio-sdk."""
+"""Read a project's annotated tasks from Label Studio's API with label-studio-sdk."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from pydantic import SecretStr
 from lsml_bento.adapters.label_studio_api.reading import (
     above,
     read_pages,
-    read_project,
 )
 from lsml_bento.adapters.label_studio_api.session import Session
-from lsml_bento.contract import Project, Task, parse_project
+from lsml_bento.contract import Task
 from lsml_bento.errors import TrainingError
 
 _NOT_OF_TASK = {
@@ -21,24 +20,25 @@ _NOT_OF_TASK = {
     *("predictions_model_versions", "drafts", "draft_exists"),
     *("annotations_results", "annotations_ids"),
 }
-"""Predictions, drafts, and texts that the Data Manager cuts to fit into its table."""
+"""Predictions, drafts, and texts that the Data Manager shortens for its table."""
 
 _NOT_OF_ANNOTATION = {"created_username", "created_ago"}
-"""What webhooks do not tell: the annotator's e-mail address, and ``5 minutes``."""
+"""Fields that webhooks do not have: the annotator's e-mail address, and an age."""
 
 
 class LabelStudioTasks:
-    """Reads annotated tasks; a Label Studio that is away for a while is waited for.
+    """Reads annotated tasks, and retries while Label Studio does not answer.
 
-    The key goes to ``url``'s origin only, as no redirect is followed. To annotators
-    Label Studio Enterprise shows their own annotations only: use a key of a manager.
+    The key is sent only to the origin of ``url``, since redirects are not followed.
+    Label Studio Enterprise shows annotators only their own annotations: use the key of
+    a manager.
 
     Args:
-        url: where Label Studio answers, with its sub-path if it has one.
+        url: of Label Studio, with its sub-path if it has one.
         api_key: a personal access token or a legacy token.
-        page_size: tasks in one answer at most; halved where one takes over 30 s.
-        patience_s: how long one request is tried again after 429, 5xx, timeouts and
-            lost connections.
+        page_size: the most tasks in one answer; halved if one takes over 30 s.
+        patience_s: how long one request is retried after 429, 5xx, timeouts and lost
+            connections.
     """
 
     def __init__(
@@ -54,16 +54,16 @@ class LabelStudioTasks:
         self._page_size = page_size
 
     def annotated(self, project_id: str) -> Iterator[Task]:
-        """Tasks with one annotation or more that is not skipped, in order of their ids.
+        """Yield tasks that have an annotation that is not skipped, by ascending id.
 
-        Each has ``id``, ``data`` as it was imported and ``annotations`` in order of
-        their ids, without skipped ones; no predictions and no drafts. Two pages are in
-        memory at most. What changes meanwhile is seen or not, and nothing comes twice.
-        Where the project retrieves predictions automatically, Label Studio first asks
-        the backend for those of a page that are missing.
+        Each has ``id``, ``data`` as it was imported and ``annotations`` by ascending
+        id, without skipped ones, predictions and drafts. At most two pages are in
+        memory. Concurrent changes may be seen or not; no task comes twice. If the
+        project retrieves predictions automatically, Label Studio first asks the backend
+        for those that are missing on a page.
 
         Raises:
-            TrainingError: if Label Studio refuses, or does not answer in time.
+            TrainingError: if Label Studio refuses or does not answer in time.
         """
         asked = f"the annotated tasks of project {_checked(project_id)}"
         query = {"project": project_id, "fields": "all", "page_size": self._page_size}
@@ -73,33 +73,9 @@ class LabelStudioTasks:
                 if task["annotations"]:
                     yield task
 
-    def total_annotations(self, project_id: str) -> int | None:
-        """How many annotations the project has, skipped ones left out.
-
-        None if Label Studio does not say.
-
-        Raises:
-            TrainingError: if Label Studio refuses, or does not answer in time.
-        """
-        found = self._project(project_id).get("total_annotations_number")
-        return found if isinstance(found, int) else None
-
-    def project(self, project_id: str) -> tuple[Project, str]:
-        """The project with its ``created_at``, and its label config.
-
-        Raises:
-            TrainingError: if Label Studio refuses, or does not answer in time.
-        """
-        found = self._project(project_id)
-        config = found.get("label_config")
-        return parse_project(found), config if isinstance(config, str) else ""
-
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
         self._session.close()
-
-    def _project(self, project_id: str) -> dict[str, Any]:
-        return read_project(self._session, _checked(project_id))
 
 
 def _checked(project_id: str) -> str:
@@ -112,7 +88,7 @@ def _checked(project_id: str) -> str:
 
 
 def _plain(task: dict[str, Any]) -> Task:
-    """A task as the journal has it."""
+    """Return a task as the annotation store keeps it."""
     annotations = [
         {key: one for key, one in annotation.items() if key not in _NOT_OF_ANNOTATION}
         | {"result": annotation["result"] or []}

@@ -1,4 +1,4 @@
-"""What a request to Label Studio can meet, and whether it was carried out."""
+"""Why a request to Label Studio failed, and whether it may have been carried out."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _EXCHANGE = "/api/token/refresh/"
 _DONE = {"GET": {200}, "POST": {200, 201}, "DELETE": {200, 204}}
 EXPIRED = (
     "it refuses the personal access token in LABEL_STUDIO_API_KEY, which was revoked "
-    "or has expired: make a new one under Account & Settings"
+    "or has expired: create a new one under Account & Settings"
 )
 _REMEDIES = {
     401: "it refuses LABEL_STUDIO_API_KEY; legacy tokens are off in new organizations: "
-    "make a personal access token under Account & Settings",
+    "create a personal access token under Account & Settings",
     403: "make the user of LABEL_STUDIO_API_KEY a member of the project",
     404: "check that LABEL_STUDIO_URL, its sub-path included, is the Label Studio of "
     "this project, and that the user of LABEL_STUDIO_API_KEY sees it",
@@ -28,16 +28,16 @@ _REMEDIES = {
 
 
 class Problem(NamedTuple):
-    """Why one request got nothing.
+    """Why one request failed.
 
     Attributes:
         found: what Label Studio did.
         remedy: what to do about it.
-        status: what it answered; None if it was not asked, or did not answer.
-        passes: whether asking again may help.
+        status: of the answer; None if there was none.
+        passes: whether a retry may help.
         undone: whether it is certain that nothing was changed.
-        wait_s: how long Label Studio asks to wait.
-        slow: whether asking for less may help.
+        wait_s: seconds to wait, from ``Retry-After``.
+        slow: whether a smaller page may help.
         access: whether a new access token may help.
     """
 
@@ -52,7 +52,7 @@ class Problem(NamedTuple):
 
 
 class ProblemFound(Exception):
-    """Raised when a status is known, before the SDK reads and parses the body."""
+    """Raised for an error status, before the SDK reads and parses the body."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -60,7 +60,7 @@ class ProblemFound(Exception):
 
 
 def check(response: httpx.Response) -> None:
-    """Refuse every answer but those that say that it was done."""
+    """Raise a problem for every status that does not mean success."""
     status, request = response.status_code, response.request
     exchange = _exchanges(request)
     if status in ({200} if exchange else _DONE[request.method]):
@@ -68,7 +68,7 @@ def check(response: httpx.Response) -> None:
     found = f"answered {status}"
     if 300 <= status < 400:
         to = USER.sub("//", response.headers.get("Location", "").partition("?")[0])
-        remedy = "set LABEL_STUDIO_URL to where it answers by itself"
+        remedy = "set LABEL_STUDIO_URL to the address that does not redirect"
         raise ProblemFound(
             Problem(f"{found}, a redirect to {to[:200]!r}", remedy, status)
         )
@@ -94,7 +94,7 @@ def check(response: httpx.Response) -> None:
 
 
 def _exchanges(request: httpx.Request) -> bool:
-    """Whether it only asks for an access token."""
+    """Whether a request only exchanges a token for an access token."""
     return request.url.path.endswith(_EXCHANGE)
 
 
@@ -107,12 +107,12 @@ _UNSENT = (
 
 
 def transport_problem(error: httpx.HTTPError) -> Problem:
-    """What it means that there was no answer."""
+    """Return the problem if there was no answer."""
     if isinstance(error, httpx.UnsupportedProtocol):
         remedy = "set LABEL_STUDIO_URL to an address with http:// or https://"
         return Problem("was not asked", remedy)
     if isinstance(error, httpx.LocalProtocolError):
-        remedy = "copy LABEL_STUDIO_API_KEY anew: it holds characters that no key has"
+        remedy = "copy LABEL_STUDIO_API_KEY again: it holds invalid characters"
         return Problem("was not asked", remedy)
     undone = isinstance(error, _UNSENT) or _exchanges(error.request)
     if isinstance(error, httpx.TimeoutException):
@@ -123,14 +123,14 @@ def transport_problem(error: httpx.HTTPError) -> Problem:
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         remedy = "set SSL_CERT_FILE to the certificates that it is signed with"
         return Problem("has a certificate that is not trusted", remedy)
-    # Only what a connection says of itself: a proxy's error may hold its password.
+    # Not the text of other errors: that of a proxy may hold its password.
     why = str(error) if type(error) is httpx.ConnectError else type(error).__name__
     found = f"cannot be reached ({why})"
     return Problem(found, "check LABEL_STUDIO_URL", passes=True, undone=undone)
 
 
 def _seconds_of(retry_after: str) -> float | None:
-    """The header's seconds, or those until its date."""
+    """Return the seconds of a ``Retry-After`` header, which may be a date."""
     text = retry_after.strip()
     if text.isascii() and text.isdecimal():
         return float(text)

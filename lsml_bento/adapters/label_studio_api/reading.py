@@ -1,8 +1,9 @@
-"""A project and pages of its tasks, as both readers ask for them.
+"""Read a project and pages of its tasks.
 
-Source: Label Studio 1.23.2 ``data_manager/api.py`` and ``managers.py``. Each page asks
-for ids above the last one read: pages by number would shift, and give tasks twice,
-while people add and delete them.
+Each page asks for ids above the last one read. Numbered pages would shift while people
+add and delete tasks, and return some twice.
+
+Source: Label Studio 1.23.2 ``data_manager/api.py`` and ``managers.py``.
 """
 
 from __future__ import annotations
@@ -15,34 +16,34 @@ from lsml_bento.adapters.label_studio_api.problems import CHECK_URL
 from lsml_bento.adapters.label_studio_api.session import Session
 from lsml_bento.contract import Task
 
-_QUICK = 10
-"""Pages in a row without problem, after which they may be larger again."""
+_GROW_AFTER = 10
+"""Pages in a row without a problem, after which pages may grow again."""
 
 Filter = dict[str, Any]
-"""One of the Data Manager's: ``filter``, ``operator``, ``type``, ``value``."""
+"""A filter of the Data Manager: ``filter``, ``operator``, ``type``, ``value``."""
 
 
 def read_project(
     session: Session, project_id: str, *, patience_s: float | None = None
 ) -> dict[str, Any]:
-    """Its ``id``, ``created_at``, ``label_config`` and ``total_annotations_number``.
+    """Return a project's ``id``, ``created_at`` and ``label_config``.
 
     Raises:
-        LsmlError: of the session's classes, if Label Studio refuses, or does not answer
+        LsmlError: of the session's classes, if Label Studio refuses or does not answer
             in time.
     """
     asked = f"project {project_id}"
-    # All counts of a large project take long.
-    query = {"include": "id,created_at,label_config,total_annotations_number"}
+    # Counting everything in a large project takes long.
+    query = {"include": "id,created_at,label_config"}
     path = f"api/projects/{project_id}/"
     found = session.get(asked, path, query, patience_s)
     if not isinstance(found, dict) or found.get("id") != int(project_id):
-        raise session.error(asked, "answered with no project", CHECK_URL)
+        raise session.error(asked, "answered without the project", CHECK_URL)
     return found
 
 
 def above(column: str, value: int) -> Filter:
-    """Only tasks whose number in a column is greater."""
+    """Return a filter for tasks whose number in a column is greater."""
     name = f"filter:tasks:{column}"
     return {"filter": name, "operator": "greater", "type": "Number", "value": value}
 
@@ -57,36 +58,36 @@ def read_pages(
     last: int = -1,
     included: Sequence[int] | None = None,
 ) -> Iterator[list[Task]]:
-    """Tasks in order of their ids, as Label Studio sends them; the last page is empty.
+    """Yield tasks by ascending id; the last page may be empty.
 
     Args:
-        session: whom to ask.
+        session: of Label Studio.
         asked: what is read, for messages.
-        query: ``project``, ``page_size`` at most and what else the address says.
-        filters: what each task has to meet.
-        plain: makes a task of what was sent; ``LookupError``, ``TypeError``,
-            ``ValueError`` or ``AttributeError`` if it is none.
-        last: only tasks of greater ids.
+        query: ``project``, the largest ``page_size``, and more parameters.
+        filters: that each task must match.
+        plain: converts what was sent to a task, or raises ``LookupError``,
+            ``TypeError``, ``ValueError`` or ``AttributeError``.
+        last: only tasks with greater ids.
         included: only these tasks.
 
     Raises:
-        LsmlError: of the session's classes, if Label Studio refuses, or does not answer
+        LsmlError: of the session's classes, if Label Studio refuses or does not answer
             in time.
     """
     asks = {"ordering": ["tasks:id"]} | chosen(included)
-    query = {**query, "resolve_uri": "false"}  # else s3:// is an address for browsers
-    most, quick = query["page_size"], 0
+    query = {**query, "resolve_uri": "false"}  # Keep s3:// addresses.
+    most, in_time = query["page_size"], 0
     while True:
         both = {"conjunction": "and", "items": [*filters, above("id", last)]}
         query["query"] = json.dumps({"filters": both, **asks}, separators=(",", ":"))
         size = query["page_size"]
         page = session.get(asked, "api/tasks/", query)
-        quick = quick + 1 if query["page_size"] == size else 0
-        if quick >= _QUICK:
-            query["page_size"], quick = min(most, 2 * size), 0
+        in_time = in_time + 1 if query["page_size"] == size else 0
+        if in_time >= _GROW_AFTER:
+            query["page_size"], in_time = min(most, 2 * size), 0
         tasks = _tasks_in(page, plain)
         if tasks is None:
-            raise session.error(asked, "answered with no tasks", CHECK_URL)
+            raise session.error(asked, "answered without tasks", CHECK_URL)
         for task in tasks:
             if task["id"] <= last:
                 raise session.error(
@@ -102,14 +103,14 @@ def read_pages(
 
 
 def chosen(task_ids: Sequence[int] | None) -> dict[str, Any]:
-    """What asks for these tasks only; nothing for None."""
+    """Return the parameters that select only these tasks; none for None."""
     if task_ids is None:
         return {}
     return {"selectedItems": {"all": False, "included": list(task_ids)}}
 
 
 def _tasks_in(page: Any, plain: Callable[[dict[str, Any]], Task]) -> list[Task] | None:
-    """The tasks of an answer; None if it is no such answer."""
+    """Return the tasks of an answer; None if it has none."""
     try:
         return [plain(task) for task in page["tasks"]]
     except (LookupError, TypeError, ValueError, AttributeError):

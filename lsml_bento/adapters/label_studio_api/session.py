@@ -1,7 +1,7 @@
-"""Questions to Label Studio's API: asked again after problem that passes.
+"""Send requests to Label Studio's API, and retry them after temporary problems.
 
-What changes something is sent again where it is certain that nothing was changed: the
-connection was refused, or the answer was 401 or 429.
+A request that changes something is only sent again if it is certain that nothing was
+changed: the connection was refused, or the answer was 401 or 429.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from lsml_bento.errors import LsmlError, TrainingError
 
 log = logging.getLogger(__name__)
 
-_TIMEOUT_S = (5.0, 30.0)  # connect, and between two chunks
-_CHANGE_TIMEOUT_S = 120.0  # 500 predictions for a large project take long
-_PAUSES_S = (0.5, 15.0)  # the first one, doubled up to the last
-_PAUSES = 60  # a long patience has longer pauses: not over one in so many
+_TIMEOUT_S = (5.0, 30.0)  # Connect, and between two chunks.
+_CHANGE_TIMEOUT_S = 120.0  # Storing 500 predictions may take long.
+_PAUSES_S = (0.5, 15.0)  # The first pause is doubled up to the last.
+_PAUSES = 60  # A long time limit allows longer pauses: up to 1/60 of it.
 _ADDRESS = re.compile(r"https?://[^/\s?#\[]|https?://\[[0-9a-fA-F:.]+\]")
 
 
 class Session:
-    """One Label Studio, and the key that only it gets.
+    """A connection to one Label Studio, which alone gets the key.
 
     Args:
-        url: where it answers, with its sub-path if it has one.
+        url: of Label Studio, with its sub-path if it has one.
         key: a personal access token or a legacy token.
-        patience_s: how long a request is tried again.
-        refused: the class of errors that asking again does not help.
-        away: the class of errors of one that does not answer in time.
+        patience_s: how long a request is retried.
+        refused: class of errors that a retry does not help.
+        away: class of errors if Label Studio does not answer in time.
     """
 
     def __init__(
@@ -73,17 +73,17 @@ class Session:
         query: dict[str, Any],
         patience_s: float | None = None,
     ) -> Any:
-        """The JSON of an answer.
+        """Return the JSON of an answer.
 
         Args:
             asked: what is read, for messages.
             path: below the URL.
             query: its ``page_size`` is halved when an answer takes too long.
-            patience_s: in place of the session's.
+            patience_s: overrides the session's.
 
         Raises:
-            LsmlError: of the session's classes, if there is none in time, or asking
-                again does not help.
+            LsmlError: of the session's classes, if there is no answer in time, or a
+                retry does not help.
         """
         answer = self.ask(asked, path, query, patience_s=patience_s)
         if isinstance(answer, Problem):
@@ -101,9 +101,9 @@ class Session:
         body: Any = None,
         patience_s: float | None = None,
     ) -> Any:
-        """The JSON of an answer, None for an empty one, or the ``Problem`` that stays.
+        """Return the JSON of an answer, None if it is empty, or a lasting ``Problem``.
 
-        A ``POST`` is not sent again where the first one may have been carried out.
+        A ``POST`` is not sent again if the first one may have been carried out.
         """
         patience_s = self._patience_s if patience_s is None else patience_s
         longest_s = max(_PAUSES_S[1], patience_s / _PAUSES)
@@ -126,13 +126,13 @@ class Session:
             if answer.slow and query.get("page_size", 1) > 1:
                 query["page_size"] //= 2
             log.warning(
-                "%s: Label Studio %s; asking again in %.1f s", asked, answer.found, wait
+                "Label Studio %s; retrying in %.1f s: %s", answer.found, wait, asked
             )
             time.sleep(wait)
             pause = min(2 * pause, longest_s)
 
     def failure(self, asked: str, problem: Problem, verb: str = "read") -> LsmlError:
-        """What to raise for problem that stays."""
+        """Return the error to raise for a lasting problem."""
         kind = self._away if problem.passes else self._refused
         return self.error(asked, problem.found, problem.remedy, verb=verb, kind=kind)
 
@@ -145,19 +145,19 @@ class Session:
         verb: str = "read",
         kind: type[LsmlError] | None = None,
     ) -> LsmlError:
-        """What to raise: asked for something, found something else, and what to do."""
+        """Return an error: what was asked, what Label Studio did, and what to do."""
         said = f"Label Studio at {self._url} {found}; {remedy}"
         return (kind or self._refused)(f"{asked} cannot be {verb}: {said}")
 
     def close(self) -> None:
-        """Close the connections; the next question opens new ones."""
+        """Close the connections; the next request opens new ones."""
         with self._lock:
             wrapper, self._wrapper = self._wrapper, None
         if wrapper is not None:
             wrapper.httpx_client.httpx_client.close()
 
     def _attempt(self, method: str, path: str, query: dict[str, Any], body: Any) -> Any:
-        """JSON, None for an empty answer, or a ``Problem``."""
+        """Send a request once; return JSON, None or a ``Problem``."""
         options: Any = {}
         if method != "GET":
             timeout = httpx.Timeout(_CHANGE_TIMEOUT_S, connect=_TIMEOUT_S[0])
@@ -188,7 +188,7 @@ class Session:
             if self._wrapper is None:
                 if not _ADDRESS.match(self._url):
                     raise httpx.InvalidURL(self._url)
-                # Redirects would carry a personal access token along in a body.
+                # A redirect would pass on a personal access token in a body.
                 connect, read = _TIMEOUT_S
                 http = httpx.Client(
                     timeout=httpx.Timeout(read, connect=connect),
@@ -209,7 +209,7 @@ class Session:
             return self._wrapper
 
     def _forget_access(self) -> bool:
-        """Make the next request exchange the token anew; False for a legacy token."""
+        """Drop the access token; return False for a legacy token, which has none."""
         with self._lock:
             if self._wrapper is None or self._wrapper._tokens_client._use_legacy_token:
                 return False
