@@ -211,7 +211,10 @@ class Batches:
         try:
             while batch := self._take():
                 self._start_worker()
-                answers = await self._answers([page.tasks[n] for page, n in batch])
+                tasks = [page.tasks[n] for page, n in batch]
+                answers = await self._call(tasks)
+                if isinstance(answers, Exception):
+                    answers = await self._bisect(tasks, answers)
                 for (page, n), answer in zip(batch, answers, strict=True):
                     page.put(n, answer)
         finally:
@@ -229,12 +232,13 @@ class Batches:
                 self._queue.popleft()
         return batch
 
-    async def _answers(self, tasks: list[Task]) -> list[Answer]:
-        """Predict a batch, and halves of what fails until single tasks fail."""
+    async def _bisect(self, tasks: list[Task], error: Exception) -> list[Answer]:
+        """Predict halves of a batch that failed, until single tasks fail."""
         answers: list[Answer] = []
-        parts = Bisection([tasks])
+        parts = Bisection([tasks], self._limit)
         for part in parts:
-            found = await self._call(part)
+            is_whole = len(part) == len(tasks)
+            found = error if is_whole else await self._call(part)
             parts.limit = self._limit
             if not isinstance(found, Exception):
                 answers += found

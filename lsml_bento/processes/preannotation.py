@@ -108,33 +108,41 @@ def _open_engine(
     if url is not None:
         from lsml_bento.adapters.backend_http import BackendEngine  # noqa: PLC0415
 
-        engine = BackendEngine(url, setup.settings.basic_auth)
-        yield engine, project or parse_project(named)
+        called = BackendEngine(url, setup.settings.basic_auth)
+        yield called, project or parse_project(named)
         return
     assert setup.spec is not None, "checked before"  # noqa: S101
     if project is None and named is None:
-        yield _local_engine(setup, setup.spec, MemoryState()), _NO_PROJECT
+        state = MemoryState()
+        engine = _local_engine(setup, setup.spec, state, has_versions=False)
+        yield engine, _NO_PROJECT
         return
-    with closing(open_state(setup.settings, setup.home, setup.spec.name)) as state:
+    with closing(open_state(setup.settings, setup.home, setup.spec.name)) as shared:
         if project is not None:
-            yield _local_engine(setup, setup.spec, state), project
+            yield _local_engine(setup, setup.spec, shared), project
             return
-        meant = project_called(state, str(named))
-        copied = snapshot(state, meant)
+        meant = project_called(shared, str(named))
+        copied = snapshot(shared, meant)
     yield _local_engine(setup, setup.spec, copied), meant
 
 
-def _local_engine(setup: Setup, spec: BackendSpec, state: State) -> LocalEngine:
+def _local_engine(
+    setup: Setup, spec: BackendSpec, state: State, *, has_versions: bool = True
+) -> LocalEngine:
     from lsml_bento.adapters import label_studio_ml  # noqa: PLC0415
     from lsml_bento.processes.label_studio import open_media  # noqa: PLC0415
-    from lsml_bento.processes.wiring import open_weights  # noqa: PLC0415
 
+    weights = None
+    if has_versions:
+        from lsml_bento.processes.wiring import open_weights  # noqa: PLC0415
+
+        weights = open_weights(setup.settings)
     label_studio_ml.install()
     return LocalEngine(
         ModelSource(spec.target, spec.directory_path),
         state,
         open_media(setup.settings, setup.home),
-        open_weights(setup.settings),
+        weights,
         setup.threads,
     )
 

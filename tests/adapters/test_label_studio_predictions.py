@@ -623,6 +623,6 @@ def test_pauses_grow_and_each_is_told_once_without_the_key(
     assert slept == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert len(warnings) == 11
-    assert warnings[0].startswith("Label Studio answered 503; retrying in 0.5 s: ")
+    assert "; retrying in 0.5 s: the tasks of project 7" in warnings[0]
     for key in (REFRESH, *studio.accepted):
         assert key.removeprefix("Bearer ") not in caplog.text
