@@ -71,7 +71,7 @@ def entered() -> Iterator[tuple[set[str], set[str]]]:
         yield whole, pages
     finally:
         sys.setprofile(before)
-    threading.setprofile(None)
+        threading.setprofile(None)
 
 
 def preannotate(directory: Path, output: str) -> None:
