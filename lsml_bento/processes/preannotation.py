@@ -119,7 +119,17 @@ def _open_engine(
         return
     with closing(open_state(setup.settings, setup.home, setup.spec.name)) as shared:
         if project is not None:
-            yield _local_engine(setup, setup.spec, shared), project
+            from lsml_bento.jobs.annotations import AnnotationStore  # noqa: PLC0415
+            from lsml_bento.jobs.job_store import JobStore  # noqa: PLC0415
+
+            yield (
+                _local_engine(
+                    *(setup, setup.spec, shared),
+                    any_task=AnnotationStore(shared).any_task,
+                    note_on_job=JobStore(shared).complain,
+                ),
+                project,
+            )
             return
         meant = project_called(shared, str(named))
         copied = snapshot(shared, meant)
@@ -127,7 +137,12 @@ def _open_engine(
 
 
 def _local_engine(
-    setup: Setup, spec: BackendSpec, state: State, *, has_versions: bool = True
+    setup: Setup,
+    spec: BackendSpec,
+    state: State,
+    *,
+    has_versions: bool = True,
+    **jobs: Any,
 ) -> LocalEngine:
     from lsml_bento.adapters import label_studio_ml  # noqa: PLC0415
     from lsml_bento.processes.label_studio import open_media  # noqa: PLC0415
@@ -144,6 +159,7 @@ def _local_engine(
         open_media(setup.settings, setup.home),
         weights,
         setup.threads,
+        **jobs,
     )
 
 
