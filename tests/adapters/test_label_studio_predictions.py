@@ -411,7 +411,9 @@ def test_a_post_whose_fate_is_unknown_is_not_sent_again(
     write = makes(studio)
     said = raised(ResultUnknown, lambda: write.write(some(1, 2)))
     over.set()
-    assert said.startswith("2 predictions for project 7 cannot be known as written: ")
+    assert said.startswith(
+        "2 predictions for project 7 cannot be confirmed as written: "
+    )
     assert posts(studio) == 1
     assert write.predicted("m-1", [1, 2]) == ({1, 2} if carried_out else set())
 
@@ -520,7 +522,7 @@ def test_a_prediction_that_does_not_fit_the_label_config_is_told_why(
     studio.faults = [lambda _: answer(400)]
     fits = [Predicted(1, {"result": [RESULT], "model_version": "m-1"})]
     said = raised(Refused, lambda: write.write(fits))
-    assert "its task deleted meanwhile" in said
+    assert "its task was deleted" in said
 
 
 def test_predictions_of_which_some_were_left_out_are_read_back(
@@ -530,7 +532,7 @@ def test_predictions_of_which_some_were_left_out_are_read_back(
     write = makes(studio)
     both = [*some(1), *some(2, result="unfit")]
     said = raised(ResultUnknown, lambda: write.write(both))
-    assert "says that it stored 1; read back which are there" in said
+    assert "says that it stored 1; read back which are stored" in said
     assert write.predicted("m-1", [1, 2]) == {1}
 
 

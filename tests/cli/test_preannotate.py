@@ -66,7 +66,7 @@ def output(place: Place) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def test_a_file_is_predicted_into_another_one(place: Place) -> None:
+def test_a_file_is_predicted_into_another_file(place: Place) -> None:
     write_tasks(place, *(f"text {n}" for n in range(70)))
 
     done = preannotate(place)
@@ -91,7 +91,7 @@ def test_a_file_is_predicted_into_another_one(place: Place) -> None:
     assert not place.home.joinpath("state.db").exists()
 
 
-def test_tasks_that_fail_are_listed_and_tried_again(tmp_path: Path) -> None:
+def test_failed_tasks_are_listed_and_retried(tmp_path: Path) -> None:
     place = place_of(tmp_path, FAILING)
     write_tasks(place, "a", "bad", "c", "bad")
     with (tmp_path / "tasks.jsonl").open("a") as file:
@@ -123,7 +123,7 @@ def test_tasks_that_fail_are_listed_and_tried_again(tmp_path: Path) -> None:
     assert [len(row["predictions"]) for row in output(place)] == [1, 1, 1, 1]
 
 
-def test_sigterm_writes_what_was_predicted_and_the_next_run_goes_on(
+def test_sigterm_writes_finished_batches_and_the_next_run_continues(
     tmp_path: Path,
 ) -> None:
     place = place_of(tmp_path, SLOW)
@@ -193,7 +193,7 @@ def test_another_label_config_needs_another_output(place: Place) -> None:
     assert preannotate(place, "--overwrite").returncode == 0
 
 
-def test_a_label_config_that_the_model_does_not_fill_is_told(place: Place) -> None:
+def test_predictions_that_do_not_fit_the_label_config_are_refused(place: Place) -> None:
     write_tasks(place, "a")
     config = LABEL_CONFIG.replace("Neutral", "Mixed")
     (place.directory / "label_config.xml").write_text(config)
@@ -207,7 +207,7 @@ def test_a_label_config_that_the_model_does_not_fill_is_told(place: Place) -> No
     assert not (place.directory.parent / "out.jsonl").exists()
 
 
-def test_what_can_not_be_read_is_one_sentence(place: Place) -> None:
+def test_unreadable_files_are_one_sentence(place: Place) -> None:
     here = place.directory.parent
     assert refused(preannotate(place)) == (
         f"the tasks in {here / 'tasks.jsonl'} cannot be read: No such file or directory"
@@ -245,16 +245,14 @@ def test_what_can_not_be_read_is_one_sentence(place: Place) -> None:
         ([".", "--project", "1", "--filter", "{}"], "must be of the form"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(
-    arguments: list[str], sentence: str
-) -> None:
+def test_invalid_options_are_refused(arguments: list[str], sentence: str) -> None:
     done = CliRunner().invoke(main, ["preannotate", *arguments])
 
     assert done.exit_code == 2
     assert sentence in done.output
 
 
-def test_a_backend_that_runs_is_asked(tmp_path: Path) -> None:
+def test_a_running_backend_is_called(tmp_path: Path) -> None:
     place = place_of(tmp_path, FAILING)
     write_tasks(place, *(f"text {n}" for n in range(50)), "bad")
     with server(place.directory, tmp_path / "log") as started:
@@ -280,7 +278,7 @@ class TestProjects:
     def environ(self, studio: Studio) -> dict[str, str]:
         return {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": LEGACY}
 
-    def test_the_first_signal_ends_the_wait_for_a_label_studio_that_is_away(
+    def test_the_first_signal_ends_the_wait_for_label_studio(
         self, place: Place, studio: Studio
     ) -> None:
         studio.faults = [lambda _: answer(503)] * 1000
@@ -293,7 +291,7 @@ class TestProjects:
         assert time.monotonic() - began < 3
         assert "Traceback" not in running.log
 
-    def test_a_home_that_can_not_be_written_is_one_sentence(
+    def test_a_home_that_cannot_be_written_is_one_sentence(
         self, tmp_path: Path, studio: Studio
     ) -> None:
         (tmp_path / "file").touch()

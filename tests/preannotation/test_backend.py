@@ -95,7 +95,7 @@ def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
     return 200, {"results": [[] if t in empty else slot(t) for t in texts]}
 
 
-def test_it_is_asked_as_label_studio_asks() -> None:
+def test_requests_are_those_of_label_studio() -> None:
     with backend(answer) as (url, asked):
         version, [found] = predict(BackendEngine(url), "a")
 
@@ -116,7 +116,7 @@ def test_it_is_asked_as_label_studio_asks() -> None:
     ]
 
 
-def test_a_task_that_failed_is_told_from_one_without_a_prediction() -> None:
+def test_a_failed_task_differs_from_one_without_a_prediction() -> None:
     with backend(answer) as (url, _):
         _, found = predict(BackendEngine(url), "a", "bad", "none", "bad", "b")
 
@@ -129,7 +129,7 @@ def test_a_task_that_failed_is_told_from_one_without_a_prediction() -> None:
     ]
 
 
-def test_no_results_at_all_are_no_predictions() -> None:
+def test_empty_results_mean_no_predictions() -> None:
     def none(path: str, body: dict[str, Any]) -> tuple[int, Any]:
         return 200, {"model_version": "v1", "results": []}
 
@@ -152,7 +152,7 @@ def test_user_and_password_come_from_the_url_or_the_environment() -> None:
     assert {header for _, header, _ in asked[2:]} == {"Basic dXNlcjpwYXNz"}
 
 
-def test_one_that_is_away_is_waited_for() -> None:
+def test_an_unavailable_backend_is_retried() -> None:
     calls: list[str] = []
 
     def late(path: str, body: dict[str, Any]) -> tuple[int, Any]:
@@ -166,7 +166,7 @@ def test_one_that_is_away_is_waited_for() -> None:
     assert calls == ["/setup", "/predict", "/predict"]
 
 
-def test_one_that_stays_away_stops_the_run() -> None:
+def test_a_backend_that_stays_unavailable_ends_the_run() -> None:
     with backend(answer) as (url, _):
         pass
     with pytest.raises(Unreachable, match=rf"{url} does not answer \(ConnectError\)"):
@@ -185,14 +185,14 @@ def test_one_that_stays_away_stops_the_run() -> None:
         (200, {}, "returned no model_version"),
     ],
 )
-def test_what_is_no_backend_is_told(status: int, body: object, sentence: str) -> None:
+def test_other_servers_are_refused(status: int, body: object, sentence: str) -> None:
     told = pytest.raises(PreannotationError, match=sentence)
     with backend(lambda *_: (status, body)) as (url, _), told:
         predict(BackendEngine(url), "a")
 
 
 @pytest.mark.parametrize("url", ["localhost:9090", "ftp://x", "http://", "http://x:y"])
-def test_an_address_that_is_none_is_refused(url: str) -> None:
+def test_an_invalid_url_is_refused(url: str) -> None:
     with pytest.raises(PreannotationError, match="--backend must be the URL"):
         BackendEngine(url)
 
@@ -200,7 +200,7 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
 # Versions
 
 
-def test_predictions_are_of_the_version_that_setup_names(
+def test_predictions_get_the_version_that_setup_returns(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def twice(path: str, body: dict[str, Any]) -> tuple[int, Any]:
@@ -218,7 +218,7 @@ def test_predictions_are_of_the_version_that_setup_names(
     assert "name version v1, but /setup names INITIAL" in warning
 
 
-def test_another_version_during_a_run_ends_it() -> None:
+def test_a_version_change_ends_the_run() -> None:
     serving = ["v1"]
 
     def swaps(path: str, body: dict[str, Any]) -> tuple[int, Any]:
@@ -235,7 +235,7 @@ def test_another_version_during_a_run_ends_it() -> None:
         predict(BackendEngine(url), "a", "b")
 
 
-def test_numbers_that_are_no_json_become_null() -> None:
+def test_nan_and_infinity_become_null() -> None:
     def odd(path: str, body: dict[str, Any]) -> tuple[int, Any]:
         scores = iter([float("nan"), float("inf"), "HUGE", 0.5])
         made = [slot("a") | {"score": next(scores)} for _ in body.get("tasks", [])]
@@ -258,7 +258,7 @@ def slow(path: str, body: dict[str, Any]) -> tuple[int, Any]:
     return answer(path, body)
 
 
-def test_one_that_is_too_slow_for_a_batch_gets_smaller_ones() -> None:
+def test_a_slow_backend_gets_smaller_batches() -> None:
     with backend(slow) as (url, asked):
         _, found = predict(BackendEngine(url, timeout_s=0.3), *"abcdefgh")
 
@@ -267,7 +267,7 @@ def test_one_that_is_too_slow_for_a_batch_gets_smaller_ones() -> None:
     assert sorted(sizes) == [2, 2, 2, 2, 4, 4]
 
 
-def test_a_task_that_takes_too_long_costs_no_others() -> None:
+def test_a_task_that_times_out_does_not_fail_others() -> None:
     with backend(slow) as (url, _):
         engine = BackendEngine(url, timeout_s=0.3)
         _, found = predict(engine, "a", "endless", "c", "none")
@@ -280,7 +280,7 @@ def test_a_task_that_takes_too_long_costs_no_others() -> None:
     ]
 
 
-def test_one_that_is_quick_again_gets_more_tasks_again() -> None:
+def test_batches_grow_again_once_the_backend_answers_in_time() -> None:
     hangs = [True]
 
     def once(path: str, body: dict[str, Any]) -> tuple[int, Any]:
@@ -298,7 +298,7 @@ def test_one_that_is_quick_again_gets_more_tasks_again() -> None:
     assert sizes[-1] == 4
 
 
-def test_one_that_takes_requests_and_never_answers_is_away() -> None:
+def test_a_backend_that_never_answers_is_unreachable() -> None:
     def hangs(path: str, body: dict[str, Any]) -> tuple[int, Any]:
         time.sleep(0.5 if path == "/predict" else 0)
         return answer(path, body)
@@ -308,7 +308,7 @@ def test_one_that_takes_requests_and_never_answers_is_away() -> None:
         predict(BackendEngine(url, timeout_s=0.1, patience_s=0.25), *"abcd")
 
 
-def test_empty_answers_are_asked_for_again_a_few_at_a_time() -> None:
+def test_empty_answers_are_retried_a_few_at_a_time() -> None:
     lock, running, most = threading.Lock(), 0, 0
 
     def counted(path: str, body: dict[str, Any]) -> tuple[int, Any]:

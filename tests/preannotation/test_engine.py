@@ -72,7 +72,7 @@ class Refuser(Echo):
 
 
 class TestFailures:
-    def test_bad_tasks_cost_no_others_however_they_lie_in_a_batch(self) -> None:
+    def test_bad_tasks_do_not_fail_others_in_their_batch(self) -> None:
         texts = [f"bad {n}" if n in (2, 7, 9, 30) else f"good {n}" for n in range(32)]
 
         answers = answers_of(Refuser, tasks_of(*texts), max_batch_size=32)
@@ -83,7 +83,7 @@ class TestFailures:
             else:
                 assert said(answer) == text
 
-    def test_a_model_that_always_fails_is_called_a_few_times_a_batch(self) -> None:
+    def test_a_model_that_always_fails_is_called_a_few_times_per_batch(self) -> None:
         Refuser.calls.clear()
 
         answers = answers_of(Refuser, tasks_of(*["bad"] * 64), max_batch_size=32)
@@ -103,7 +103,7 @@ class TestFailures:
             await batches.predict(tasks_of(*["bad"] * count))
         await batches.close()
 
-    def test_an_answer_that_is_no_prediction_costs_its_own_task(self) -> None:
+    def test_an_invalid_prediction_fails_only_its_task(self) -> None:
         odd = {"choices": ["odd"]}
 
         class Odd(Echo):
@@ -117,7 +117,7 @@ class TestFailures:
         assert repr(second).startswith("PredictionError('a prediction is a dict")
 
 
-def test_a_gpu_that_is_lost_ends_the_run_and_lists_no_task_for_it() -> None:
+def test_a_lost_gpu_ends_the_run_and_fails_no_task() -> None:
     class Brittle(Echo):
         def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> Any:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -147,7 +147,7 @@ class TestBatches:
 
         assert sizes == [8] * 5
 
-    def test_after_stop_nothing_new_is_called(self) -> None:
+    def test_no_call_starts_after_stop(self) -> None:
         async def predict() -> list[Answer]:
             engine = LocalEngine(ModelSource(Echo), MemoryState(), NoMedia())
             batches = Batches(engine, 8)
@@ -175,7 +175,7 @@ class Gone:
         """Nothing is open."""
 
 
-def test_what_stops_a_run_is_no_task_s_failure() -> None:
+def test_an_error_that_ends_the_run_fails_no_task() -> None:
     async def predict() -> None:
         batches = Batches(Gone(), 8)
         try:
@@ -198,7 +198,7 @@ class Learned(LabelStudioMLBase):
         return [{"result": [], "score": 0.5} for _ in tasks]
 
 
-def test_the_version_of_a_project_predicts_and_its_state_stays() -> None:
+def test_the_active_version_predicts_and_the_state_does_not_change() -> None:
     project, state = Project("3", 7), MemoryState()
     state.write(project, {"label_config": CONFIG, "model_version": "base"})
     made = Version(version="trained-1", created_at=1.0, label_config=OTHER_CONFIG)
@@ -223,7 +223,7 @@ def test_the_version_of_a_project_predicts_and_its_state_stays() -> None:
     assert state.read(project) == before
 
 
-def test_a_label_config_that_the_model_does_not_take_changes_nothing() -> None:
+def test_a_label_config_that_the_model_refuses_changes_nothing() -> None:
     class Picky(Learned):
         def setup(self) -> None:
             if "Neutral" in self.label_config:
@@ -246,12 +246,12 @@ def test_a_label_config_that_the_model_does_not_take_changes_nothing() -> None:
 
 
 class TestOutcomes:
-    def test_a_failure_says_where_it_was(self) -> None:
+    def test_a_failure_names_its_line_and_task(self) -> None:
         assert str(Failure("line 3", 7, "why")) == "line 3 (task 7): why"
         assert str(Failure("line 3", None, "why")) == "line 3: why"
         assert str(Failure("", "x", "why")) == "task 'x': why"
 
-    def test_a_tally_keeps_the_first_failures_and_counts_all(self) -> None:
+    def test_totals_keep_the_first_failures_and_count_all(self) -> None:
         totals = Totals()
         for number in range(30):
             failure = Failure("", number, "why")
@@ -261,7 +261,7 @@ class TestOutcomes:
         assert [failure.task_id for failure in totals.failures] == list(range(20))
         assert totals.at == 29
 
-    def test_a_slot_may_hold_several_predictions_or_none(self) -> None:
+    def test_an_answer_may_hold_several_predictions_or_none(self) -> None:
         two = [{"result": [], "model_version": "own"}, {"result": []}, {"score": 1}]
 
         found = predictions_of(json.dumps(two).encode(), "given")

@@ -164,7 +164,7 @@ class TestTaskFiles:
             ("[" * 100_000, "invalid JSON: "),
         ],
     )
-    def test_a_line_that_is_no_task_is_named(
+    def test_lines_that_are_not_tasks_are_reported(
         self, tmp_path: Path, line: str, fault: str
     ) -> None:
         path = write_lines(tmp_path / "tasks.jsonl", {"text": "a"}, line, {"text": "b"})
@@ -188,7 +188,7 @@ class TestTaskFiles:
         assert [failure.where for failure in page.unread] == ["task 2"]
         assert rest.tasks == [tasks[2]]
 
-    def test_a_list_that_breaks_off_is_read_up_to_there(self, tmp_path: Path) -> None:
+    def test_a_truncated_list_is_read_up_to_its_end(self, tmp_path: Path) -> None:
         path = tmp_path / "tasks.json"
         path.write_text('[{"text": "a"}, {"text": "b"}, {"te')
         pages = TaskFile(path).pages(Position(), 1)
@@ -197,7 +197,7 @@ class TestTaskFiles:
         with pytest.raises(TaskFileError, match="is not valid JSON after task 2"):
             next(pages)
 
-    def test_what_can_not_be_read_is_told(self, tmp_path: Path) -> None:
+    def test_an_unreadable_file_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(TaskFileError, match="cannot be read: No such file"):
             TaskFile(tmp_path / "none.jsonl")
         with pytest.raises(TaskFileError, match="cannot be read: Is a directory"):
@@ -208,7 +208,7 @@ class TestTaskFiles:
         ):
             TaskFile(one)
 
-    def test_a_pipe_is_told_to_be_none(self, tmp_path: Path) -> None:
+    def test_a_pipe_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "tasks.jsonl"
         os.mkfifo(path)
         end = os.open(path, os.O_RDWR)
@@ -257,7 +257,7 @@ class TestOutputs:
         assert (totals.predicted, totals.failed) == (3, 1)
         assert output.checkpoint.ended
 
-    def test_a_run_goes_on_where_it_stopped(self, tmp_path: Path) -> None:
+    def test_a_run_resumes_where_it_stopped(self, tmp_path: Path) -> None:
         tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 50))
         whole = PredictionFile(tmp_path / "whole.jsonl", START, "line")
         run(Chooser("text 3", "text 33"), tasks, whole)
@@ -274,7 +274,7 @@ class TestOutputs:
             )
         assert engine.seen < 2 * 50
 
-    def test_what_no_checkpoint_counts_is_written_again(self, tmp_path: Path) -> None:
+    def test_lines_after_the_checkpoint_are_written_again(self, tmp_path: Path) -> None:
         tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 10))
         output = PredictionFile(tmp_path / "out.jsonl", START, "line")
         run(Chooser(), tasks, output, stop_after=1)
@@ -293,7 +293,7 @@ class TestOutputs:
             ({"model_version": "2"}, "by the model version '1'"),
         ],
     )
-    def test_an_output_of_another_run_is_left_alone(
+    def test_the_output_of_another_run_is_not_changed(
         self, tmp_path: Path, other: dict[str, str], difference: str
     ) -> None:
         path = tmp_path / "out.jsonl"
@@ -309,7 +309,7 @@ class TestOutputs:
         run(Chooser(), tasks, PredictionFile(path, start, "line", overwrite=True))
         assert len(rows(path)) == 5
 
-    def test_a_file_of_somebody_else_is_left_alone(self, tmp_path: Path) -> None:
+    def test_a_foreign_file_is_not_changed(self, tmp_path: Path) -> None:
         path = tmp_path / "out.jsonl"
         path.write_text("mine")
 
@@ -322,7 +322,7 @@ class TestOutputs:
             PredictionFile(path, START, "line")
         assert path.read_text() == "mine"
 
-    def test_an_output_that_was_cut_is_told(self, tmp_path: Path) -> None:
+    def test_a_truncated_output_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "out.jsonl"
         tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 5))
         run(Chooser(), tasks, PredictionFile(path, START, "line"))
@@ -331,7 +331,7 @@ class TestOutputs:
         with pytest.raises(OutputError, match="has 0 bytes but its checkpoint counts"):
             PredictionFile(path, START, "line")
 
-    def test_a_list_of_failures_that_is_gone_is_told(self, tmp_path: Path) -> None:
+    def test_a_missing_list_of_failures_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "out.jsonl"
         tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 9))
         run(Chooser("text 1"), tasks, PredictionFile(path, START, "line"))
@@ -346,7 +346,7 @@ class TestOutputs:
             pass
         assert list(tmp_path.iterdir()) == []
 
-    def test_predictions_that_fit_nowhere_stop_a_run(self, tmp_path: Path) -> None:
+    def test_predictions_that_do_not_fit_stop_a_run(self, tmp_path: Path) -> None:
         path = tmp_path / "out.jsonl"
         tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 5))
 
@@ -357,9 +357,7 @@ class TestOutputs:
 
 
 class TestRetries:
-    def test_tasks_that_failed_get_their_answer_in_their_line(
-        self, tmp_path: Path
-    ) -> None:
+    def test_retried_tasks_keep_their_lines(self, tmp_path: Path) -> None:
         path = tmp_path / "out.jsonl"
         entries = [{"text": f"text {n}"} for n in range(30)]
         tasks = TaskFile(
@@ -385,9 +383,7 @@ class TestRetries:
         assert second.checkpoint.failures == 2
         assert has_failed_tasks(tmp_path / "out.jsonl.failed.jsonl")
 
-    def test_one_that_is_stopped_keeps_what_it_had_and_the_rest(
-        self, tmp_path: Path
-    ) -> None:
+    def test_a_stopped_retry_keeps_all_tasks(self, tmp_path: Path) -> None:
         path = tmp_path / "out.jsonl"
         tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 40))
         bad = Chooser(*(f"text {n}" for n in range(0, 40, 2)))
@@ -406,7 +402,7 @@ class TestRetries:
             f"text {n}" for n in range(40)
         ]
 
-    def test_one_whose_backend_goes_away_keeps_what_it_had(
+    def test_a_retry_keeps_answers_if_the_backend_becomes_unreachable(
         self, tmp_path: Path
     ) -> None:
         path = tmp_path / "out.jsonl"
@@ -429,7 +425,7 @@ class TestRetries:
         run(Chooser(), tasks, Retry(path, found))
         assert [len(row["predictions"]) for row in rows(path)] == [1] * 40
 
-    def test_a_swap_that_fails_is_ended_at_the_next_start(self, tmp_path: Path) -> None:
+    def test_a_failed_swap_is_completed_by_the_next_run(self, tmp_path: Path) -> None:
         path = tmp_path / "out.jsonl"
         tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 3))
         output = PredictionFile(path, START, "line")
@@ -452,9 +448,7 @@ class TestRetries:
         assert (found.failures, found.swapping) == (0, False)
         assert [len(row["predictions"]) for row in rows(path)] == [1] * 3
 
-    def test_a_swap_that_was_killed_is_ended_at_the_next_start(
-        self, tmp_path: Path
-    ) -> None:
+    def test_a_killed_swap_is_completed_by_the_next_run(self, tmp_path: Path) -> None:
         path = tmp_path / "out.jsonl"
         tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 3))
         output = PredictionFile(path, START, "line")
@@ -511,7 +505,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, size: int) -> None:
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != size
 
 
-def test_an_error_behind_pages_that_were_read_leaves_these_written(
+def test_pages_before_an_error_are_written(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "tasks.json"

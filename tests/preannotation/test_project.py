@@ -73,7 +73,7 @@ def project_of(count: int) -> ProjectInMemory:
     return ProjectInMemory(*(f"text {n}" for n in range(1, count + 1)))
 
 
-def test_each_task_gets_one_prediction_however_often_it_is_asked_for(
+def test_each_task_gets_one_prediction_in_repeated_runs(
     tmp_path: Path,
 ) -> None:
     project = project_of(10)
@@ -98,7 +98,7 @@ def test_only_missing_reads_only_those(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["lost", "stored", "half"])
-def test_a_post_of_unknown_fate_is_read_back(tmp_path: Path, fault: str) -> None:
+def test_a_post_with_an_unknown_result_is_read_back(tmp_path: Path, fault: str) -> None:
     project = project_of(9)
     project.faults = ["", fault]
 
@@ -108,7 +108,7 @@ def test_a_post_of_unknown_fate_is_read_back(tmp_path: Path, fault: str) -> None
     assert totals.predicted == 9
 
 
-def test_fates_that_stay_unknown_end_the_run_and_the_next_goes_on(
+def test_results_that_stay_unknown_end_the_run_and_the_next_continues(
     tmp_path: Path,
 ) -> None:
     project = project_of(9)
@@ -123,7 +123,7 @@ def test_fates_that_stay_unknown_end_the_run_and_the_next_goes_on(
     assert project.counts() == [1] * 9
 
 
-def test_what_a_killed_run_had_sent_is_waited_for(tmp_path: Path) -> None:
+def test_predictions_sent_by_a_killed_run_are_waited_for(tmp_path: Path) -> None:
     project = project_of(3)
     pending = START.model_copy(update={"pending": [1, 2]})
     save_checkpoint(tmp_path / "1.5.json", pending)
@@ -135,7 +135,7 @@ def test_what_a_killed_run_had_sent_is_waited_for(tmp_path: Path) -> None:
     assert project.counts() == [1] * 3
 
 
-def test_label_studio_gets_its_time_from_when_it_answers_again(
+def test_the_wait_starts_when_label_studio_answers_again(
     tmp_path: Path,
 ) -> None:
     project = project_of(3)
@@ -159,7 +159,7 @@ def test_label_studio_gets_its_time_from_when_it_answers_again(
     assert (totals.predicted, totals.skipped) == (2, 1)
 
 
-def test_what_somebody_else_stored_meanwhile_gets_no_second_one(
+def test_predictions_stored_meanwhile_get_no_second_one(
     tmp_path: Path,
 ) -> None:
     project = project_of(6)
@@ -183,7 +183,7 @@ class TestPostsThatFail:
     def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sending, "_PAUSES_S", (0.001,) * 8)
 
-    def test_one_task_that_label_studio_fails_at_costs_no_others(
+    def test_a_task_that_cannot_be_stored_does_not_fail_others(
         self, tmp_path: Path
     ) -> None:
         project = project_of(12)
@@ -199,7 +199,7 @@ class TestPostsThatFail:
             "task 8: Label Studio answered 500",
         }
 
-    def test_one_that_stores_nothing_is_waited_for_and_no_task_is_to_blame(
+    def test_no_task_fails_while_label_studio_stores_nothing(
         self, tmp_path: Path
     ) -> None:
         project = project_of(3)
@@ -216,7 +216,7 @@ class TestPostsThatFail:
             run(project, tmp_path, patience_s=0.2)
         assert not (tmp_path / "1.5.failed.jsonl").exists()
 
-    def test_a_page_of_one_task_is_given_up_in_the_end(self, tmp_path: Path) -> None:
+    def test_a_page_of_one_task_is_given_up_after_retries(self, tmp_path: Path) -> None:
         project = project_of(1)
         project.breaks = {1}
 
@@ -224,7 +224,7 @@ class TestPostsThatFail:
         assert len(project.posts) >= 8
 
 
-def test_a_prediction_that_is_refused_is_its_task_s_failure(tmp_path: Path) -> None:
+def test_a_refused_prediction_fails_its_task(tmp_path: Path) -> None:
     project = project_of(9)
     project.refuses = {2, 6}
 
@@ -254,7 +254,7 @@ def test_overwriting_replaces_predictions_of_the_version_only(tmp_path: Path) ->
     assert project.counts() == [2, 1, 1, 1]
 
 
-def test_overwriting_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+def test_overwriting_resumes_after_a_kill(tmp_path: Path) -> None:
     project = project_of(9)
     run(project, tmp_path)
     project.posts.clear()
@@ -267,7 +267,7 @@ def test_overwriting_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     assert project.counts() == [1] * 9
 
 
-def test_a_label_studio_that_is_away_ends_a_pass_with_all_that_was_read(
+def test_pages_that_were_read_are_written_before_unreachable_ends_a_pass(
     tmp_path: Path,
 ) -> None:
     project = project_of(9)
@@ -295,7 +295,7 @@ def test_a_limit_counts_tasks_that_are_predicted(tmp_path: Path) -> None:
     assert project.counts() == [1] * 8 + [0] * 2
 
 
-def test_selections_have_names_of_their_own() -> None:
+def test_selections_have_different_digests() -> None:
     filters = {"conjunction": "and", "items": []}
     names = {
         digest_of(Selection(), overwrite=False),

@@ -80,7 +80,7 @@ def add(project: ProjectInMemory, number: int) -> None:
     project.tasks.sort(key=lambda task: int(task["id"]))
 
 
-def test_what_failed_and_what_came_late_is_predicted_in_the_end(
+def test_failed_and_late_tasks_are_predicted_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(project_run, "_FULL_PASS_EVERY_S", 0.1)
@@ -106,7 +106,7 @@ def test_what_failed_and_what_came_late_is_predicted_in_the_end(
     assert list(tmp_path.joinpath("preannotate").iterdir()) == []
 
 
-def test_tasks_without_a_prediction_are_not_predicted_again_and_again(
+def test_tasks_without_a_prediction_are_predicted_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(project_run, "_FULL_PASS_EVERY_S", 0.0)
@@ -138,7 +138,7 @@ def test_tasks_without_a_prediction_are_not_predicted_again_and_again(
     "trouble",
     [StateError("the state did not answer"), ModelError("setup() raised ValueError")],
 )
-def test_a_watch_goes_on_after_trouble_with_the_model(
+def test_a_watch_continues_after_errors_of_the_model(
     tmp_path: Path, trouble: LsmlError
 ) -> None:
     project = ProjectInMemory("text 1")
@@ -172,7 +172,7 @@ def test_another_version_predicts_all_tasks(tmp_path: Path) -> None:
     assert versions == [["1", "2"]] * 2
 
 
-def test_a_backend_that_changes_its_version_is_gone_along_with(tmp_path: Path) -> None:
+def test_a_watch_follows_a_backend_to_another_version(tmp_path: Path) -> None:
     project = ProjectInMemory("text 1", "text 2", page_size=1)
 
     def then(engine: Engine) -> None:
@@ -189,7 +189,7 @@ def test_a_backend_that_changes_its_version_is_gone_along_with(tmp_path: Path) -
     assert versions == [["1", "2"], ["2"]]
 
 
-def test_what_was_being_sent_is_remembered_where_a_watch_ends_in_trouble(
+def test_the_checkpoint_names_tasks_being_sent_when_a_watch_fails(
     tmp_path: Path,
 ) -> None:
     project = ProjectInMemory("text 1")

@@ -1,12 +1,12 @@
-"""The tasks and predictions of one project, for pre-annotation in bulk.
+"""Read the tasks of one project, and write their predictions in bulk.
 
-Source: Label Studio 1.23.2 ``data_import/api.py`` (``ImportPredictionsAPI``)
-and ``data_manager/actions/basic.py``:
+* The import checks all predictions, then stores them in one transaction. It leaves out
+  those that do not fit the label config, and still answers 201 with the number that it
+  stored. Newer versions refuse all of them with 400.
+* The Data Manager's action that deletes predictions deletes those of all versions.
 
-* The import checks all predictions, then stores them in one transaction. Those that do
-  not fit the label config it leaves out, and still answers 201 with the number of those
-  that it stored; newer ones refuse them all, with 400.
-* Its action that deletes predictions in bulk deletes those of all versions.
+Source: Label Studio 1.23.2 ``data_import/api.py`` (``ImportPredictionsAPI``) and
+``data_manager/actions/basic.py``.
 """
 
 from __future__ import annotations
@@ -35,31 +35,31 @@ from lsml_bento.preannotation.selection import (
 )
 
 _IDS = 200
-"""Tasks named in one address: 2 kB of it."""
+"""Tasks named in one URL: 2 kB of it."""
 
 _FIRST_S = 60.0
-"""How long one that never answered is waited for: the address may be wrong."""
+"""How long the first request is retried: the URL may be wrong."""
 
 _SETTLE_S = (0.5, 60.0)
-"""The pause after a POST of unknown fate, at least and at most."""
+"""The shortest and longest pause after a POST whose result is unknown."""
 
 _DELETES = 4
-"""Predictions deleted at a time."""
+"""Predictions deleted concurrently."""
 
 
 class LabelStudioPredictions:
     """Reads a project's tasks and writes their predictions.
 
-    A Label Studio that is away is waited for. The key goes to ``url``'s origin only, as
-    no redirect is followed. May be called from several threads.
+    Requests are retried while Label Studio does not answer. The key is sent only to the
+    origin of ``url``, since redirects are not followed. Thread-safe.
 
     Args:
-        url: where Label Studio answers, with its sub-path if it has one.
+        url: of Label Studio, with its sub-path if it has one.
         api_key: a personal access token or a legacy token.
         project_id: the project's number.
-        page_size: tasks in one answer at most; halved where one takes over 30 s.
-        patience_s: how long one request is tried again after 429, 5xx, timeouts and
-            lost connections.
+        page_size: the most tasks in one answer; halved if one takes over 30 s.
+        patience_s: how long one request is retried after 429, 5xx, timeouts and lost
+            connections.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class LabelStudioPredictions:
         self._label_config = ""
 
     def project(self) -> tuple[Project, str]:
-        """The project with its ``created_at``, and its label config.
+        """Return the project with its ``created_at``, and its label config.
 
-        Waits a minute at most.
+        Retries for at most a minute.
         """
         patience_s = min(self._patience_s, _FIRST_S)
         found = read_project(self._session, self._id, patience_s=patience_s)
@@ -93,7 +93,7 @@ class LabelStudioPredictions:
         return parse_project(found), self._label_config
 
     def count(self, selection: Selection) -> int | None:
-        """How many tasks are selected; None where more than one question would tell.
+        """Return how many tasks are selected; None if that takes more than one request.
 
         Raises:
             PreannotationError: also if Label Studio does not understand the filters.
@@ -101,13 +101,13 @@ class LabelStudioPredictions:
         return self._selected.count(selection)
 
     def pages(self, selection: Selection, above: int = -1) -> Iterator[list[Task]]:
-        """The selected tasks by ascending id, as they were imported; no page is empty.
+        """Yield the selected tasks by ascending id, as they were imported.
 
-        Tasks with a prediction of ``selection.missing`` are among them where another
-        version of the project contains its name.
-        Each has what Label Studio tells a backend of a task, without annotations,
-        drafts and predictions. A page for each alternative of the filters is in memory.
-        What changes meanwhile is seen or not, and nothing comes twice.
+        Tasks with a prediction of ``selection.missing`` are among them if the name of
+        another version contains that name. Tasks have the fields that Label Studio
+        sends to a backend, without annotations, drafts and predictions. No page is
+        empty. Memory holds a page for each alternative of the filters. Concurrent
+        changes may be seen or not; no task comes twice.
 
         Raises:
             PreannotationError: also if Label Studio does not understand the filters.
@@ -115,21 +115,21 @@ class LabelStudioPredictions:
         return self._selected.pages(selection, above)
 
     def predicted(self, version: str, task_ids: Sequence[int]) -> set[int]:
-        """Which of these tasks have a prediction of exactly this model version."""
+        """Return which of these tasks have a prediction of exactly this version."""
         return {task_id for task_id, _ in self._predictions(version, task_ids)}
 
     def write(self, predictions: Sequence[Predicted]) -> None:
-        """Store predictions, all in one POST; 500 at most are one transaction.
+        """Store predictions in one POST; up to 500 are one transaction.
 
-        Waits for a Label Studio that does not take the connection, or answers 429.
+        Retries while Label Studio accepts no connection or answers 429.
 
         Raises:
-            ResultUnknown: if they may have been stored, or some were; Label Studio has
-                had its time to end it, and answers.
-            Refused: if Label Studio refuses what is in one of them; none was stored.
+            ResultUnknown: if all or some may have been stored. Label Studio has had
+                time to finish, and answers.
+            Refused: if Label Studio refuses the content of one; none was stored.
             PreannotationError: if it refuses the key or the project; none was stored.
-            Unreachable: if it did not take the connection in time, or did not answer
-                again after a POST of unknown fate.
+            Unreachable: if it accepted no connection in time, or did not answer again
+                after a POST whose result is unknown.
         """
         asked = f"{len(predictions)} predictions for project {self._id}"
         body = [{**one.prediction, "task": one.task_id} for one in predictions]
@@ -146,13 +146,13 @@ class LabelStudioPredictions:
             raise self._result_unknown(asked, f"says that it stored {stored}")
 
     def delete(self, version: str, task_ids: Sequence[int]) -> None:
-        """Delete the predictions that a model version made of these tasks.
+        """Delete the predictions of a model version of these tasks.
 
-        A few at a time: Label Studio's own action in bulk takes those of all versions.
+        A few at a time: Label Studio's bulk action deletes those of all versions.
         """
         found = list(self._predictions(version, task_ids))
         with ThreadPoolExecutor(_DELETES) as pool:
-            # An error of one drops those that have not begun.
+            # An error cancels those that have not started.
             list(pool.map(self._delete, found))
 
     def close(self) -> None:
@@ -170,7 +170,7 @@ class LabelStudioPredictions:
     def _predictions(
         self, version: str, task_ids: Sequence[int]
     ) -> Iterator[tuple[int, int]]:
-        """Task and prediction of every prediction of exactly this version."""
+        """Yield the task id and id of every prediction of exactly this version."""
         asked = f"predictions of {len(task_ids)} tasks of project {self._id}"
         query = {"project": self._id, "review": "true", "page_size": _IDS}
         query |= {"fields": "all", "include": "id,predictions"}
@@ -189,7 +189,7 @@ class LabelStudioPredictions:
         self, asked: str, problem: Problem, predictions: Sequence[Predicted]
     ) -> LsmlError:
         if not problem.undone:
-            # It may still be at it, or be away: what is read back too early is missed.
+            # It may still store them: reading back too early would miss them.
             read_project(self._session, self._id)
             time.sleep(min(self._slowest_s, _SETTLE_S[1]))
             return self._result_unknown(asked, problem.found)
@@ -198,26 +198,26 @@ class LabelStudioPredictions:
         return self._session.failure(asked, problem, "written")
 
     def _result_unknown(self, asked: str, found: str) -> LsmlError:
-        remedy = "read back which are there"
+        remedy = "read back which are stored"
         return self._session.error(
-            asked, found, remedy, verb="known as written", kind=ResultUnknown
+            asked, found, remedy, verb="confirmed as written", kind=ResultUnknown
         )
 
     def _refusal(self, predictions: Sequence[Predicted], found: str) -> LsmlError:
-        """Why Label Studio refuses predictions; in its own words for a single one."""
+        """Return why Label Studio refuses predictions, in detail for a single one."""
         if len(predictions) > 1:
             asked = f"{len(predictions)} predictions for project {self._id}"
-            remedy = "write them one by one to learn which it refuses"
+            remedy = "write them one by one to find which it refuses"
         else:
             [one] = predictions
             asked = f"the prediction for task {one.task_id}"
             remedy = self._misfit(one.prediction) or (
-                "it may be too large, or its task deleted meanwhile: see its log"
+                "it may be too large, or its task was deleted: see its log"
             )
         return self._session.error(asked, found, remedy, verb="written", kind=Refused)
 
     def _misfit(self, prediction: dict[str, Any]) -> str:
-        """How a prediction does not fit the label config; empty if it does."""
+        """Say how a prediction does not fit the label config; empty if it does."""
         if not self._label_config:
             self.project()
         interface = parse_label_config(self._label_config)
@@ -230,6 +230,6 @@ class LabelStudioPredictions:
 
 
 def _predictions_of(task: dict[str, Any]) -> Task:
-    """A task's id, and the id and model version of each of its predictions."""
+    """Return a task's id, and the id and model version of its predictions."""
     found = [(int(one["id"]), one["model_version"]) for one in task["predictions"]]
     return {"id": int(task["id"]), "predictions": found}

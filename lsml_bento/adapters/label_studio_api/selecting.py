@@ -1,14 +1,14 @@
-"""The tasks that the Data Manager's filters name: more than one list, met together.
+"""Read the tasks that match several lists of Data Manager filters.
 
-Source: Label Studio 1.23.2 ``data_manager/managers.py``:
+* Label Studio accepts one list of filters with one conjunction. Lists with ``or`` are
+  multiplied out: each alternative is a list with ``and`` and a request of its own.
+* ``predictions_model_versions`` matches versions that contain the text, on SQLite in
+  any case: ``v1`` also matches ``V10``. It is used only if no other version of the
+  project contains the text. Otherwise all tasks are read, and the caller has to check.
+* A page of tasks may make Label Studio ask the project's backends for predictions. The
+  parameter ``review`` prevents that.
 
-* It takes one list of filters, all of one conjunction. Lists with ``or`` are multiplied
-  out: each alternative is a list with ``and``, asked for by itself.
-* ``predictions_model_versions`` finds versions that contain the text, on SQLite in any
-  case: ``v1`` in ``V10`` too. It is used only if no other version of the project
-  contains the text; else all come, and whoever reads them has to look.
-* A page of tasks makes Label Studio ask the project's backends for predictions, if the
-  project is set so; not with ``review``.
+Source: Label Studio 1.23.2 ``data_manager/managers.py``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lsml_bento.contract import Task
 from lsml_bento.preannotation.selection import PreannotationError, Selection
 
 MOST = 32
-"""Alternatives at most: a page of tasks of each is in memory."""
+"""The most alternatives: memory holds a page of tasks of each."""
 
 
 _OF_TASK = (
@@ -34,16 +34,16 @@ _OF_TASK = (
     *("inner_id", "total_annotations", "cancelled_annotations", "total_predictions"),
     *("project", "updated_by", "file_upload"),
 )
-"""What Label Studio tells a backend of a task, but for annotations and predictions."""
+"""Fields that Label Studio sends to a backend, without annotations and predictions."""
 
 
 class SelectedPages:
-    """A project's tasks that a selection names.
+    """The tasks of a project that match a selection.
 
     Args:
-        session: whom to ask; its errors are those of pre-annotation.
+        session: of Label Studio; raises the errors of pre-annotation.
         project_id: the project's number.
-        page_size: tasks in one answer at most; halved where one takes over 30 s.
+        page_size: the most tasks in one answer; halved if one takes over 30 s.
     """
 
     def __init__(self, session: Session, project_id: str, page_size: int) -> None:
@@ -52,7 +52,7 @@ class SelectedPages:
         self._page_size = page_size
 
     def count(self, selection: Selection) -> int | None:
-        """How many tasks are selected; None where more than one question would tell.
+        """Return how many tasks are selected; None if that takes more than one request.
 
         Raises:
             PreannotationError: also if Label Studio does not understand the filters.
@@ -73,12 +73,7 @@ class SelectedPages:
         return total if isinstance(total, int) else None
 
     def pages(self, selection: Selection, above: int = -1) -> Iterator[list[Task]]:
-        """The selected tasks by ascending id, as they were imported.
-
-        Each has what Label Studio tells a backend of a task, without annotations,
-        drafts and predictions; no page is empty. A page for each alternative of the
-        filters is in memory. What changes meanwhile is seen or not, and nothing comes
-        twice.
+        """Yield the selected tasks; see ``LabelStudioPredictions.pages``.
 
         Raises:
             PreannotationError: also if Label Studio does not understand the filters.
@@ -97,7 +92,7 @@ class SelectedPages:
         yield from (page for page in pages if page)
 
     def _groups(self, selection: Selection) -> list[tuple[str, list[Filter]]]:
-        """The filters of the selection and its tab, which Label Studio understands."""
+        """Return the filters of the selection and its tab, checked by Label Studio."""
         groups = [items_of(selection.filters, "the filters")]
         if selection.view is not None:
             groups.append(self._filters_of(selection.view))
@@ -138,15 +133,15 @@ class SelectedPages:
         raise self._session.failure(asked, found)
 
     def _first(self, conjunction: str, items: list[Filter]) -> dict[str, Any]:
-        """What asks for the first task only, and how many there are."""
+        """Return a query for the first task, whose answer has the number of tasks."""
         filters = {"filters": {"conjunction": conjunction, "items": items}}
         query = self._query(include="id", page_size=1)
         return query | {"query": json.dumps(filters, separators=(",", ":"))}
 
     def _without(self, version: str | None) -> Filter | None:
-        """The filter for tasks without predictions of a version; None if none is right.
+        """Return the filter for tasks without predictions of a version.
 
-        It is wrong where a version contains the text of another one.
+        None if it would be wrong, since another version contains the same text.
         """
         if version is None:
             return None
@@ -164,14 +159,14 @@ class SelectedPages:
 
 
 def items_of(filters: Any, asked: str) -> tuple[str, list[Filter]]:
-    """The conjunction and the items.
+    """Return the conjunction and the items.
 
     Args:
         filters: ``{"conjunction": "and", "items": [..]}``; None or empty for all tasks.
-        asked: whose filters they are, for messages.
+        asked: names the filters in messages.
 
     Raises:
-        PreannotationError: if they are not of the Data Manager's shape.
+        PreannotationError: if they are not filters of the Data Manager.
     """
     if not filters:
         return "and", []
@@ -192,7 +187,7 @@ def items_of(filters: Any, asked: str) -> tuple[str, list[Filter]]:
 
 
 def alternatives(groups: Sequence[tuple[str, list[Filter]]]) -> list[list[Filter]]:
-    """Lists of filters: a task is selected if it meets all of one list.
+    """Return lists of filters: a task is selected if it matches all of one list.
 
     Raises:
         PreannotationError: if there are more than ``MOST``.
@@ -213,9 +208,9 @@ def alternatives(groups: Sequence[tuple[str, list[Filter]]]) -> list[list[Filter
 
 
 def of_versions(operator: str, version: str) -> Filter:
-    """Tasks with, or without, predictions of versions that contain a text."""
+    """Return a filter for tasks with or without versions that contain a text."""
     column = "filter:tasks:predictions_model_versions"
-    value = [version]  # of a text Label Studio takes the characters
+    value = [version]  # Label Studio would split a text into characters.
     return {"filter": column, "operator": operator, "type": "List", "value": value}
 
 
@@ -226,7 +221,7 @@ def _plain(task: dict[str, Any]) -> Task:
 
 
 def _merged(streams: Sequence[Iterator[list[Task]]], size: int) -> Iterator[list[Task]]:
-    """Pages of what several streams give, each task once."""
+    """Yield pages of several streams, with each task once."""
     each = [(task for page in stream for task in page) for stream in streams]
     ordered = merge(*each, key=_id_of)
     once = (next(same) for _, same in groupby(ordered, key=_id_of))
