@@ -37,8 +37,8 @@ def subclasses(root: type[LsmlError]) -> list[type[LsmlError]]:
 
 COMMANDS = (
     *("lsml_bento.cli", "lsml_bento.scaffold.create", "lsml_bento.scaffold.wheel"),
-    *("lsml_bento.preannotation.selection", "lsml_bento.preannotation.runner"),
-    *("lsml_bento.preannotation.output_file", "lsml_bento.preannotation.task_file"),
+    *("lsml_bento.preannotation.selection", "lsml_bento.preannotation.run"),
+    *("lsml_bento.preannotation.durable_files", "lsml_bento.preannotation.task_file"),
 )
 """Errors of these end a command; no client of a server ever gets one."""
 
