@@ -234,7 +234,7 @@ def test_predictions_that_do_not_fit_are_told_apart(
     project.api.call("DELETE", f"/api/tasks/{gone}/")
     said = refusal(Refused, lambda: write.write([predicted(odd), predicted(gone)]))
     assert "answered 400; write them one by one" in said
-    assert "its task deleted" in refusal(
+    assert "its task was deleted" in refusal(
         Refused, lambda: write.write([predicted(gone)])
     )
     assert stored(project) == [(fits, "m-1")]
