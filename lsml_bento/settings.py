@@ -170,17 +170,18 @@ class Settings(BaseModel):
         description="Where machines without a common disk share versions: "
         "`s3://bucket/path`, `file:///path`, or what else fsspec knows",
     )
-    secret_key: SecretStr | None = Field(
-        None,
-        validation_alias="LSML_SECRET_KEY",
-        description="Signs what is put on the queue; the same on every machine (a "
-        "random one in `LSML_HOME`)",
-    )
     train_gpus: str | None = Field(
         None,
         validation_alias="LSML_TRAIN_GPUS",
         description="The GPUs that fit sees, as in CUDA_VISIBLE_DEVICES (those that "
         "the worker sees)",
+    )
+    fits: int = Field(
+        1,
+        ge=1,
+        validation_alias="LSML_FITS",
+        description="Fits that a worker runs at a time, of different projects; each "
+        "sees its own entry of LSML_TRAIN_GPUS where that lists several (1)",
     )
     fit_timeout_s: float = Field(
         86_400.0,

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from lsml_bento.adapters.bentoml_models import BentoModels
+from lsml_bento.adapters.huey_queue import HueyQueue
 from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.backend_spec import BackendSpec
 from lsml_bento.contract import Project
@@ -60,6 +61,7 @@ class Home:
         self.environ = {"LSML_MODEL_STORE": str(self.store), **environ}
         self.settings = Settings.from_env(self.environ)
         self.state = state or SqliteState(path / "home" / "state.db", NAME)
+        self.queue = HueyQueue(name=NAME, path=path / "home" / "huey.db")
         self.weights = BentoModels(self.store)
         self.job_store = JobStore(self.state)
         self.versions = Versions(self.state)
@@ -71,6 +73,7 @@ class Home:
         self.state.write(ONE, {"label_config": CONFIG})
 
     def close(self) -> None:
+        self.queue.close()
         self.state.close()
 
     # A backend for other processes

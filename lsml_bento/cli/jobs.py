@@ -203,7 +203,7 @@ def retry(job: str, directory: Path, as_json: bool, debug: bool) -> None:
                 "cancelled is queued again."
             )
         if found.status is JobStatus.QUEUED:
-            backend.wake(found)
+            backend.dispatch(found)
 
 
 def _print_details(state: State, job: Job) -> None:

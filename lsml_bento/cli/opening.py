@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
@@ -58,13 +57,13 @@ class Opened:
         place = [] if self.given == Path() else ["-d", str(self.given)]
         return shlex.join(["lsml-bento", *words, *place])
 
-    def wake(self, job: Job) -> None:
-        """Have a job begun when it is due; a queue that is away costs a second."""
+    def dispatch(self, job: Job) -> None:
+        """Enqueue a job; if the queue is unavailable, a worker finds the job itself."""
         from lsml_bento.processes.wiring import open_queue
 
         with suppress(LsmlError):
             queue = open_queue(self.settings, self.spec)
-            queue.wake(job.id, max(0.0, (job.due_at or 0.0) - time.time()))
+            queue.enqueue(job.id, job.due_at)
             queue.close()
         self._say_if_deserted()
 
@@ -91,7 +90,7 @@ def opened(directory: Path) -> Iterator[Opened]:
     """
     quiet(bool(click.get_current_context().meta.get(DEBUG)))
     spec = find_spec(directory.expanduser().resolve())
-    from lsml_bento.processes.home import open_state
+    from lsml_bento.processes.wiring import open_state
     from lsml_bento.settings import Settings
 
     settings = Settings.from_env(os.environ)
@@ -150,7 +149,7 @@ def _imported(directory: Path) -> BackendSpec:
 
 def _settled(target: str, name: str | None, directory: Path) -> BackendSpec:
     from lsml_bento.backend_spec import class_name
-    from lsml_bento.processes.home import settle
+    from lsml_bento.processes.wiring import settle
     from lsml_bento.settings import Settings
 
     settings = Settings.from_env(os.environ)

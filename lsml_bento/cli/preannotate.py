@@ -126,7 +126,7 @@ def _find(target: str | None, batch_size: int | None) -> Setup:
     """Find the backend of a directory, which becomes the current one, or a class."""
     from lsml_bento.backend_spec import class_name
     from lsml_bento.cli.opening import OpeningError, find_spec
-    from lsml_bento.processes.home import settle
+    from lsml_bento.processes.wiring import settle
     from lsml_bento.processes.preannotation import setup_of
     from lsml_bento.settings import Settings
 

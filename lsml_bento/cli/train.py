@@ -56,7 +56,7 @@ def train(
                 click.echo(f"Follow it: `{hint}`")
         elif not wait:
             print_json({"job": job.id})
-        backend.wake(job)
+        backend.dispatch(job)
         if wait:
             see_through(backend.state, job, as_json=as_json, hint=hint)
 

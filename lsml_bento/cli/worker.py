@@ -30,22 +30,30 @@ from lsml_bento.cli.options import (
     metavar="PORT",
     help="Answer /livez, /readyz and /metrics on it.",
 )
+@click.option(
+    "--fits",
+    type=click.IntRange(1),
+    default=None,
+    metavar="N",
+    help="Run N fits at a time, of different projects. Overrides LSML_FITS.",
+)
 @log_level_option
 @debug_option("Log at level DEBUG, and show errors with their tracebacks.")
 def worker(
     directory: Path,
     root_dir: Path | None,
     health_port: int | None,
+    fits: int | None,
     log_level: str | None,
     debug: bool,
 ) -> None:
-    """Train the backend in DIR until told to end.
+    """Train the backend in DIR until stopped.
 
-    DIR is the current directory by default; that of a built bento will do.
+    DIR is the current directory by default. It may be that of a built bento.
 
-    Start its servers with LSML_WORKER=external, so that they train nothing. One worker
-    trains for a LSML_HOME, a second one stands by; with REDIS_URL, workers on several
-    machines share the jobs. At Ctrl-C or SIGTERM the running job is put back.
+    Start its servers with LSML_WORKER=external, so that they do not train. One worker
+    trains for each LSML_HOME, and a second one stands by. With REDIS_URL, workers on
+    several machines share the jobs. On Ctrl-C or SIGTERM, running jobs are put back.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)  # there is no job yet to put back
@@ -55,6 +63,8 @@ def worker(
     process_title.show("lsml-bento worker")
     if log_level or debug:
         os.environ["LOG_LEVEL"] = log_level or "DEBUG"
+    if fits:
+        os.environ["LSML_FITS"] = str(fits)
     spec = find_spec(resolve(directory, root_dir))
     from lsml_bento.processes.worker import run_worker
     from lsml_bento.settings import Settings

@@ -6,7 +6,7 @@ Functions of a change: what they write is seen with all else that belongs to it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -18,13 +18,26 @@ from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
 from lsml_bento.state.store import Change, identify, key_of, know
 
 
+class Gathered(NamedTuple):
+    """The queued job that an event belongs to.
+
+    Attributes:
+        job: the job.
+        is_due_sooner: whether it became due, or due earlier, by the event. The message
+            of a job that became due later reschedules itself.
+    """
+
+    job: Job
+    is_due_sooner: bool
+
+
 def gather(
     change: Change,
     event: Event,
     annotations: list[Any],
     rules: TrainingRules,
     now: float,
-) -> Job | None:
+) -> Gathered | None:
     """The job that an event makes, or the waiting one that it is merged into.
 
     Args:
@@ -41,13 +54,13 @@ def gather(
         return _merge(change, event, annotations, rules, now)
     # A class that knows the plural gets what it asked for.
     is_plural = event.action in rules.actions
-    job = None
+    gathered = None
     for single in [event] if is_plural else event.single():
         if not single.is_about_annotations or not set(annotations).isdisjoint(
             _ids(single)
         ):
-            job = _append(change, single, now)
-    return job
+            gathered = _append(change, single, now)
+    return gathered
 
 
 def keys_of_gathering(
@@ -78,7 +91,7 @@ def _merge(
     annotations: list[Any],
     rules: TrainingRules,
     now: float,
-) -> Job:
+) -> Gathered:
     """Let the project's waiting job gather the event; make it if there is none."""
     found = waiting(change, event.project, "")
     job = found or _new(change, event, "", now)
@@ -101,7 +114,9 @@ def _merge(
         queue(change, job)
     else:
         put_job(change, job)
-    return job
+    before = None if found is None else found.due_at
+    is_due_sooner = job.due_at is not None and (before is None or job.due_at < before)
+    return Gathered(job, is_due_sooner)
 
 
 def _note(change: Change, job: Job, action: str, annotations: list[Any]) -> int:
@@ -120,12 +135,13 @@ def _note(change: Change, job: Job, action: str, annotations: list[Any]) -> int:
     return new
 
 
-def _append(change: Change, event: Event, now: float) -> Job:
+def _append(change: Change, event: Event, now: float) -> Gathered:
     """A job of its own for an event, or in place of an older update's."""
     annotation = next(iter(_ids(event)), None)
     is_update = annotation is not None and event.action == "ANNOTATION_UPDATED"
     slot = f"updated {annotation}" if is_update else None
-    job = None if slot is None else waiting(change, event.project, slot)
+    found = None if slot is None else waiting(change, event.project, slot)
+    job = found
     if job is None:
         job = _new(change, event, slot, now)
         job = job.with_(due_at=job.created_at, events=1, new_annotations=1)
@@ -133,7 +149,7 @@ def _append(change: Change, event: Event, now: float) -> Job:
     first = key_of("job-event", job.id, f"{0:08d}")
     change.put(first, orjson.dumps([event.action, annotation]).decode())
     queue(change, job)
-    return job
+    return Gathered(job, is_due_sooner=found is None)
 
 
 def _new(change: Change, event: Event, slot: str | None, now: float) -> Job:

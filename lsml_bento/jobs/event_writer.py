@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from lsml_bento.contract import Project, Task
 from lsml_bento.errors import LsmlError, StateError
 from lsml_bento.jobs.annotations import fetch_record, observe, record
-from lsml_bento.jobs.coalescing import fetch_gathering, keys_of_gathering
+from lsml_bento.jobs.coalescing import Gathered, fetch_gathering, keys_of_gathering
 from lsml_bento.jobs.events import Event, parse_event
 from lsml_bento.jobs.job import Job
 from lsml_bento.jobs.job_store import JobStore
@@ -55,7 +55,7 @@ class Receipt(NamedTuple):
     status: str = "ok"
 
 
-_Taken = tuple[Job | None, Receipt]
+_Taken = tuple[Gathered | None, Receipt]
 
 
 class _Waiting(NamedTuple):
@@ -74,7 +74,7 @@ class EventWriter:
     Args:
         state: shared by all processes of the backend.
         rules: says when the class learns.
-        wake: is told of jobs that wait, once they are stored.
+        enqueue: called with each stored job that became due, or due earlier.
         inbox: where events wait that the state did not take; None to refuse them.
     """
 
@@ -82,13 +82,13 @@ class EventWriter:
         self,
         state: State,
         rules: Callable[[], TrainingRules],
-        wake: Callable[[Job], None],
+        enqueue: Callable[[Job], None],
         inbox: Path | None = None,
     ) -> None:
         self._state = state
         self._job_store = JobStore(state)
         self._rules = rules
-        self._wake = wake
+        self._enqueue = enqueue
         self._spool = None if inbox is None else Spool(inbox)
         self._waiting: SimpleQueue[_Waiting | _Observed | None] = SimpleQueue()
         self._observed = 0
@@ -239,15 +239,19 @@ class EventWriter:
                 "event %r of project=%s could not be taken", e.action, e.project
             )
             return [Receipt(None, f"not taken: {type(error).__name__}")]
-        jobs = [job for job, _ in taken if job is not None]
-        for job in jobs:
-            if job.events == 1:
-                log.info("job=%s project=%s %s waits", job.id, job.project, job.event)
-        for job in {job.id: job for job in jobs}.values():
+        gathered = [found for found, _ in taken if found is not None]
+        jobs = {job.id: job for job, _ in gathered}
+        for job, _ in gathered:
             self._gathering[job.of] = job.id
-            self._wake(job)
+            if job.events == 1:
+                log.info(
+                    "Job queued: %s job=%s project=%s", job.event, job.id, job.project
+                )
+        for job_id in {job.id: None for job, is_sooner in gathered if is_sooner}:
+            self._enqueue(jobs[job_id])
         return [
-            receipt if job is None else Receipt(job.id, "ok") for job, receipt in taken
+            receipt if found is None else Receipt(found.job.id)
+            for found, receipt in taken
         ]
 
     def _take_all(
@@ -274,8 +278,8 @@ class EventWriter:
         changed = record(change, event)
         if event.is_about_annotations and not changed:
             return None, Receipt(None, "nothing new")
-        job = self._job_store.gather(change, event, changed, rules)
-        return job, Receipt(None, "not trained on")
+        gathered = self._job_store.gather(change, event, changed, rules)
+        return gathered, Receipt(None, "not trained on")
 
     def _observe(self, entry: _Observed) -> None:
         self._observed -= len(entry.tasks)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from lsml_bento.errors import LeaseLost
 from lsml_bento.jobs.coalescing import (
+    Gathered,
     gather,
     job_of,
     parsed_job,
@@ -127,7 +128,8 @@ class JobStore:
         """A job for an event, or the waiting one that the event was merged into."""
         ids = [annotation["id"] for annotation in event.annotations]
         ids += event.deleted_annotations
-        return self._state.change(lambda c: self.gather(c, event, ids, rules))
+        found = self._state.change(lambda c: self.gather(c, event, ids, rules))
+        return None if found is None else found.job
 
     def gather(
         self,
@@ -135,7 +137,7 @@ class JobStore:
         event: Event,
         annotations: list[Any],
         rules: TrainingRules,
-    ) -> Job | None:
+    ) -> Gathered | None:
         """As ``enqueue``, inside a change.
 
         Args:
@@ -148,16 +150,35 @@ class JobStore:
 
     # Running
 
-    def lease(self, worker: str) -> Lease | None:
-        """The next job that is due, of a project that has none running."""
+    def due(self) -> list[Job]:
+        """The jobs that may begin now, the one that became due first first.
+
+        At most one of each project, and none of a project with a running job.
+        """
+        found = _due(self._state, self._now(), below("queue"))
+        return sorted(found, key=lambda job: (job.due_at, job.id))
+
+    def lease(self, worker: str, job_id: str | None = None) -> Lease | None:
+        """Take a job to run it.
+
+        Args:
+            worker: whoever runs it.
+            job_id: the job; by default, the first that is due.
+
+        Returns:
+            None if the job is not the first of its project that is due, or if its
+            project has a running one.
+        """
 
         def work(change: Change) -> Lease | None:
             now = self._now()
-            due = [
-                job
-                for job in self._next_of_each_project(change, now)
-                if job.due_at is not None and job.due_at <= now
-            ]
+            prefix = below("queue")
+            if job_id is not None:
+                job = _queued(change, job_id)
+                if job is None:
+                    return None
+                prefix = below("queue", *identify(job.of))
+            due = [job for job in _due(change, now, prefix) if job_id in (None, job.id)]
             if not due:
                 return None
             job = min(due, key=lambda job: (job.due_at, job.id))
@@ -179,21 +200,6 @@ class JobStore:
         if not self._state.scan(below("queue"), limit=1):
             return None  # a look costs less than a change
         return self._state.change(work)
-
-    def _next_of_each_project(self, change: Change, now: float) -> Iterator[Job]:
-        """The queued jobs of each project up to the first one that is due."""
-        after = ""
-        while found := change.scan(below("queue"), after, 1):
-            _, id_, created_at, job_id = found[0][0].split(SEPARATOR)
-            is_busy = change.get(key_of("running", id_, created_at)) is not None
-            job = None if is_busy else _queued(change, job_id)
-            if job is not None:
-                yield job
-            if job is None or (job.due_at is not None and job.due_at <= now):
-                # A queue of thousands is stepped over in one go.
-                after = below("queue", id_, created_at) + "\U0010ffff"
-            else:
-                after = found[0][0]
 
     def renew(
         self,
@@ -292,15 +298,14 @@ class JobStore:
         return self._state.change(work)
 
     def crash(self, lease: Lease, reason: str) -> Job:
-        """The run's process died: the job is queued again, but for the third time.
+        """Queue a job again whose process died; the third time, it fails.
 
         Raises:
-            LeaseLost: if the run does not hold the job any more.
+            LeaseLost: if the run no longer holds the job.
         """
+        said = _storable(reason)
         return self._state.change(
-            lambda change: self._lost(
-                change, self._held(change, lease), _storable(reason)
-            )
+            lambda change: self._lost(change, self._held(change, lease), said)
         )
 
     def put_back(self, lease: Lease) -> Job:
@@ -527,8 +532,31 @@ def _add(change: Change, name: str, amount: float) -> None:
     change.put(key, str(float(change.get(key) or 0) + amount))
 
 
-def _queued(change: Change, job_id: str) -> Job | None:
-    """A job that was seen in the queue; None if it was taken out of it since."""
-    found = change.get(key_of("job", job_id))
+def _due(reader: State | Change, now: float, prefix: str) -> Iterator[Job]:
+    """The first due job of each project that has none running.
+
+    Args:
+        reader: a state, or a change of it.
+        now: in seconds since the epoch.
+        prefix: of the keys of the queue, or of one project's part of it.
+    """
+    after = ""
+    while found := reader.scan(prefix, after, 1):
+        _, id_, created_at, job_id = found[0][0].split(SEPARATOR)
+        is_busy = reader.get(key_of("running", id_, created_at)) is not None
+        job = None if is_busy else _queued(reader, job_id)
+        is_due = job is not None and job.due_at is not None and job.due_at <= now
+        if job is not None and is_due:
+            yield job
+        if job is None or is_due:
+            # Skip the rest of the project, which may have thousands of queued jobs.
+            after = below("queue", id_, created_at) + "\U0010ffff"
+        else:
+            after = found[0][0]
+
+
+def _queued(reader: State | Change, job_id: str) -> Job | None:
+    """A job, if it is queued."""
+    found = reader.get(key_of("job", job_id))
     job = None if found is None else parsed_job(job_id, found)
     return job if job is not None and job.status is JobStatus.QUEUED else None

@@ -25,9 +25,13 @@ from lsml_bento.error_text import locate
 from lsml_bento.errors import LsmlError, StateError
 from lsml_bento.jobs.job import Job
 from lsml_bento.model.loader import ModelSource
-from lsml_bento.processes.home import open_state
-from lsml_bento.processes.label_studio import open_media, open_tasks
-from lsml_bento.processes.wiring import log_to_stderr, open_weights
+from lsml_bento.processes.wiring import (
+    log_to_stderr,
+    open_media,
+    open_state,
+    open_tasks,
+    open_weights,
+)
 from lsml_bento.settings import Settings
 from lsml_bento.training.child_process import END_OF_LOG
 from lsml_bento.training.job_run import Workbench

@@ -19,7 +19,7 @@ from lsml_bento.preannotation.project_run import predict_project
 from lsml_bento.preannotation.run import Run
 from lsml_bento.preannotation.selection import PreannotationError, ProjectPredictions
 from lsml_bento.preannotation.task_file import TaskFile
-from lsml_bento.processes.home import open_state
+from lsml_bento.processes.wiring import open_state
 from lsml_bento.projects.lookup import project_called
 from lsml_bento.settings import Settings
 from lsml_bento.state.memory import MemoryState
@@ -145,7 +145,7 @@ def _local_engine(
     **jobs: Any,
 ) -> LocalEngine:
     from lsml_bento.adapters import label_studio_ml  # noqa: PLC0415
-    from lsml_bento.processes.label_studio import open_media  # noqa: PLC0415
+    from lsml_bento.processes.wiring import open_media  # noqa: PLC0415
 
     weights = None
     if has_versions:

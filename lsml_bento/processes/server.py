@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -21,14 +20,19 @@ from lsml_bento.adapters.edge import EdgeMiddleware
 from lsml_bento.adapters.label_studio_http import contract_app
 from lsml_bento.backend.backend import Backend
 from lsml_bento.backend_dir import is_drop_in
+from lsml_bento.jobs.dispatcher import Dispatcher
 from lsml_bento.jobs.job import Job
-from lsml_bento.jobs.waker import Waker
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.processes.backend import build_backend
-from lsml_bento.processes.home import open_state, settle
-from lsml_bento.processes.label_studio import open_media
-from lsml_bento.processes.wiring import log_to_stderr, open_queue, open_weights
+from lsml_bento.processes.wiring import (
+    log_to_stderr,
+    open_media,
+    open_queue,
+    open_state,
+    open_weights,
+    settle,
+)
 from lsml_bento.processes.worker import child_environ, worker_command
 from lsml_bento.settings import Settings
 from lsml_bento.training.embedded_worker import EmbeddedWorker
@@ -82,8 +86,8 @@ def create_service(
     def make(metrics: Metrics) -> Backend:
         log_to_stderr(settings.log_level)
         queue = cache(partial(open_queue, settings, spec))
-        waker = Waker(lambda job_id, delay_s=0.0: queue().wake(job_id, delay_s))
-        backend = make_backend(source, settings, home, name, metrics, waker)
+        dispatcher = Dispatcher(lambda *job: queue().enqueue(*job))
+        backend = make_backend(source, settings, home, name, metrics, dispatcher)
         backend.heartbeat.announce()
         return backend
 
@@ -116,7 +120,7 @@ def make_backend(
     home: Path,
     name: str,
     metrics: Metrics | None = None,
-    waker: Waker | None = None,
+    dispatcher: Dispatcher | None = None,
 ) -> Backend:
     """A backend with its files in ``home``.
 
@@ -124,11 +128,6 @@ def make_backend(
         StateError: if ``home`` can not be used or belongs to another backend.
         WeightsError: if ``LSML_MODEL_REPO`` names nothing that can be opened.
     """
-
-    def wake(job: Job) -> None:
-        if waker is not None and job.due_at is not None:
-            waker.wake(job.id, job.due_at - time.time())
-
     return build_backend(
         source,
         open_state(settings, home, name),
@@ -137,9 +136,13 @@ def make_backend(
         metrics,
         weights=open_weights(settings),
         inbox=home / "inbox",
-        enqueue=wake,
+        enqueue=_left_to_workers if dispatcher is None else dispatcher.dispatch,
         measure_event=metrics.webhook if metrics is not None else _unmeasured,
     )
+
+
+def _left_to_workers(_: Job) -> None:
+    """Workers enqueue a job that has no message."""
 
 
 def _unmeasured(_: float) -> None:

@@ -1,24 +1,71 @@
-"""What the processes of a backend are put together from: model store, queue, log.
+"""What the processes of a backend are put together from.
 
-The state is in ``home``, what reads Label Studio in ``label_studio``: a worker needs
-neither label configs nor media, whose libraries take a second to import.
+A command that only looks at the state must start fast, so libraries that take long to
+import are imported by the function that needs them.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lsml_bento.adapters.bentoml_models import BentoModels, default_store
-from lsml_bento.adapters.model_repository import ModelRepository
-from lsml_bento.backend_spec import BackendSpec
-from lsml_bento.jobs.secret import secret_of
+from lsml_bento.adapters.sqlite_state import SqliteState
+from lsml_bento.backend_dir import bento_of
+from lsml_bento.backend_spec import BackendSpec, service_name
 from lsml_bento.settings import Settings
-from lsml_bento.versions.weights import Weights
+from lsml_bento.state.store import State
 
 if TYPE_CHECKING:
     from lsml_bento.adapters.huey_queue import HueyQueue
+    from lsml_bento.adapters.label_studio_api import LabelStudioTasks
+    from lsml_bento.adapters.label_studio_media import LabelStudioMedia
+    from lsml_bento.versions.weights import Weights
+
+
+def default_home(directory: Path, name: str) -> Path:
+    """``.lsml`` in a backend's directory, else ``~/.lsml/NAME``.
+
+    A directory inside a bento cannot hold state: it is read-only in an image.
+    """
+    if bento_of(directory) is None and os.access(directory, os.W_OK):
+        return directory / ".lsml"
+    return Path.home() / ".lsml" / name
+
+
+def settle(name: str, target: str, directory: Path, settings: Settings) -> BackendSpec:
+    """What every process of a backend calls it, and where its state is.
+
+    Args:
+        name: the service's, or its class's.
+        target: the class, ``"module:Class"``.
+        directory: where the class's module is.
+        settings: what the environment decides.
+
+    Raises:
+        ValueError: if BentoML does not accept the name.
+    """
+    name = service_name(name)
+    home = settings.home or default_home(directory, name)
+    return BackendSpec(target, str(directory), name, str(home.absolute()))
+
+
+def open_state(settings: Settings, home: Path, name: str) -> State:
+    """The state that all processes of a backend share.
+
+    Raises:
+        StateError: if ``home`` cannot be used or belongs to another backend, or Redis
+            does not answer.
+    """
+    # A home belongs to one backend on Redis too: it holds the locks and the inbox.
+    state = SqliteState(home / "state.db", owner=name)
+    if settings.redis_url is None:
+        return state
+    state.close()
+    from lsml_bento.adapters.redis_state import RedisState  # noqa: PLC0415 - 100 ms
+
+    return RedisState(settings.redis_url.get_secret_value(), owner=name)
 
 
 def open_weights(settings: Settings) -> Weights:
@@ -27,32 +74,64 @@ def open_weights(settings: Settings) -> Weights:
     Raises:
         WeightsError: if ``LSML_MODEL_REPO`` names nothing that can be opened.
     """
+    from lsml_bento.adapters.bentoml_models import (  # noqa: PLC0415 - 1 s
+        BentoModels,
+        default_store,
+    )
+
     store = settings.model_store or default_store(os.environ)
     repository = None
     if settings.model_repo is not None:
+        from lsml_bento.adapters.model_repository import (  # noqa: PLC0415 - 50 ms
+            ModelRepository,
+        )
+
         repository = ModelRepository(settings.model_repo)
     return BentoModels(store, repository)
 
 
 def open_queue(settings: Settings, spec: BackendSpec) -> HueyQueue:
-    """The queue that wakes workers.
+    """The queue of fits.
 
     Raises:
-        SettingsError: if the secret can be neither read nor made.
-        QueueError: if ``REDIS_URL`` is no address.
+        QueueError: if ``REDIS_URL`` is not a valid address.
     """
-    # With redis, which it brings, 200 ms that a server need not spend at its start.
+    # With redis, 200 ms that the start of a server must not cost.
     from lsml_bento.adapters.huey_queue import HueyQueue  # noqa: PLC0415
 
-    secret = secret_of(settings.secret_key, spec.home_path)
     if settings.redis_url is not None:
         url = settings.redis_url.get_secret_value()
-        return HueyQueue(name=spec.name, secret=secret, redis_url=url)
-    return HueyQueue(name=spec.name, secret=secret, path=spec.home_path / "huey.db")
+        return HueyQueue(name=spec.name, redis_url=url)
+    return HueyQueue(name=spec.name, path=spec.home_path / "huey.db")
+
+
+def open_media(settings: Settings, home: Path) -> LabelStudioMedia:
+    """The files that task data names."""
+    from lsml_bento.adapters.label_studio_media import (  # noqa: PLC0415 - 1 s
+        LabelStudioMedia,
+    )
+
+    return LabelStudioMedia(
+        settings.label_studio_url,
+        settings.label_studio_api_key,
+        settings.local_files_root,
+        home / "media",
+    )
+
+
+def open_tasks(settings: Settings) -> LabelStudioTasks | None:
+    """Label Studio's API; None where no credentials are set."""
+    if settings.label_studio_url is None or settings.label_studio_api_key is None:
+        return None
+    from lsml_bento.adapters.label_studio_api import (  # noqa: PLC0415 - 1 s
+        LabelStudioTasks,
+    )
+
+    return LabelStudioTasks(settings.label_studio_url, settings.label_studio_api_key)
 
 
 def log_to_stderr(level: str) -> None:
-    """Send this process's log to where people look for it."""
+    """Send this process's log to the standard error."""
     logging.basicConfig(
         level=level,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",

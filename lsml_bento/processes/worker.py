@@ -1,6 +1,6 @@
 """The wiring of the training process: ``lsml-bento worker``, or beside a server.
 
-One worker a home: a second one stands by until the first is gone.
+Each home has one worker. A second one stands by until the first is gone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,13 +24,17 @@ from lsml_bento.backend_dir import is_drop_in
 from lsml_bento.backend_spec import BackendSpec, class_name
 from lsml_bento.errors import LsmlError, SettingsError, WeightsError
 from lsml_bento.jobs.job_store import JobStore
-from lsml_bento.processes.home import open_state
-from lsml_bento.processes.wiring import log_to_stderr, open_queue, open_weights
+from lsml_bento.processes.wiring import (
+    log_to_stderr,
+    open_queue,
+    open_state,
+    open_weights,
+)
 from lsml_bento.settings import Settings
 from lsml_bento.state.heartbeat import Heartbeat
 from lsml_bento.state.store import State
 from lsml_bento.training.child_process import FitProcess
-from lsml_bento.training.desk import Desk
+from lsml_bento.training.fit_worker import FitWorker
 from lsml_bento.training.publisher import Publisher
 from lsml_bento.versions.weights import Weights
 
@@ -51,7 +55,7 @@ def run_worker(
     is_embedded: bool = False,
     health_port: int | None = None,
 ) -> None:
-    """Train until the process is told to end.
+    """Train until the process is stopped.
 
     Args:
         spec: the backend.
@@ -61,70 +65,69 @@ def run_worker(
         health_port: where probes and Prometheus are answered, if anywhere.
 
     Raises:
-        LsmlError: if the worker can not be put together, or the port can not be had.
+        LsmlError: if the worker cannot be put together, or the port is taken.
     """
     process_title.show(f"lsml-bento worker {spec.name}")
     log_to_stderr(settings.log_level)
-    state = open_state(settings, spec.home_path, spec.name)
-    queue = open_queue(settings, spec)
-    weights = open_weights(settings)
-    directory = spec.directory_path
-    drop_in = directory is not None and is_drop_in(directory)
-    desk = Desk(
-        f"{socket.gethostname()}/{os.getpid()}",
-        state,
-        Publisher(spec.name, state, weights, settings),
-        settings,
-        lambda: FitProcess(fit_command(spec), fit_environ(settings)),
-        keeps_process=drop_in,
-    )
-    health = _open_health(health_port, desk, state)
-    heartbeat = Heartbeat(state, class_name(spec.target))
-    heartbeat.announce()
-
-    def stop(*_: object) -> None:
-        desk.stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    if is_embedded:
-        _when_parent_goes(stop)
-    lock = _lock_of(spec.home_path)
-    if not _elected(lock, desk):
-        return
-    # What was written for label_studio_ml keeps its files elsewhere.
-    if not drop_in:
-        _try_to_write(weights)
-    consumer = queue.consume(lambda _: desk.wake())
-    consumer.start()
-    if health is not None:
-        health.show_training()
-    log.info("worker %s of %s trains", os.getpid(), spec.name)
-    try:
-        desk.work()
-    finally:
-        consumer.stop(timeout_s=2)
-        queue.close()
-        heartbeat.leave()
-        state.close()
-        lock.release()
+    if os.environ.get("LSML_SECRET_KEY"):
+        log.warning("LSML_SECRET_KEY has no effect any more: remove it")
+    with ExitStack() as stack:
+        state = open_state(settings, spec.home_path, spec.name)
+        stack.callback(state.close)
+        heartbeat = Heartbeat(state, class_name(spec.target))
+        heartbeat.announce()
+        stack.callback(heartbeat.leave)
+        queue = open_queue(settings, spec)
+        stack.callback(queue.close)
+        weights = open_weights(settings)
+        directory = spec.directory_path
+        drop_in = directory is not None and is_drop_in(directory)
+        worker = FitWorker(
+            f"{socket.gethostname()}/{os.getpid()}",
+            state,
+            queue,
+            Publisher(spec.name, state, weights, settings),
+            settings,
+            lambda slot: FitProcess(fit_command(spec), fit_environ(settings, slot)),
+            keeps_process=drop_in,
+        )
+        health = _open_health(health_port, worker, state)
         if health is not None:
-            health.close()
+            stack.callback(health.close)
+
+        def stop(*_: object) -> None:
+            worker.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        if is_embedded:
+            _when_parent_goes(stop)
+        lock = _lock_of(spec.home_path)
+        if not _elected(lock, worker):
+            return
+        stack.callback(lock.release)
+        # What was written for label_studio_ml keeps its files elsewhere.
+        if not drop_in:
+            _try_to_write(weights)
+        if health is not None:
+            health.show_training()
+        log.info("worker %s of %s trains", os.getpid(), spec.name)
+        worker.work()
 
 
-def _open_health(port: int | None, desk: Desk, state: State) -> Health | None:
+def _open_health(port: int | None, worker: FitWorker, state: State) -> Health | None:
     if port is None:
         return None
     # With prometheus_client, which most workers do not need.
     from lsml_bento.processes.worker_probes import Health  # noqa: PLC0415
 
-    return Health(port, desk, JobStore(state))
+    return Health(port, worker, JobStore(state))
 
 
-def _elected(lock: FileLock, desk: Desk) -> bool:
-    """Wait for the home; False if the process is to end first."""
+def _elected(lock: FileLock, worker: FitWorker) -> bool:
+    """Wait for the lock of the home; False if the worker is stopped first."""
     said = False
-    while not desk.is_stopping:
+    while not worker.is_stopping:
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -134,10 +137,10 @@ def _elected(lock: FileLock, desk: Desk) -> bool:
                     os.path.dirname(lock.lock_file),  # noqa: PTH120 - a text
                 )
             said = True
-            desk.pause(_STAND_BY_S)
+            worker.pause(_STAND_BY_S)
         except OSError as error:
             raise SettingsError(
-                f"{lock.lock_file} can not be made ({error}): set LSML_HOME to a "
+                f"{lock.lock_file} cannot be created ({error}): set LSML_HOME to a "
                 "directory that this user may write to"
             ) from error
         else:
@@ -172,12 +175,24 @@ def fit_command(spec: BackendSpec) -> list[str]:
     return [sys.executable, "-m", "lsml_bento.processes.fit", spec.to_json()]
 
 
-def fit_environ(settings: Settings) -> dict[str, str]:
-    """Its environment: GPUs of its own, and one core left to the servers."""
+def fit_environ(settings: Settings, slot: int = 0) -> dict[str, str]:
+    """The environment of a fit's process: its GPUs, and its share of the cores.
+
+    One core is left to the servers.
+
+    Args:
+        settings: what the environment decides.
+        slot: number of the fit among those that run at a time, from 0.
+    """
     environ = child_environ()
-    if settings.train_gpus is not None:
-        environ["CUDA_VISIBLE_DEVICES"] = settings.train_gpus
-    threads = str(max(1, _cores() - 1))
+    gpus = settings.train_gpus
+    if gpus is not None:
+        listed = [gpu.strip() for gpu in gpus.split(",")]
+        shared_out = settings.fits > 1 and len(listed) > 1
+        environ["CUDA_VISIBLE_DEVICES"] = (
+            listed[slot % len(listed)] if shared_out else gpus
+        )
+    threads = str(max(1, (_cores() - 1) // settings.fits))
     for name in _THREADS:
         environ.setdefault(name, threads)
     return environ

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from lsml_bento.errors import SettingsError, StateError
 from lsml_bento.jobs.figures import FIT_SECONDS, FITS, JOBS, OLDEST_QUEUED
 from lsml_bento.jobs.job_store import JobStore
-from lsml_bento.training.desk import Desk
+from lsml_bento.training.fit_worker import FitWorker
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Health:
 
     Args:
         port: to listen on, on every address; 0 for a free one.
-        desk: the worker's.
+        worker: what it reports on.
         job_store: of the worker's jobs.
         still_s: after how many seconds without a move the worker hangs.
 
@@ -48,9 +48,13 @@ class Health:
     """
 
     def __init__(
-        self, port: int, desk: Desk, job_store: JobStore, still_s: float = STILL_S
+        self,
+        port: int,
+        worker: FitWorker,
+        job_store: JobStore,
+        still_s: float = STILL_S,
     ) -> None:
-        self._desk = desk
+        self._worker = worker
         self._still_s = still_s
         self._job_store = job_store
         self._trains = False
@@ -96,11 +100,11 @@ class Health:
         return HTTPStatus.NOT_FOUND, "application/json", json.dumps(body).encode()
 
     def _fault(self) -> str | None:
-        still_s = self._desk.still_s
+        still_s = self._worker.still_s
         return None if still_s < self._still_s else f"nothing moved for {still_s:.0f} s"
 
     def _hindrance(self) -> str | None:
-        if self._desk.is_stopping:
+        if self._worker.is_stopping:
             return "the worker ends"
         self._job_store.totals()
         return self._fault()

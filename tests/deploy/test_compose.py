@@ -77,7 +77,7 @@ def test_server_and_worker_share_versions_and_nothing_else() -> None:
 
     assert server["LSML_WORKER"] == "external"
     assert server["LSML_HOME"] != worker["LSML_HOME"]
-    for name in ("REDIS_URL", "LSML_SECRET_KEY", "LSML_MODEL_STORE"):
+    for name in ("REDIS_URL", "LSML_MODEL_STORE"):
         assert server[name] == worker[name]
     for environment in (server, worker):
         for name in ("LSML_HOME", "LSML_MODEL_STORE"):

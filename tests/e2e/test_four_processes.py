@@ -84,7 +84,6 @@ def environ(home: Path, redis: RedisServer, place: Path) -> dict[str, str]:
         "REDIS_URL": redis.url,
         "LSML_MODEL_REPO": (place / "repository").as_uri(),
         "LSML_MODEL_STORE": str(home / "models"),
-        "LSML_SECRET_KEY": "a secret of all four",
         "LSML_WORKER": "external",
     }
 

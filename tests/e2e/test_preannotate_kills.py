@@ -47,7 +47,7 @@ DRIVER = """\
 import json, os, random, signal, sys, time
 
 # Once, and not in every child.
-import lsml_bento.processes.wiring, lsml_bento.processes.label_studio
+import lsml_bento.processes.wiring
 import lsml_bento.processes.preannotation, lsml_bento.cli.progress
 from lsml_bento.cli import main
 

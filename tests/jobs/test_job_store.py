@@ -293,7 +293,8 @@ class TestEachEvent:
             late = event("ANNOTATION_UPDATED", 1, at=number)
 
             def work(change: Change) -> Job | None:
-                return store.gather(change, late, record(change, late), LEGACY)
+                found = store.gather(change, late, record(change, late), LEGACY)
+                return None if found is None else found.job
 
             return state.change(work)
 

@@ -100,8 +100,13 @@ class Machine(RuleBasedStateMachine):
         self.known |= made
         return multiple(job.id, *sorted(made - {job.id}))
 
-    @rule(target=leases)
-    def lease(self) -> Any:
+    @rule(job_id=jobs)
+    def lease_what_may_not_run(self, job_id: str) -> None:
+        if job_id not in {job.id for job in self.store.due()}:
+            assert self.store.lease("worker", job_id) is None
+
+    @rule(target=leases, last=st.booleans())
+    def lease(self, last: bool) -> Any:
         due = {
             job.of
             for job in self.stored().values()
@@ -109,8 +114,13 @@ class Machine(RuleBasedStateMachine):
             and job.due_at is not None
             and job.due_at <= self.now
         } - {job.of for job in self.stored().values() if job.id in self.held}
-        found = self.store.lease("worker")
-        assert (found is not None) == bool(due), "what is due is given to who asks"
+        first = self.store.due()
+        assert {job.of for job in first} == due, "one job of each idle project is due"
+        assert len(first) == len(due)
+        job_id = first[-1].id if first and last else None
+        found = self.store.lease("worker", job_id)
+        assert (found is not None) == bool(due), "what is due is leased"
+        assert found is None or found.job.id == (job_id or first[0].id)
         if found is None:
             return multiple()
         assert found.job.id not in self.held

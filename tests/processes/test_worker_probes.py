@@ -18,7 +18,7 @@ from lsml_bento.errors import SettingsError, StateError
 from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.processes.worker_probes import Health
 from lsml_bento.state.memory import MemoryState
-from lsml_bento.training.desk import Desk
+from lsml_bento.training.fit_worker import FitWorker
 from tests.fits import Home, eventually, speaker
 
 HOLD = """
@@ -44,21 +44,22 @@ class Absent(MemoryState):
 
 
 class Worker:
-    """A desk with its health, which works once it is told to."""
+    """A worker with its probes, whose main loop runs once it is started."""
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        self.desk = Desk(
+        self.fits = FitWorker(
             "test",
             home.state,
+            home.queue,
             home.publisher,
             home.settings,
-            lambda: speaker(HOLD),
+            lambda _: speaker(HOLD),
             keeps_process=False,
         )
-        self.health = Health(0, self.desk, JobStore(home.state), still_s=3)
+        self.health = Health(0, self.fits, JobStore(home.state), still_s=3)
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.health.port}")
-        self.thread = threading.Thread(target=self.desk.work)
+        self.thread = threading.Thread(target=self.fits.work)
 
     def get(self, path: str) -> tuple[int, Any]:
         answer = self.http.get(path)
@@ -76,7 +77,7 @@ class Worker:
         }
 
     def close(self) -> None:
-        self.desk.stop()
+        self.fits.stop()
         if self.thread.is_alive():
             self.thread.join(10)
         self.http.close()
@@ -148,7 +149,7 @@ def test_a_loop_that_stands_still_is_seen_and_one_in_a_long_fit_moves(
 
 
 def test_a_worker_that_ends_is_not_ready(worker: Worker) -> None:
-    worker.desk.stop()
+    worker.fits.stop()
 
     assert worker.get("/livez")[0] == 200
     assert worker.get("/readyz") == (503, {"error": "the worker ends"})
@@ -166,7 +167,7 @@ def test_what_is_not_there_is_said_and_a_client_that_hangs_up_does_no_harm(
 
 def test_a_port_in_use_is_said_in_a_sentence(worker: Worker) -> None:
     with pytest.raises(SettingsError) as refused:
-        Health(worker.health.port, worker.desk, JobStore(MemoryState()))
+        Health(worker.health.port, worker.fits, JobStore(MemoryState()))
 
     assert str(refused.value) == (
         f"--health-port {worker.health.port} can not be listened on (Address already "

@@ -58,9 +58,9 @@ def annotate(state: State, project: Project, *annotations: int) -> str:
     assert event.project == project
 
     def work(change: Change) -> str:
-        job = JobStore(state).gather(change, event, record(change, event), RULES)
-        assert job is not None
-        return job.id
+        found = JobStore(state).gather(change, event, record(change, event), RULES)
+        assert found is not None
+        return found.job.id
 
     return state.change(work)
 

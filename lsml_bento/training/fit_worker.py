@@ -1,0 +1,275 @@
+"""A worker, which carries out the jobs that Huey's consumer takes from the queue."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
+
+from lsml_bento.errors import JobNotFound, LeaseLost, QueueError, StateError
+from lsml_bento.jobs.dispatcher import Outage
+from lsml_bento.jobs.job import JobStatus
+from lsml_bento.jobs.job_store import JobStore, Lease
+from lsml_bento.settings import Settings
+from lsml_bento.state.store import State
+from lsml_bento.training.child_process import FitProcess
+from lsml_bento.training.job_supervisor import JobSupervisor
+from lsml_bento.training.publisher import Publisher
+
+log = logging.getLogger(__name__)
+
+_CHECK_S = 1.0
+"""How often expired leases and due jobs without a message are looked for."""
+
+_RETRY_S = 1.0
+"""Until the next run of a job whose process could not be started."""
+
+_TIDY_S = 600.0
+"""How often old jobs and weights of no version are removed."""
+
+
+class Queue(Protocol):
+    """Where jobs wait; implemented by ``adapters.huey_queue``."""
+
+    def enqueue(self, job_id: str, due_at: float | None = None) -> None:
+        """Have a worker carry out a job, now or when it is due.
+
+        Raises:
+            QueueError: if the queue is unavailable.
+        """
+
+    def waiting(self) -> set[str]:
+        """The jobs with a message that waits for a worker.
+
+        Raises:
+            QueueError: if the queue is unavailable.
+        """
+
+    def consume(self, fit: Callable[[str], float | None], workers: int) -> Any:
+        """A ``huey.consumer.Consumer`` with so many threads."""
+
+
+class _Slot:
+    """One of the fits that run at a time, with its GPU and its child process."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.process: FitProcess | None = None
+        self.project = ""
+        self.moved_at = time.monotonic()
+
+    def close(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process = None
+
+
+class FitWorker:
+    """Runs ``settings.fits`` jobs of different projects at a time, until stopped.
+
+    Args:
+        name: of this worker, unique among those of the backend.
+        state: shared with the other processes.
+        queue: where the jobs' messages are.
+        publisher: promotes the versions that fits make.
+        settings: what the environment decides.
+        start: starts the process of a fit, given the number of its slot.
+        keeps_process: whether a process is kept for further jobs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        state: State,
+        queue: Queue,
+        publisher: Publisher,
+        settings: Settings,
+        start: Callable[[int], FitProcess],
+        *,
+        keeps_process: bool,
+    ) -> None:
+        self._name = name
+        self._job_store = JobStore(state)
+        self._queue = queue
+        self._publisher = publisher
+        self._settings = settings
+        self._start = start
+        self._keeps_process = keeps_process
+        self._slots = [_Slot(number) for number in range(settings.fits)]
+        self._free = list(self._slots)
+        self._lock = threading.Lock()
+        self._tidied_at: float | None = None
+        self._state_outage = Outage("Jobs")
+        self._queue_outage = Outage("Queue")
+        # Unlike an Event's set(), its put() is safe in a signal handler.
+        self._stops: SimpleQueue[None] = SimpleQueue()
+        self._stopping = False
+        self._moved_at = time.monotonic()
+
+    # The process's main thread
+
+    def stop(self) -> None:
+        """Put the running jobs back and end; safe in a signal handler."""
+        self._stopping = True
+        self._stops.put(None)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the worker was stopped."""
+        return self._stopping
+
+    @property
+    def still_s(self) -> float:
+        """For how many seconds the main thread, or a fit's thread, has not moved."""
+        with self._lock:
+            busy = [slot.moved_at for slot in self._slots if slot not in self._free]
+        return time.monotonic() - min([self._moved_at, *busy])
+
+    def pause(self, seconds: float) -> None:
+        """Wait until then, or until the worker is stopped."""
+        self._moved_at = time.monotonic()
+        with suppress(Empty):
+            self._stops.get(timeout=seconds)
+
+    def work(self) -> None:
+        """Carry out jobs until ``stop``."""
+        consumer = self._queue.consume(self.fit, self._settings.fits)
+        self._check()
+        consumer.start()
+        try:
+            while not self._stopping:
+                self.pause(_CHECK_S)
+                self._check()
+                consumer.check_worker_health()
+        finally:
+            self._stopping = True
+            consumer.stop(graceful=True)  # returns when the jobs have been put back
+            for slot in self._slots:
+                slot.close()
+
+    def _check(self) -> None:
+        """Enqueue what died workers and lost messages left; tidy up."""
+        try:
+            for job in self._job_store.expire():
+                reason = job.error or job.note
+                log.warning(
+                    "Lease expired: %s job=%s status=%s",
+                    reason,
+                    job.id,
+                    job.status.value,
+                )
+            self._state_outage.ended()
+        except StateError as error:
+            self._state_outage.began(error)
+            return
+        self._enqueue_due()
+        now = time.monotonic()
+        with self._lock:
+            for slot in self._free:
+                if now - slot.moved_at > self._settings.fit_idle_s:
+                    slot.close()
+        if self._tidied_at is None or now - self._tidied_at > _TIDY_S:
+            self._tidied_at = now
+            self._publisher.tidy()
+
+    def _enqueue_due(self) -> None:
+        """Give each due job a message that has none."""
+        try:
+            waiting = self._queue.waiting()
+            for job in self._job_store.due():
+                if job.id not in waiting:
+                    self._queue.enqueue(job.id)
+            self._queue_outage.ended()
+        except QueueError as error:
+            self._queue_outage.began(error)
+        except StateError as error:
+            self._state_outage.began(error)
+
+    # Huey's threads
+
+    def fit(self, job_id: str) -> float | None:
+        """Carry out a job, unless it has ended, runs already or has to wait.
+
+        Returns:
+            When the job is due, in seconds since the epoch, if it has to be tried then.
+        """
+        if self._stopping:
+            return None  # the next worker enqueues the job
+        try:
+            lease = self._job_store.lease(self._name, job_id)
+            if lease is not None:
+                self._carry_out(lease)
+                if self._stopping:
+                    return None
+            job = self._job_store.find(job_id)
+            due_at = job.due_at if job.status is JobStatus.QUEUED else None
+            if due_at is not None and (lease is not None or due_at > time.time()):
+                return due_at
+        except JobNotFound:
+            return None
+        except StateError as error:
+            self._state_outage.began(error)
+            return None
+        if lease is not None or due_at is not None:
+            self._enqueue_due()  # the next job of the project
+        return None
+
+    def _carry_out(self, lease: Lease) -> None:
+        slot = self._take_slot(lease.job.project)
+        is_reusable = False
+        try:
+            process = self._process_of(slot)
+            supervisor = JobSupervisor(
+                lease,
+                process,
+                self._job_store,
+                self._publisher,
+                self._settings.fit_timeout_s,
+                lambda: self._is_stopping(slot),
+            )
+            is_reusable = supervisor.see_through()
+        except (LeaseLost, JobNotFound) as error:
+            log.warning("%s", error)
+        except OSError as error:
+            self._give_back(lease, f"the process of fit cannot be started: {error}")
+        finally:
+            if not (is_reusable and self._keeps_process):
+                slot.close()
+            with self._lock:
+                slot.moved_at = time.monotonic()
+                self._free.append(slot)
+
+    def _take_slot(self, project: str) -> _Slot:
+        """A free slot, the one that ran the project last if it is free."""
+        with self._lock:
+            slot = min(self._free, key=lambda s: (s.project != project, s.number))
+            self._free.remove(slot)
+            slot.project = project
+            slot.moved_at = time.monotonic()
+        return slot
+
+    def _process_of(self, slot: _Slot) -> FitProcess:
+        if slot.process is not None and not slot.process.is_alive:
+            slot.close()
+        if slot.process is None:
+            slot.process = self._start(slot.number)
+        return slot.process
+
+    def _is_stopping(self, slot: _Slot) -> bool:
+        """Asked by each supervisor several times a second."""
+        slot.moved_at = time.monotonic()
+        return self._stopping
+
+    def _give_back(self, lease: Lease, reason: str) -> None:
+        time.sleep(_RETRY_S)  # under the lease, so that no later job overtakes this one
+        try:
+            job = self._job_store.crash(lease, reason)
+            log.error(
+                "Fit not started: %s job=%s status=%s", reason, job.id, job.status.value
+            )
+        except (LeaseLost, JobNotFound, StateError) as error:
+            log.warning("%s", error)
