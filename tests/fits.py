@@ -61,7 +61,10 @@ class Home:
         self.environ = {"LSML_MODEL_STORE": str(self.store), **environ}
         self.settings = Settings.from_env(self.environ)
         self.state = state or SqliteState(path / "home" / "state.db", NAME)
-        self.queue = HueyQueue(name=NAME, path=path / "home" / "huey.db")
+        path_or_url: Any = {"path": path / "home" / "huey.db"}
+        if self.settings.redis_url is not None:
+            path_or_url = {"redis_url": self.settings.redis_url.get_secret_value()}
+        self.queue = HueyQueue(name=NAME, **path_or_url)
         self.weights = BentoModels(self.store)
         self.job_store = JobStore(self.state)
         self.versions = Versions(self.state)
@@ -94,10 +97,12 @@ class Home:
         for one in ids:
             self.state.change(lambda c, n=one: record(c, _event(n, total)))  # type: ignore[misc]
 
-    def enqueue(self, action: str = START_TRAINING, **data: Any) -> Job:
+    def enqueue(
+        self, action: str = START_TRAINING, project: int = 1, **data: Any
+    ) -> Job:
         """A job that is due; ``fit`` gets ``data``."""
-        project = {"id": 1, "created_at": CREATED_AT}
-        event = parse_event({"action": action, "project": project, **data})
+        about = {"id": project, "created_at": CREATED_AT}
+        event = parse_event({"action": action, "project": about, **data})
         job = self.job_store.enqueue(event, EACH)
         assert job is not None
         return job

@@ -16,8 +16,10 @@ import pytest
 from lsml_bento.jobs.job import JobStatus
 from lsml_bento.jobs.job_store import JobStore
 from tests.cli.commands import refused, run, write
-from tests.cli.place import LEARNER, ONE, Place, Running
+from tests.cli.place import LEARNER, ONE, TWO, Place, Running
 from tests.e2e.processes import free_port
+
+RUNNING = JobStatus.RUNNING
 
 
 @pytest.fixture
@@ -102,6 +104,18 @@ def test_a_second_worker_stands_by_and_takes_over(place: Place) -> None:
             job = place.job().id
             eventually(lambda: status(place, job) is JobStatus.SUCCEEDED)
             assert second.end() == 0
+
+
+def test_as_many_fits_run_at_a_time_as_are_asked_for(place: Place) -> None:
+    slow = LEARNER.replace("sleep(0.3)", "sleep(30)")
+    (place.directory / "model.py").write_text(slow)
+    place.connect(ONE, TWO)
+    jobs = [place.job(project).id for project in (ONE, TWO)]
+    with place.running("worker", ".", "--fits", "2") as worker:
+        eventually(lambda: all(status(place, job) is RUNNING for job in jobs))
+        assert worker.end() == 0
+
+    assert [status(place, job) for job in jobs] == [JobStatus.QUEUED] * 2
 
 
 def test_a_worker_that_stands_by_ends_when_it_is_told_to(place: Place) -> None:

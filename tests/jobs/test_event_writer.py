@@ -19,7 +19,7 @@ from lsml_bento.jobs.event_writer import EventWriter, Receipt
 from lsml_bento.jobs.events import Event, parse_event
 from lsml_bento.jobs.job import Job
 from lsml_bento.jobs.job_store import JobStore
-from lsml_bento.model.training_policy import TrainingRules
+from lsml_bento.model.training_policy import TrainingPolicy, TrainingRules
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import State, know
 from tests.states import KINDS, open_state, url_of
@@ -98,6 +98,30 @@ class TestEvents:
         assert {receipt.job for receipt in receipts} == {job.id}
         assert (job.event, job.new_annotations) == ("START_TRAINING", 300)
         assert sorted(desk.annotations()) == list(range(300))
+
+    def test_only_what_makes_a_job_due_sooner_is_enqueued(self, state: Any) -> None:
+        policy = TrainingPolicy(min_new_annotations=2, quiet_s=30, max_wait_s=60)
+        desk = Desk(state, None, TrainingRules(policy=policy))
+        desk.take(annotated(1))
+        assert desk.woken == [], "too few annotations"
+
+        for number in range(2, 30):
+            desk.take(annotated(number))
+        [ready] = desk.woken
+        assert ready.new_annotations == 2
+
+        desk.take(START)
+        [_, asked] = desk.woken
+        assert asked.id == ready.id
+        assert (asked.due_at or 0) < (ready.due_at or 0)
+        desk.intake.close()
+
+    def test_each_new_job_of_a_legacy_class_is_enqueued(self, state: Any) -> None:
+        desk = Desk(state, None, TrainingRules(each_event=True))
+        desk.take(annotated(1), annotated(2))
+
+        assert len({job.id for job in desk.woken}) == 2
+        desk.intake.close()
 
     def test_a_repeated_event_teaches_nothing(self, desk: Desk) -> None:
         desk.take(annotated(7))

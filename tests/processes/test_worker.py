@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from lsml_bento.jobs.job import Job, JobStatus
-from lsml_bento.processes.worker import child_environ, worker_command
+from lsml_bento.contract import Project
+from lsml_bento.jobs.job import LEASE_S, Job, JobStatus
+from lsml_bento.processes.worker import child_environ, fit_environ, worker_command
+from lsml_bento.settings import Settings
+from tests.doubles import CONFIG
 from tests.fits import NAME, ONE, Home, eventually, is_gone, lines
 
 NATIVE = """
@@ -37,6 +42,12 @@ class Model(LabelStudioMLBase):
         print("fit", event)
         with open(os.environ["RECORD"], "a") as file:
             print(json.dumps([os.getpid(), data.get("does", "")]), file=file)
+        if data.get("does") == "show":
+            gpu = os.environ["CUDA_VISIBLE_DEVICES"]
+            begun = time.time()
+            time.sleep(2)
+            self.set("ran", [gpu, begun, time.time()])
+            return
         if data.get("does") == "sleep":
             sleeper = subprocess.Popen(["sleep", "60"])
             self.report(0.5, sleeper=sleeper.pid)
@@ -220,6 +231,65 @@ def test_a_second_worker_stands_by_and_takes_over_after_a_kill(
     code, seconds = ended(second)
     assert (code, seconds < 4) == (0, True)
     assert workers.home.job(job).status is JobStatus.QUEUED
+
+
+def test_a_killed_worker_s_job_runs_again_though_its_messages_are_lost(
+    workers: Workers,
+) -> None:
+    first = workers.start()
+    job, fit, _ = workers.sleeping()
+    first.kill()
+    eventually(lambda: is_gone(fit), "no orphan", 5)
+    with closing(sqlite3.connect(workers.home.path / "home" / "huey.db")) as database:
+        database.execute("delete from task")
+        database.execute("delete from schedule")
+        database.commit()
+    killed_at = time.time()
+    workers.start()
+    eventually(lambda: workers.home.job(job).attempts == 2, "the second run", 20)
+
+    started_at = workers.home.job(job).started_at
+    assert started_at is not None
+    assert started_at - killed_at < LEASE_S + 5
+
+
+def test_two_fits_run_at_the_same_time_each_with_its_gpu(tmp_path: Path) -> None:
+    workers = Workers(tmp_path, NATIVE, LSML_FITS="2", LSML_TRAIN_GPUS="3,5")
+    home = workers.home
+    two = Project("2", ONE.created_at)
+    home.state.write(two, {"label_config": CONFIG})
+    workers.start()
+    jobs = [home.enqueue(does="show", project=number) for number in (1, 2)]
+    for job in jobs:
+        workers.await_status(job, JobStatus.SUCCEEDED)
+
+    ran = [home.versions.active(one).values["ran"] for one in (ONE, two)]  # type: ignore[union-attr]
+    assert sorted(gpu for gpu, _, _ in ran) == ["3", "5"]
+    assert max(begun for _, begun, _ in ran) < min(ended for *_, ended in ran)
+    workers.close()
+
+
+@pytest.mark.parametrize(
+    ("fits", "gpus", "seen"),
+    [
+        ("1", "0,1", ["0,1"]),
+        ("2", "0, 1", ["0", "1"]),
+        ("3", "0,1", ["0", "1", "0"]),
+        ("2", "7", ["7", "7"]),
+        ("2", "", [None, None]),
+    ],
+)
+def test_gpus_are_shared_out_among_the_fits(
+    fits: str, gpus: str, seen: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    settings = Settings.from_env({"LSML_FITS": fits, "LSML_TRAIN_GPUS": gpus})
+    environs = [fit_environ(settings, slot) for slot in range(int(fits))]
+
+    assert [environ.get("CUDA_VISIBLE_DEVICES") for environ in environs] == seen
+    threads = sum(int(environ["OMP_NUM_THREADS"]) for environ in environs)
+    assert threads <= max(int(fits), len(os.sched_getaffinity(0)))
 
 
 def test_a_legacy_class_gets_every_event_in_order_in_one_process(

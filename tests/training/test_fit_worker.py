@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+import redis
 
 from lsml_bento.jobs.events import parse_event
 from lsml_bento.jobs.job import LEASE_S, Job, JobStatus
@@ -113,14 +114,6 @@ def double(tmp_path: Path) -> Iterator[Site]:
     home.close()
 
 
-def enqueue(home: Home, project: int) -> Job:
-    about = {"id": project, "created_at": CREATED_AT}
-    event = parse_event({"action": "START_TRAINING", "project": about})
-    job = home.job_store.enqueue(event, TrainingRules(each_event=True))
-    assert job is not None
-    return job
-
-
 def lose_messages(home: Home) -> None:
     """Empty the queue and the schedule behind the worker's back."""
     with closing(sqlite3.connect(home.path / "home" / "huey.db")) as database:
@@ -170,18 +163,28 @@ def test_double_and_stale_messages_run_a_job_once(home: Home, site: Site) -> Non
     assert home.job(job).attempts == 1
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
 def test_a_job_whose_message_is_lost_runs_within_five_seconds(
-    home: Home, site: Site
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    url = request.getfixturevalue("redis_server") if kind == "redis" else ""
+    home = Home(tmp_path, MemoryState(), REDIS_URL=url)
+    site = Site(home)
     site.open("time.sleep(1)")
     first = home.enqueue()
     home.queue.enqueue(first.id)
     eventually(site.runs, "the first run")
-    lost = enqueue(home, 2)
+    lost = home.enqueue(project=2)
     home.queue.enqueue(lost.id)
-    lose_messages(home)
+    if kind == "redis":
+        with closing(redis.Redis.from_url(url)) as client:
+            client.delete(*client.keys("huey.*"))
+    else:
+        lose_messages(home)
     began = time.time()
     site.await_end(first, lost)
+    site.close()
+    home.close()
 
     assert site.runs()[-1][-1] - began < 5
 
@@ -190,9 +193,9 @@ def test_due_jobs_are_enqueued_once_however_long_they_wait(
     home: Home, site: Site
 ) -> None:
     site.open("time.sleep(3)")
-    running = enqueue(home, 1)
+    running = home.enqueue(project=1)
     eventually(site.runs, "the run")
-    waiting = [enqueue(home, project) for project in range(2, 6)]
+    waiting = [home.enqueue(project=project) for project in range(2, 6)]
     eventually(lambda: home.queue.waiting() == {job.id for job in waiting})
     time.sleep(1.5)
 
@@ -236,7 +239,7 @@ def test_a_message_that_comes_before_its_job_is_due_comes_again_then(
 
 def test_fits_of_different_projects_run_at_the_same_time(double: Site) -> None:
     double.open("time.sleep(1.5)")
-    jobs = [enqueue(double.home, project) for project in (1, 2, 1, 2)]
+    jobs = [double.home.enqueue(project=project) for project in (1, 2, 1, 2)]
     double.await_end(*jobs)
 
     spans = {
@@ -254,7 +257,7 @@ def test_fits_of_different_projects_run_at_the_same_time(double: Site) -> None:
 
 def test_a_third_project_waits_for_a_slot(double: Site) -> None:
     double.open("time.sleep(1.5)")
-    jobs = [enqueue(double.home, project) for project in (1, 2, 3)]
+    jobs = [double.home.enqueue(project=project) for project in (1, 2, 3)]
     double.await_end(*jobs)
 
     running, most = 0, 0
@@ -266,10 +269,10 @@ def test_a_third_project_waits_for_a_slot(double: Site) -> None:
 
 def test_a_project_goes_back_to_the_process_that_is_kept_for_it(double: Site) -> None:
     double.open("time.sleep(0.8)", keeps=True)
-    first = [enqueue(double.home, project) for project in (1, 2)]
+    first = [double.home.enqueue(project=project) for project in (1, 2)]
     double.await_end(*first)
     process = {project: pid for pid, _, project, *_ in double.runs()}
-    second = [enqueue(double.home, project) for project in (2, 1)]
+    second = [double.home.enqueue(project=project) for project in (2, 1)]
     double.await_end(*second)
 
     assert len(set(process.values())) == 2
@@ -278,7 +281,7 @@ def test_a_project_goes_back_to_the_process_that_is_kept_for_it(double: Site) ->
 
 
 def test_two_workers_share_the_jobs_and_run_each_once(home: Home, site: Site) -> None:
-    jobs = [enqueue(home, project) for project in range(1, 9)]
+    jobs = [home.enqueue(project=project) for project in range(1, 9)]
     for job in jobs:
         home.queue.enqueue(job.id)
         home.queue.enqueue(job.id)
@@ -364,7 +367,7 @@ def test_the_job_of_a_worker_that_died_runs_again_without_a_message(
 
 def test_stopping_puts_running_jobs_back_and_leaves_no_process(double: Site) -> None:
     home = double.home
-    jobs = [enqueue(home, project) for project in (1, 2)]
+    jobs = [home.enqueue(project=project) for project in (1, 2)]
     double.open("time.sleep(60)")
     eventually(lambda: len(double.runs()) == 2, "the runs")
     start = time.monotonic()
