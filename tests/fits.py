@@ -29,7 +29,7 @@ from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
 from lsml_bento.settings import Settings
 from lsml_bento.state.store import State
 from lsml_bento.training.child_process import FitProcess
-from lsml_bento.training.job_run import Workbench
+from lsml_bento.training.job_run import FitContext
 from lsml_bento.training.publisher import Publisher
 from lsml_bento.training.trainer import Trainer
 from lsml_bento.versions.registry import Versions
@@ -70,7 +70,7 @@ class Home:
         self.versions = Versions(self.state)
         self.publisher = Publisher(NAME, self.state, self.weights, self.settings)
         self.reports: list[dict[str, Any]] = []
-        self.bench = Workbench(
+        self.context = FitContext(
             NAME, self.state, self.weights, None, self.reports.append
         )
         self.state.write(ONE, {"label_config": CONFIG})
@@ -124,7 +124,7 @@ class Home:
         if is_drop_in:
             self.write("from label_studio_ml.model import LabelStudioMLBase")
             directory = self.directory
-        trainer = Trainer(ModelSource(model, directory), NoMedia(), self.bench)
+        trainer = Trainer(ModelSource(model, directory), NoMedia(), self.context)
         lease = self.lease()
         try:
             version = trainer.carry_out(lease.job)

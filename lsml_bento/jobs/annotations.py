@@ -1,8 +1,8 @@
-"""The newest state of every annotation that Label Studio told of, with its task.
+"""The newest state of every annotation that Label Studio reported, with its task.
 
-What a ``fit`` learns from where no credentials for Label Studio's API are set. Events
-come twice, late and in any order: ``updated_at`` decides, and what was deleted stays
-deleted.
+``fit`` learns from these where no credentials for Label Studio's API are set. Events
+may come twice, late and in any order: ``updated_at`` decides, and what was deleted
+stays deleted.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class AnnotationStore:
         self._state = state
 
     def annotated_tasks(self, project: Project) -> Iterator[Task]:
-        """Tasks with ``annotations``, the skipped ones left out, a page in memory."""
+        """Tasks with their ``annotations``, without skipped ones, a page at a time."""
         prefix = below("journal", *identify(project))
         task: Task | None = None
         current, orphans = "", 0
@@ -72,8 +72,8 @@ class AnnotationStore:
             yield task
         if orphans:
             log.warning(
-                "journal: project=%s %d annotations are of tasks never seen, and left "
-                "out; with LABEL_STUDIO_API_KEY they are read from Label Studio",
+                "Annotations left out: their tasks are unknown; set "
+                "LABEL_STUDIO_API_KEY to read them from Label Studio project=%s n=%d",
                 project,
                 orphans,
             )
@@ -89,20 +89,20 @@ class AnnotationStore:
         return None
 
     def total(self, project: Project) -> int | None:
-        """How many annotations Label Studio counted in the project, if it said so."""
+        """How many annotations Label Studio last counted in the project, if known."""
         found = self._state.get(key_of("total-annotations", *identify(project)))
         return None if found is None else int(found)
 
 
 def record(change: Change, event: Event) -> list[Any]:
-    """Take over what an event says.
+    """Store what an event reports.
 
     Args:
         change: the change that it belongs to.
         event: of a project with its ``created_at``.
 
     Returns:
-        The ids of the annotations that it really changed, the skipped ones left out.
+        The ids of the annotations that it changed, without skipped ones.
     """
     project = event.project
     know(change, project)
@@ -131,7 +131,7 @@ def fetch_record(
     Args:
         change: the change.
         events: those that will be recorded.
-        others: keys to read in the same go.
+        others: keys to read in the same round trip.
     """
     change.fetch([*others, *(key for event in events for key in _keys_of(event))])
     change.fetch_below(
@@ -164,7 +164,7 @@ def _keys_of_annotation(project: Project, annotation: Annotation) -> Iterator[st
 
 
 def observe(change: Change, project: Project, tasks: Iterable[Task]) -> None:
-    """Take over the annotations inside the tasks of a ``/predict``."""
+    """Store the annotations inside the tasks of a ``/predict``."""
     annotated = [(task, found) for task in tasks if (found := annotations_of(task))]
     change.fetch(
         key
@@ -175,7 +175,7 @@ def observe(change: Change, project: Project, tasks: Iterable[Task]) -> None:
     for task, found in annotated:
         _put_task(change, project, task)
         for annotation in found:
-            _put_annotation(change, project, annotation, told=False)
+            _put_annotation(change, project, annotation, reported=False)
 
 
 def _record_project(change: Change, event: Event) -> None:
@@ -192,19 +192,15 @@ def _record_project(change: Change, event: Event) -> None:
     stamp = _stamp(event.data["project"])
     if stamp and stamp < (change.get(since) or ""):
         return
-    if (told := json.dumps(event.label_config)) == change.get(key):
+    if (new := json.dumps(event.label_config)) == change.get(key):
         return
     try:
         parse_label_config(event.label_config)
     except LabelConfigError as error:
-        log.warning(
-            "event %r project=%s: its label config is left out: %s",
-            event.action,
-            event.project,
-            error,
-        )
+        about = error, event.action, event.project
+        log.warning("Label config left out: %s event=%s project=%s", *about)
         return
-    change.put(key, told)
+    change.put(key, new)
     change.put(since, stamp)
 
 
@@ -222,9 +218,9 @@ def _delete_task(change: Change, project: Project, task_id: str) -> None:
 
 
 def _put_annotation(
-    change: Change, project: Project, annotation: Annotation, *, told: bool = True
+    change: Change, project: Project, annotation: Annotation, *, reported: bool = True
 ) -> bool:
-    """Whether no event told of the annotation in this state, and it may be kept."""
+    """Store an annotation; whether it is new in this state and not deleted."""
     identity = identify(project)
     task_key = _sortable(annotation["task"])
     of = key_of("annotation", *identity, annotation["id"])
@@ -234,14 +230,17 @@ def _put_annotation(
     if task is not None and task.endswith(SEPARATOR + _DELETED):
         return False
     key = key_of("journal", *identity, task_key, _sortable(annotation["id"]))
-    if not _put_newer(change, key, annotation, told=told):
+    if not _put_newer(change, key, annotation, reported=reported):
         return False
     change.put(of, task_key)
     return True
 
 
 def _delete_annotation(change: Change, project: Project, annotation_id: str) -> bool:
-    """Whether it was not known to be deleted; what reads the API may have had it."""
+    """Mark an annotation as deleted; whether it was not marked yet.
+
+    One that no event reported may have been read from Label Studio's API.
+    """
     identity = identify(project)
     of = key_of("annotation", *identity, annotation_id)
     task_key = change.get(of)
@@ -254,11 +253,11 @@ def _delete_annotation(change: Change, project: Project, annotation_id: str) -> 
 
 
 def _put_newer(
-    change: Change, key: str, entry: dict[str, Any], *, told: bool = True
+    change: Change, key: str, entry: dict[str, Any], *, reported: bool = True
 ) -> bool:
     stamp = _stamp(entry)
-    if told and stamp:
-        # Above the same state seen in a /predict, which nothing was trained on.
+    if reported and stamp:
+        # It sorts above the same state seen in a /predict, which starts no job.
         stamp += "+"
     known = change.get(key)
     if known is not None:
@@ -270,7 +269,7 @@ def _put_newer(
 
 
 def _stamp(entry: dict[str, Any]) -> str:
-    """When the entry was last changed, as text that sorts; empty if it does not say."""
+    """When the entry was last changed, as text that sorts; empty if unknown."""
     for name in ("updated_at", "created_at"):
         value = entry.get(name)
         if not isinstance(value, str):

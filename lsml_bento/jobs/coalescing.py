@@ -1,6 +1,6 @@
-"""How events become jobs that wait: gathered by project, or one by one.
+"""Turning events into queued jobs: one job per project, or one per event.
 
-Functions of a change: what they write is seen with all else that belongs to it.
+All functions work inside a change, so that what they write becomes visible together.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def gather(
     rules: TrainingRules,
     now: float,
 ) -> Gathered | None:
-    """The job that an event makes, or the waiting one that it is merged into.
+    """Create a job for an event, or merge the event into the queued one.
 
     Args:
         change: the change that it belongs to.
         event: of a project with its ``created_at``.
-        annotations: ids of those that the event really changed.
+        annotations: ids of those that the event changed.
         rules: of the class.
         now: seconds since the epoch.
     """
@@ -52,7 +52,7 @@ def gather(
     know(change, event.project)
     if not rules.each_event:
         return _merge(change, event, annotations, rules, now)
-    # A class that knows the plural gets what it asked for.
+    # A class that asks for the plural action gets the event whole.
     is_plural = event.action in rules.actions
     gathered = None
     for single in [event] if is_plural else event.single():
@@ -66,7 +66,7 @@ def gather(
 def keys_of_gathering(
     events: Iterable[Event], jobs: Mapping[Project, str]
 ) -> Iterator[str]:
-    """What merging events reads, if these are the jobs that their projects gather."""
+    """The keys that merging events reads, given the queued job of each project."""
     for event in events:
         yield _slot(event.project)
         if (job := jobs.get(event.project)) is not None:
@@ -75,7 +75,7 @@ def keys_of_gathering(
 
 
 def fetch_gathering(change: Change, events: Sequence[Event]) -> None:
-    """Read ahead what merging events into their projects' waiting jobs takes."""
+    """Read ahead what merging events into their projects' queued jobs reads."""
     projects = {event.project for event in events}
     jobs = {p: job for p in projects if (job := change.get(_slot(p))) is not None}
     change.fetch(keys_of_gathering(events, jobs))
@@ -92,7 +92,7 @@ def _merge(
     rules: TrainingRules,
     now: float,
 ) -> Gathered:
-    """Let the project's waiting job gather the event; make it if there is none."""
+    """Merge an event into the project's queued job, or create the job."""
     found = waiting(change, event.project, "")
     job = found or _new(change, event, "", now)
     asked = event.action == START_TRAINING
@@ -120,7 +120,7 @@ def _merge(
 
 
 def _note(change: Change, job: Job, action: str, annotations: list[Any]) -> int:
-    """Keep what ``self.events`` lists; how many annotations are new to the job."""
+    """Store what ``self.events`` lists; return how many annotations are new."""
     new = 0
     change.fetch(key_of("job-seen", job.id, str(one)) for one in annotations)
     for place, annotation in enumerate(annotations or [None]):
@@ -136,7 +136,7 @@ def _note(change: Change, job: Job, action: str, annotations: list[Any]) -> int:
 
 
 def _append(change: Change, event: Event, now: float) -> Gathered:
-    """A job of its own for an event, or in place of an older update's."""
+    """Create a job for an event, or replace the data of a queued update."""
     annotation = next(iter(_ids(event)), None)
     is_update = annotation is not None and event.action == "ANNOTATION_UPDATED"
     slot = f"updated {annotation}" if is_update else None
@@ -153,7 +153,7 @@ def _append(change: Change, event: Event, now: float) -> Gathered:
 
 
 def _new(change: Change, event: Event, slot: str | None, now: float) -> Job:
-    # Many come in one millisecond, and clocks are set back; the order stays.
+    # Keeps the order of events in one millisecond, and when a clock is set back.
     last = key_of("last-job", *identify(event.project))
     milliseconds = max(int(now * 1000), int(change.get(last) or 0) + 1)
     change.put(last, str(milliseconds))
@@ -167,7 +167,7 @@ def _new(change: Change, event: Event, slot: str | None, now: float) -> Job:
 
 
 def waiting(change: Change, project: Project, slot: str) -> Job | None:
-    """The job that further events of a slot merge into, if one waits."""
+    """The queued job that further events of a slot merge into, if there is one."""
     job_id = change.get(key_of("slot", *identify(project), slot))
     return None if job_id is None else job_of(change, job_id)
 
@@ -182,7 +182,7 @@ def queue(change: Change, job: Job) -> None:
 
 
 def unqueue(change: Change, job: Job) -> None:
-    """Take a job out of the queue; it is stored by whoever does."""
+    """Take a job out of the queue; the caller stores the job."""
     identity = identify(job.of)
     change.delete(key_of("queue", *identity, job.id))
     if job.slot is not None:

@@ -1,7 +1,7 @@
-"""Events on their way into journal and ledger: answered at once, and never lost.
+"""Storing events: each is answered quickly, and none is lost.
 
-One thread takes what has gathered and stores it in one change. Where the database does
-not take it within 200 ms, it goes into a file and is replayed in order.
+One thread stores all events that wait in one change. Events that the database does not
+accept within 200 ms go to a file and are replayed in order.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ _WAIT_S = 0.2
 """How long events wait for the database."""
 
 _PATIENT_S, _OFTEN = 0.7, 10
-"""How long events wait that were refused so often, one at a time: a far Redis needs it.
-What comes meanwhile waits too, and Label Studio hangs up after 1 s."""
+"""How long an event waits that was refused alone so often: a distant Redis needs it.
+New events wait too, and Label Studio disconnects after 1 s."""
 
 _REPLAY_EVERY_S = 0.3
 _MOST = 256
-"""Events stored in one change."""
+"""Store at most this many events in one change."""
 
 _OBSERVED = 5_000
-"""Tasks of ``/predict`` that may wait to be stored; they are seen again."""
+"""Tasks of ``/predict`` that may wait to be stored; any further ones are skipped."""
 
 
 class Receipt(NamedTuple):
     """What became of an event.
 
     Attributes:
-        job: the job that it made or was merged into.
-        status: why there is none.
+        job: the job that it created or was merged into.
+        status: why there is no job.
     """
 
     job: str | None
@@ -69,13 +69,13 @@ class _Observed(NamedTuple):
 
 
 class EventWriter:
-    """Stores events in the order in which they come.
+    """Stores events in the order of their arrival.
 
     Args:
         state: shared by all processes of the backend.
-        rules: says when the class learns.
+        rules: of the class.
         enqueue: called with each stored job that became due, or due earlier.
-        inbox: where events wait that the state did not take; None to refuse them.
+        inbox: where events wait that the state did not accept; None to refuse them.
     """
 
     def __init__(
@@ -100,22 +100,22 @@ class EventWriter:
         self._thread.start()
 
     def take(self, event: Event) -> Future[Receipt]:
-        """Store an event; the receipt is there when it can not be lost any more.
+        """Store an event; the receipt is available when the event cannot be lost.
 
-        The future raises ``StateError`` if it could be stored nowhere.
+        The future raises ``StateError`` if the event could not be stored anywhere.
         """
         receipt: Future[Receipt] = Future()
         self._waiting.put(_Waiting(event, receipt))
         return receipt
 
     def observe(self, project: Project, tasks: list[Task]) -> None:
-        """Store the annotations inside tasks, some time."""
+        """Store the annotations inside tasks, later."""
         if self._observed + len(tasks) <= _OBSERVED:
             self._observed += len(tasks)
             self._waiting.put(_Observed(project, tasks))
 
     def close(self) -> None:
-        """Store what came, then end."""
+        """Store what waits, then end."""
         self._waiting.put(None)
         self._thread.join(timeout=10)
 
@@ -140,7 +140,11 @@ class EventWriter:
             self._spool.close()
 
     def _gathered(self) -> tuple[list[_Waiting | _Observed], bool]:
-        """What waits, at least one entry unless there is something to replay."""
+        """Wait for entries, or until there is something to replay.
+
+        Returns:
+            The entries, and whether no more will come.
+        """
         found: list[_Waiting | _Observed] = []
         idle = self._is_adopted and (self._spool is None or self._spool.is_empty)
         wait_s = None if idle else max(0.0, self._replay_at - time.monotonic())
@@ -160,22 +164,24 @@ class EventWriter:
             try:
                 receipts = self._apply([entry.event for entry in waiting])
             except StateError as error:
-                log.warning("events wait in a file: %s", error)
-                # Those that came meanwhile have waited once already.
+                log.warning("Events wait in a file: %s", error)
+                # Events that arrived meanwhile have waited once already.
                 self._replay_at = time.monotonic() + _REPLAY_EVERY_S
             else:
                 for entry, receipt in zip(waiting, receipts, strict=True):
                     entry.receipt.set_result(receipt)
                 return
-        # Behind events that wait already, whatever the state does now.
+        # After the events that wait in the file, even if the state is back.
         self._keep(waiting)
 
     def _keep(self, waiting: list[_Waiting]) -> None:
         try:
             if self._spool is None:
-                raise StateError("the state takes no events: its log says why")
+                raise StateError(
+                    "the state accepts no events: see its log for the reason"
+                )
             self._spool.append([entry.event.body for entry in waiting])
-        except Exception as error:  # noqa: BLE001 - whoever waits gets it
+        except Exception as error:  # noqa: BLE001 - passed to the caller
             for entry in waiting:
                 entry.receipt.set_exception(error)
         else:
@@ -183,7 +189,7 @@ class EventWriter:
                 entry.receipt.set_result(Receipt(None, "queued"))
 
     def _replay(self) -> bool:
-        """Store the next events of the file; whether there were any, and it worked."""
+        """Store the next events of the file; whether any were stored."""
         spool = self._spool
         if spool is None or (self._is_adopted and spool.is_empty):
             return False
@@ -197,7 +203,7 @@ class EventWriter:
         except StateError:
             self._replay_at = time.monotonic() + _REPLAY_EVERY_S
         except OSError as error:
-            log.error("events that wait in a file can not be read: %s", error)
+            log.error("Events in a file cannot be read: %s", error)
             self._replay_at = time.monotonic() + 10 * _REPLAY_EVERY_S
         else:
             return True
@@ -209,7 +215,7 @@ class EventWriter:
             try:
                 events.append(parse_event(body))
             except LsmlError as error:
-                log.warning("an event that waited in a file is left out: %s", error)
+                log.warning("Event in a file left out: %s", error)
         is_slow = len(bodies) == 1 and self._refused_alone >= _OFTEN
         try:
             self._apply(events, _PATIENT_S if is_slow else _WAIT_S)
@@ -219,7 +225,7 @@ class EventWriter:
         self._refused_alone = 0
 
     def _apply(self, events: list[Event], wait_s: float = _WAIT_S) -> list[Receipt]:
-        """Store events together; one that can not be costs itself only.
+        """Store events in one change, or one by one if that fails.
 
         Raises:
             StateError: if nothing was stored.
@@ -235,9 +241,7 @@ class EventWriter:
             if len(events) > 1:
                 return [r for e in events for r in self._apply([e], wait_s)]
             [e] = events
-            log.exception(
-                "event %r of project=%s could not be taken", e.action, e.project
-            )
+            log.exception("Event not stored: %s project=%s", e.action, e.project)
             return [Receipt(None, f"not taken: {type(error).__name__}")]
         gathered = [found for found, _ in taken if found is not None]
         jobs = {job.id: job for job, _ in gathered}
@@ -260,7 +264,7 @@ class EventWriter:
         ready = [e for e in events if e.project.created_at is not None]
         ahead = () if rules.each_event else keys_of_gathering(ready, self._gathering)
         fetch_record(change, ready, ahead)
-        if not rules.each_event:  # no round trip where the last event's job gathers
+        if not rules.each_event:  # no round trip if the last job is still queued
             fetch_gathering(change, ready)
         return [self._take(change, event, rules) for event in events]
 
@@ -268,10 +272,9 @@ class EventWriter:
         project = _meant(change, event.project)
         if project is None:
             log.warning(
-                "event %r project=%s: it names no project, and there is not one only: "
-                "left out; let Label Studio send payloads with its webhook",
+                "Event left out: it names no project; turn on payloads in Label "
+                "Studio's webhook event=%s",
                 event.action,
-                event.project,
             )
             return None, Receipt(None, "no project")
         event = event.of(project)
@@ -291,13 +294,13 @@ class EventWriter:
                 _WAIT_S,
             )
         except StateError as error:
-            log.info("annotations inside tasks are not noted this time: %s", error)
+            log.info("Annotations inside tasks not stored: %s", error)
         except Exception:
-            log.exception("annotations inside tasks could not be noted")
+            log.exception("Annotations inside tasks not stored")
 
 
 def _meant(change: Change, project: Project) -> Project | None:
-    """The project of an event; the only one known where the event names none."""
+    """The project of an event; the only known one if the event names none."""
     if project.id:
         return resolve(project, change)
     known = known_projects(change)

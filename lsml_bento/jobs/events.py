@@ -1,7 +1,7 @@
-"""Webhooks of Label Studio, as what happened to annotations and tasks.
+"""Label Studio's webhooks, parsed into what happened to annotations and tasks.
 
 Source: Label Studio 1.23.2 ``webhooks/models.py``, recorded events in
-``tests/payloads``: single objects and lists, payloads left out, unknown actions.
+``tests/payloads``: single objects and lists, missing payloads, unknown actions.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Event:
 
     @property
     def label_config(self) -> str | None:
-        """The project's label config, if the event brought it."""
+        """The project's label config, if the event contains it."""
         found = self._of_project("label_config")
         return found if isinstance(found, str) and found.strip() else None
 
@@ -65,16 +65,16 @@ class Event:
 
     @property
     def is_about_annotations(self) -> bool:
-        """Whether it is worth nothing where no annotation changed by it."""
+        """Whether it matters only if it changes an annotation."""
         return bool(self.annotations or self.deleted_annotations)
 
     def of(self, project: Project) -> Event:
-        """The event, of this project."""
+        """The same event with this project."""
         return self if project == self.project else replace(self, project=project)
 
     @property
     def body(self) -> dict[str, Any]:
-        """What ``parse_event`` makes this event of."""
+        """The body from which ``parse_event`` makes this event."""
         return {"action": self.action, **self.data}
 
     def _of_project(self, key: str) -> Any:
@@ -82,7 +82,7 @@ class Event:
         return project.get(key) if isinstance(project, dict) else None
 
     def single(self) -> Iterator[Event]:
-        """One event an annotation, as a class that reads events expects them."""
+        """One event per annotation, as classes that take single events expect."""
         if self.action != "ANNOTATIONS_CREATED":
             yield self
             return
@@ -100,11 +100,11 @@ class Event:
 
 
 def parse_event(body: object) -> Event:
-    """The body of ``/webhook``. What is odd in a payload is left out, never refused.
+    """Parse the body of ``/webhook``; invalid parts of a payload are left out.
 
     Raises:
-        BadRequest: if it is not an object with an ``action``, or the project's name is
-            none.
+        BadRequest: if it is not an object with an ``action``, or the project is
+            invalid.
     """
     action = parse_action(body)
     fields = body if isinstance(body, dict) else {}
@@ -132,7 +132,7 @@ def parse_event(body: object) -> Event:
 
 
 def annotations_of(task: Task) -> list[Annotation]:
-    """The annotations inside a task, each with the task's id; none without one."""
+    """The annotations inside a task, each with the id of the task."""
     if not has_id(task):
         return []
     found = [a for a in _objects(task.get("annotations")) if has_id(a)]
@@ -142,7 +142,7 @@ def annotations_of(task: Task) -> list[Annotation]:
 
 
 def without_secrets(fields: dict[str, Any]) -> dict[str, Any]:
-    """A body without the project's token, and without the logins for task data."""
+    """A body without the project's token and the credentials for task data."""
     return {
         key: without_secrets(value)
         if key in {"project", "params"} and isinstance(value, dict)
@@ -164,7 +164,7 @@ def _is_short_secret(key: str) -> bool:
 def _with_task(
     annotations: list[Annotation], tasks: list[Task]
 ) -> Iterator[Annotation]:
-    """Annotations that have an id, with the id of their task where it is known."""
+    """Annotations that have an id and a known task, with the id of the task."""
     paired = len(annotations) == len(tasks)
     for place, annotation in enumerate(annotations):
         if not has_id(annotation):
@@ -194,7 +194,7 @@ def _ids(value: Any) -> tuple[str, ...]:
 
 
 def has_id(one: dict[str, Any]) -> bool:
-    """Whether a task or an annotation can be told from others."""
+    """Whether a task or an annotation has a usable id."""
     return _is_id(one.get("id"))
 
 

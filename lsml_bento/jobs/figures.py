@@ -1,13 +1,13 @@
-"""What monitors are told of jobs, by the same names in servers and in workers."""
+"""Names of the metrics about jobs, the same in servers and workers."""
 
 from __future__ import annotations
 
-JOBS = ("lsml_jobs", "Jobs in the ledger")
-"""Labelled by their status."""
+JOBS = ("lsml_jobs", "Jobs in the job store")
+"""Labelled by status."""
 
 OLDEST_QUEUED = (
     "lsml_oldest_queued_seconds",
-    "How long the oldest job that is due waits",
+    "Seconds that the oldest due job has waited",
 )
-FIT_SECONDS = ("lsml_fit_seconds_sum", "Seconds that all fits took")
-FITS = ("lsml_fit_seconds_count", "Fits that ended")
+FIT_SECONDS = ("lsml_fit_seconds_sum", "Total duration of all fits in seconds")
+FITS = ("lsml_fit_seconds_count", "Fits that have ended")

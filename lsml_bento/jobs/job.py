@@ -12,56 +12,57 @@ from lsml_bento.contract import Project, iso_time, parse_project
 from lsml_bento.model.training_policy import TrainingPolicy
 
 LEASE_S = 6.0
-"""How long a worker may be silent before its job is given to another one."""
+"""A lease expires after so many seconds without a heartbeat."""
 
 MAX_ATTEMPTS = 3
-"""Runs that may die with their process before the job has failed."""
+"""A job fails when this many runs died with their process."""
 
 ASKED_WAIT_S = 2.0
-"""``START_TRAINING`` comes before the annotation that caused it."""
+"""``START_TRAINING`` arrives before the annotation that caused it."""
 
 
 class JobStatus(str, Enum):
-    """Where a job stands; it begins as ``QUEUED`` and ends in one of the last three."""
+    """A job starts as ``QUEUED`` and ends in one of the last three states."""
 
     QUEUED = "queued"
-    """It waits: for more annotations, for quiet, or for a worker."""
+    """It waits for more annotations, for a pause in annotating, or for a worker."""
     RUNNING = "running"
     """A worker holds its lease."""
     SUCCEEDED = "succeeded"
-    """``fit`` returned, and its version, if it made one, was promoted."""
+    """``fit`` returned, and its version, if any, was promoted."""
     FAILED = "failed"
-    """``error`` says why."""
+    """``error`` holds the reason."""
     CANCELLED = "cancelled"
-    """Somebody asked for it."""
+    """A person cancelled it."""
 
     @property
     def is_end(self) -> bool:
-        """Whether nothing more happens to the job by itself."""
+        """Whether the job has ended."""
         return self not in {JobStatus.QUEUED, JobStatus.RUNNING}
 
 
 class Job(BaseModel):
-    """One entry of the ledger; times are seconds since the epoch.
+    """One job; times are seconds since the epoch.
 
     Attributes:
         project: as text, ``"1.1795426489"``.
-        event: the action that ``fit`` gets.
-        attempts: runs begun.
-        progress: 0 to 1, None before ``fit`` said it.
-        version: the model version that it made.
+        event: the action passed to ``fit``.
+        attempts: number of runs started.
+        progress: 0 to 1, or None before ``fit`` reported it.
+        version: the model version that it created.
         error: why it failed, in one sentence.
-        note: what is worth knowing of one that did not fail.
-        due_at: when it may begin; None while too few annotations have come.
-        slot: what further events merge into: ``""`` for a project's gathering job.
-        new_annotations: distinct annotations among its events.
-        events: how many it gathered.
-        asked_at: when ``START_TRAINING`` came.
-        ready_at: when the minimum of annotations was reached.
-        token: of the run that holds the lease; no other may write.
-        lease_until: when another worker may take it.
-        cancel_requested: whether its run was told to stop.
-        worker: who runs it.
+        note: a remark on a job that did not fail.
+        due_at: when it may run; None while there are too few annotations.
+        slot: the key under which further events find the job to merge into; ``""``
+            for the job that gathers a project's events.
+        new_annotations: number of distinct annotations among its events.
+        events: number of its events.
+        asked_at: when ``START_TRAINING`` arrived.
+        ready_at: when the minimum number of annotations was reached.
+        token: of the run that holds the lease; no other run may write.
+        lease_until: when the lease expires.
+        cancel_requested: whether its run should stop.
+        worker: the worker that runs it.
         source: where its annotations come from: ``journal`` or ``Label Studio``.
     """
 
@@ -94,7 +95,7 @@ class Job(BaseModel):
     source: str | None = None
 
     def with_(self, **changes: Any) -> Job:
-        """The job with other values."""
+        """A copy with other values."""
         return self.model_copy(update=changes)
 
     @property
@@ -103,7 +104,7 @@ class Job(BaseModel):
         return parse_project(self.project)
 
     def public(self) -> dict[str, Any]:
-        """What a client sees in a list."""
+        """The fields shown in a list."""
         return {
             "id": self.id,
             "project": self.project,
@@ -120,7 +121,7 @@ class Job(BaseModel):
         }
 
     def details(self) -> dict[str, Any]:
-        """What a client sees of this one job."""
+        """The fields shown for a single job."""
         return {
             **self.public(),
             "traceback": self.traceback,
@@ -135,12 +136,12 @@ class Job(BaseModel):
 
 
 def new_id(milliseconds: int) -> str:
-    """A name that sorts by the time it was made, in milliseconds since the epoch."""
+    """An id that sorts by its creation time, in milliseconds since the epoch."""
     return f"{milliseconds:012x}{secrets.token_hex(4)}"
 
 
 def due_at(job: Job, policy: TrainingPolicy, now: float) -> float | None:
-    """When a job that gathers may begin, an event having come now."""
+    """When a job that gathers events may run, if an event arrives now."""
     moments = []
     if job.asked_at is not None:
         moments.append(job.asked_at + ASKED_WAIT_S)

@@ -1,7 +1,7 @@
-"""The ledger of jobs: whatever happens, a job has one status and one holder, and ends.
+"""The store of jobs: a job has one status and at most one run, and it ends.
 
-Each method is one change of the state. A run holds its job by a token; once its lease
-ran out and another run took the job, what it writes is refused.
+Each method is one change of the state. A run holds its job by a token. Once its lease
+has expired and another run has taken the job, its writes are refused.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Now = Callable[[], float]
 
 
 class Lease(NamedTuple):
-    """A job and the right to write to it."""
+    """A job, and the token that allows writing to it."""
 
     job: Job
     token: str
@@ -51,7 +51,7 @@ class JobStore:
 
     Args:
         state: shared by all processes of the backend.
-        now: the time, in seconds since the epoch.
+        now: returns the time in seconds since the epoch.
     """
 
     def __init__(self, state: State, now: Now = time.time) -> None:
@@ -61,7 +61,7 @@ class JobStore:
     # Reading
 
     def find(self, job_id: str) -> Job:
-        """A job.
+        """Find a job.
 
         Raises:
             JobNotFound: if there is none of that id.
@@ -74,12 +74,12 @@ class JobStore:
         status: JobStatus | None = None,
         limit: int | None = None,
     ) -> list[Job]:
-        """Jobs, the newest first.
+        """List jobs, the newest first.
 
         Args:
             project: its id, or its id and ``created_at``; any by default.
             status: any by default.
-            limit: the newest so many.
+            limit: return at most this many.
         """
         return list(self.each_job(project, status, limit))
 
@@ -89,7 +89,7 @@ class JobStore:
         status: JobStatus | None = None,
         limit: int | None = None,
     ) -> Iterator[Job]:
-        """As ``jobs``, one at a time: thousands cost the garbage collector nothing."""
+        """As ``jobs``, one at a time, which spares memory where there are thousands."""
         stored = [value for _, value in self._state.each(below("job"))]
         found = (
             job
@@ -100,20 +100,20 @@ class JobStore:
         return islice(found, limit)
 
     def data(self, job_id: str) -> dict[str, Any]:
-        """What ``fit`` gets as ``data``: the newest event's body without its action."""
+        """The ``data`` of ``fit``: the newest event's body without its action."""
         found = self._state.get(key_of("job-data", job_id))
         data: dict[str, Any] = json.loads(found) if found else {}
         return data
 
     def events(self, job_id: str) -> list[TrainingEvent]:
-        """What a job gathered, in order."""
+        """The events of a job, in order."""
         return [
             TrainingEvent(*json.loads(value))
             for _, value in self._state.each(below("job-event", job_id))
         ]
 
     def log_tail(self, job_id: str) -> list[str]:
-        """The last lines that the run wrote."""
+        """The last lines of the run's output."""
         found = self._state.get(key_of("job-log", job_id))
         lines: list[str] = json.loads(found) if found else []
         return lines
@@ -125,7 +125,7 @@ class JobStore:
     # Queuing
 
     def enqueue(self, event: Event, rules: TrainingRules) -> Job | None:
-        """A job for an event, or the waiting one that the event was merged into."""
+        """Create a job for an event, or merge the event into the queued one."""
         ids = [annotation["id"] for annotation in event.annotations]
         ids += event.deleted_annotations
         found = self._state.change(lambda c: self.gather(c, event, ids, rules))
@@ -143,7 +143,7 @@ class JobStore:
         Args:
             change: the change.
             event: of a project with its ``created_at``.
-            annotations: ids of those that the event really changed.
+            annotations: ids of those that the event changed.
             rules: of the class.
         """
         return gather(change, event, annotations, rules, self._now())
@@ -198,7 +198,7 @@ class JobStore:
             return Lease(job, token)
 
         if not self._state.scan(below("queue"), limit=1):
-            return None  # a look costs less than a change
+            return None  # a read costs less than a change
         return self._state.change(work)
 
     def renew(
@@ -211,13 +211,13 @@ class JobStore:
         note: str | None = None,
         log_tail: list[str] | None = None,
     ) -> bool:
-        """Keep the lease, and show how far the run is.
+        """Renew the lease and store the run's progress.
 
         Returns:
-            Whether the run is to stop, as somebody cancelled it.
+            Whether the job was cancelled, so that the run should stop.
 
         Raises:
-            LeaseLost: if the run does not hold the job any more.
+            LeaseLost: if the run no longer holds the job.
         """
 
         def work(change: Change) -> bool:
@@ -246,18 +246,18 @@ class JobStore:
         note: str | None = None,
         also: Callable[[Change], str | None] | None = None,
     ) -> Job:
-        """End a run well; one that was told to stop is cancelled.
+        """End a run successfully, or as cancelled if that was requested.
 
         Args:
             lease: of the run.
-            version: the model version that it made.
-            metrics: the version's.
-            note: what is worth knowing.
-            also: done in the same change, or not at all: the promotion. What it
-                returns is noted.
+            version: the model version that it created.
+            metrics: of the version.
+            note: a remark for the job.
+            also: called in the same change to promote the version. It may return a
+                remark for the job.
 
         Raises:
-            LeaseLost: if the run does not hold the job any more.
+            LeaseLost: if the run no longer holds the job.
         """
 
         def work(change: Change) -> Job:
@@ -281,10 +281,10 @@ class JobStore:
         return self._state.change(work)
 
     def fail(self, lease: Lease, error: str, traceback: str | None = None) -> Job:
-        """End a run that raised; one that was told to stop is cancelled.
+        """End a run that raised, or as cancelled if that was requested.
 
         Raises:
-            LeaseLost: if the run does not hold the job any more.
+            LeaseLost: if the run no longer holds the job.
         """
 
         def work(change: Change) -> Job:
@@ -309,10 +309,10 @@ class JobStore:
         )
 
     def put_back(self, lease: Lease) -> Job:
-        """Queue a job whose worker goes; the run does not count.
+        """Queue a job again whose worker stops; the run does not count.
 
         Raises:
-            LeaseLost: if the run does not hold the job any more.
+            LeaseLost: if the run no longer holds the job.
         """
 
         def work(change: Change) -> Job:
@@ -324,7 +324,7 @@ class JobStore:
         return self._state.change(work)
 
     def expire(self) -> list[Job]:
-        """Take jobs away from runs that have been silent for ``LEASE_S``."""
+        """Queue jobs again whose lease has expired, or end them."""
 
         def work(change: Change) -> list[Job]:
             expired = []
@@ -389,7 +389,7 @@ class JobStore:
         return job
 
     def complain(self, job_id: str, error: str | None) -> None:
-        """Note on a job that ended well why its version is not served; None if it is.
+        """Store on a job why its version is not served; None if it is served.
 
         Raises:
             JobNotFound: if there is none of that id.
@@ -402,7 +402,7 @@ class JobStore:
     # What people ask
 
     def cancel(self, job_id: str) -> Job:
-        """Cancel a queued job, or tell a running one to stop; one that ended stays.
+        """Cancel a queued job, or ask a running one to stop; ended jobs are unchanged.
 
         Raises:
             JobNotFound: if there is none of that id.
@@ -424,8 +424,8 @@ class JobStore:
         """Queue a job again that failed or was cancelled.
 
         Returns:
-            The job that runs next: where another one of the project gathers already,
-            that one, due now.
+            The job that runs next. If the project has a queued job already, that one,
+            due now.
 
         Raises:
             JobNotFound: if there is none of that id.
@@ -454,7 +454,7 @@ class JobStore:
                 "finished_at": None,
                 "cancel_requested": False,
                 "due_at": self._now(),
-                "asked_at": self._now(),  # or too few annotations would hold it up
+                "asked_at": self._now(),  # or it would wait for enough annotations
             }
             job = job.with_(**again)
             queue(change, job)
@@ -463,24 +463,24 @@ class JobStore:
         return self._state.change(work)
 
     def prune(self, keep: int) -> int:
-        """Forget the oldest jobs that have ended.
+        """Delete the oldest jobs that have ended.
 
         Args:
-            keep: how many stay.
+            keep: how many to keep.
 
         Returns:
-            How many went.
+            How many were deleted.
         """
         ended = [job.id for job in self._all() if job.status.is_end]
         old = ended[: max(0, len(ended) - keep)]
         return sum(self._state.change(partial(_forget_ended, job_id=j)) for j in old)
 
     def figures(self) -> dict[str, Any]:
-        """What monitors want to know.
+        """Figures for monitoring.
 
         Returns:
-            ``jobs``: how many there are by status; ``oldest_queued_s``: how long the
-            one that is due the longest waits; ``fit_seconds``, ``fits``: of all runs.
+            ``jobs``: number by status; ``oldest_queued_s``: seconds that the job that
+            became due first has waited; ``fit_seconds``, ``fits``: of all runs.
         """
         counted = dict.fromkeys(JobStatus, 0)
         waits = [0.0]
@@ -497,14 +497,14 @@ class JobStore:
         }
 
     def totals(self) -> tuple[float, int]:
-        """Seconds that all runs took together, and how many ended."""
+        """The total duration of all runs in seconds, and their number."""
         seconds = self._state.get(key_of("total", "fit-seconds"))
         runs = self._state.get(key_of("total", "fit-runs"))
         return float(seconds or 0), int(float(runs or 0))
 
 
 def forget(change: Change, job_id: str) -> None:
-    """Remove a job that ended, and all that was kept for it."""
+    """Delete a job that ended, with its data, log and events."""
     change.delete(key_of("job", job_id))
     for part in _PARTS:
         change.delete(key_of(part, job_id))
@@ -514,7 +514,7 @@ def forget(change: Change, job_id: str) -> None:
 
 
 def _forget_ended(change: Change, job_id: str) -> bool:
-    """Whether the job was there; one that was queued again meanwhile stays."""
+    """Delete a job unless it was queued again; whether it was deleted."""
     found = change.get(key_of("job", job_id))
     if found is None or not parsed_job(job_id, found).status.is_end:
         return False
@@ -523,7 +523,7 @@ def _forget_ended(change: Change, job_id: str) -> bool:
 
 
 def _storable(text: str) -> str:
-    """Text with lone surrogates, as names of files have them, escaped."""
+    """Text with lone surrogates escaped, which file names may contain."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -1,8 +1,8 @@
-"""Events that the database did not take in time, kept in a file until it does.
+"""Events that the database did not accept in time, kept in a file until it does.
 
-Each process appends to a file of its own below ``LSML_HOME/inbox``, and holds a lock
-beside it. A file whose lock is free belongs to a process that died: whoever finds it
-replays it.
+Each process appends to its own file below ``LSML_HOME/inbox``, and holds a lock beside
+it. A file whose lock is free belongs to a process that died, and is replayed by the
+process that finds it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from lsml_bento.errors import StateError
 log = logging.getLogger(__name__)
 
 _CHUNK = 50
-"""Events replayed in one change at most; new ones wait for it."""
+"""Replay at most this many events in one change; new events wait meanwhile."""
 
 Replay = Callable[[list[dict[str, Any]]], None]
-"""Takes the bodies of events, in order; raises ``StateError`` to be called again."""
+"""Stores the bodies of events in order; raises ``StateError`` to be called again."""
 
 
 class Spool:
     """One process's file of events.
 
     Args:
-        directory: made when it is first needed.
+        directory: created when it is first needed.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -45,11 +45,11 @@ class Spool:
 
     @property
     def is_empty(self) -> bool:
-        """Whether all that was appended has been replayed."""
+        """Whether all appended events have been replayed."""
         return self._size == 0
 
     def append(self, bodies: list[dict[str, Any]]) -> None:
-        """Add events; they have left this process when this returns.
+        """Append events; they are in the file when this returns.
 
         Raises:
             StateError: if they could not be written.
@@ -67,26 +67,26 @@ class Spool:
                     raise OSError("the disk is full")
         except (OSError, Timeout) as error:
             raise StateError(
-                f"neither the state nor {self._directory} takes events: {error}; is "
+                f"neither the state nor {self._directory} accepts events: {error}; is "
                 "the disk full?"
             ) from error
         self._size += len(data)
 
     def replay(self, take: Replay) -> None:
-        """Give the next ones to ``take``, in order; the file goes with the last.
+        """Pass the next events to ``take`` in order; delete the file after the last.
 
-        A part that ``take`` refused is smaller the next time: a Redis that is far away
-        may have no time for a whole one.
+        A part that ``take`` refused is smaller the next time, as a distant Redis may
+        be too slow for a whole one.
 
         Raises:
-            StateError: if ``take`` did; what it took is not given to it again.
+            StateError: if ``take`` did. Events that it accepted are not passed again.
         """
         if self.is_empty:
             return
         parts = _replay(self._path, self._replayed, self._sparing(take), self._most)
         self._replayed = next(parts, self._size)
         if self._replayed >= self._size:
-            log.info("events replayed from %s", self._path.name)
+            log.info("Events replayed: file=%s", self._path.name)
             self._path.unlink(missing_ok=True)
             self._replayed = self._size = 0
 
@@ -103,19 +103,19 @@ class Spool:
             try:
                 lock.acquire(timeout=0)
             except (OSError, Timeout):
-                continue  # its process lives
+                continue  # its process is alive
             try:
                 if path.exists():
                     for _ in _replay(path, 0, self._sparing(take), self._most):
                         pass
-                    log.info("events replayed from %s", path.name)
+                    log.info("Events replayed: file=%s", path.name)
                     path.unlink()
                 Path(lock.lock_file).unlink(missing_ok=True)
             finally:
                 lock.release()
 
     def _sparing(self, take: Replay) -> Replay:
-        """``take``, with what it refuses cut in half for the next time."""
+        """``take``, with half as many events the next time after a refusal."""
 
         def sparing(bodies: list[dict[str, Any]]) -> None:
             try:
@@ -128,7 +128,7 @@ class Spool:
         return sparing
 
     def close(self) -> None:
-        """Let go of the file; events that are left wait in it for the next process."""
+        """Release the file; the next process replays the events that are left."""
         if self._lock is not None:
             self._lock.release()
             if self.is_empty:
@@ -141,7 +141,7 @@ def _lock_of(path: Path) -> FileLock:
 
 
 def _replay(path: Path, start: int, take: Replay, most: int) -> Iterator[int]:
-    """Give the file's events to ``take``; the offset after each part that it took."""
+    """Pass the file's events to ``take``; yield the offset after each part."""
     with path.open("rb") as file:
         file.seek(start)
         while chunk := _lines(file, most):
@@ -160,7 +160,7 @@ def _parsed(line: bytes, path: Path) -> dict[str, Any] | None:
     try:
         body = json.loads(line)
     except ValueError:
-        # A process that was killed while it wrote had not answered the event.
-        log.warning("%s: an event that was not written to its end is left out", path)
+        # Its process was killed before it answered the request with the event.
+        log.warning("Event left out: it was not written completely file=%s", path)
         return None
     return body if isinstance(body, dict) else None

@@ -1,9 +1,9 @@
 """What ``lsml-bento start`` has BentoML serve: the current directory, or a pipeline.
 
-BentoML imports this module in its supervisor and in every worker, both with the
-backend's directory as the current one. What fails here ends the server, so it is said
-in one sentence; an import of the user's model that fails does not: the server stays up
-and answers ``/setup`` with the reason.
+BentoML imports this module in its supervisor and in every worker, with the backend's
+directory as the current one. An error here ends the server, with the reason in one
+sentence. If the user's model cannot be imported, the server starts nevertheless and
+answers ``/setup`` with the reason.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _PIPELINE_MODEL = "lsml_bento.adapters.transformers_pipelines:PipelineModel"
 
 
 def service_of(directory: Path) -> bentoml.Service[Any]:
-    """A pipeline's, the ``svc`` of the directory's ``service.py``, or its model's.
+    """The service of a pipeline, of the directory's ``service.py``, or of its model.
 
     Raises:
-        SystemExit: saying what is wrong, where nothing can be served.
+        SystemExit: with the reason, if nothing can be served.
     """
     label_studio_ml.install()
     try:
@@ -43,7 +43,7 @@ def service_of(directory: Path) -> bentoml.Service[Any]:
         return create_service(
             with_class(find_target(directory), directory), directory=directory
         )
-    except (LsmlError, ValueError) as error:  # a name that BentoML does not take
+    except (LsmlError, ValueError) as error:  # a name that BentoML does not accept
         raise SystemExit(f"lsml-bento: {error}") from error
 
 
@@ -51,7 +51,7 @@ def _pipeline_service(settings: Settings) -> bentoml.Service[Any]:
     given = pipeline_name(str(settings.pipeline), str(settings.pipeline_model))
     name = service_name(settings.pipeline_name or given)
     home = settings.home or Path.home() / ".lsml" / name
-    # There is no directory of code that state could be kept in.
+    # There is no code directory to keep state in.
     os.environ["LSML_HOME"] = str(home)
     return create_service(_PIPELINE_MODEL, name=name, directory=home)
 

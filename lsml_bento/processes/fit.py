@@ -1,8 +1,8 @@
-"""The wiring of a fit's process: ``python -m lsml_bento.processes.fit``.
+"""The child process that runs ``fit``: ``python -m lsml_bento.processes.fit``.
 
-Jobs come as lines on the standard input, answers go as lines to what was the standard
-output; whatever user code prints goes to the log. The end of the input means that the
-worker is gone, and ends this process and all that it started.
+It reads jobs as lines from stdin, and writes answers as lines to the original stdout.
+What user code prints goes to the log. When stdin closes, the worker is gone, and the
+process exits with all that it started.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from lsml_bento.processes.wiring import (
 )
 from lsml_bento.settings import Settings
 from lsml_bento.training.child_process import END_OF_LOG
-from lsml_bento.training.job_run import Workbench
+from lsml_bento.training.job_run import FitContext
 from lsml_bento.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ _TRACEBACK = 20_000
 
 
 class _Answers:
-    """Writes lines of JSON, from whichever thread."""
+    """Writes lines of JSON from any thread."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -59,7 +59,7 @@ class _Answers:
 
 
 def main(spec: BackendSpec) -> None:
-    """Carry out the jobs that come, until no more do."""
+    """Run jobs until stdin closes."""
     answers = _Answers(_take_stdout())
     orders = _take_stdin()
     _show(spec)
@@ -84,7 +84,7 @@ def main(spec: BackendSpec) -> None:
 
 
 class _Fits:
-    """Carries out jobs one after the other, in what this process has imported."""
+    """Runs jobs one after the other, with what this process has imported."""
 
     def __init__(
         self, spec: BackendSpec, settings: Settings, answers: _Answers
@@ -93,30 +93,32 @@ class _Fits:
         self._settings = settings
         self._answers = answers
         self._pid = os.getpid()
-        self._bench: Workbench | None = None
+        self._context: FitContext | None = None
         self._trainer: Trainer | None = None
 
     def carry_out(self, job: Job) -> dict[str, Any] | None:
-        if self._bench is None or self._trainer is None:
-            self._bench = self._open()
-            signal.signal(signal.SIGTERM, self._stop)  # before, it just ends
-            self._trainer = self._train_with(self._bench)
-        self._bench.should_stop = False
+        if self._context is None or self._trainer is None:
+            self._context = self._open()
+            signal.signal(
+                signal.SIGTERM, self._stop
+            )  # before, SIGTERM ends the process
+            self._trainer = self._train_with(self._context)
+        self._context.should_stop = False
         version = self._trainer.carry_out(job)
         return None if version is None else version.model_dump(mode="json")
 
     def _stop(self, *_: object) -> None:
-        """Ask the running ``fit`` to end."""
+        """Ask the running ``fit`` to stop."""
         if os.getpid() != self._pid:
-            # A process that user code forked: what ends others must end it too.
+            # A process that user code forked: SIGTERM must end it as usual.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
-        if self._bench is not None:
-            self._bench.should_stop = True
+        if self._context is not None:
+            self._context.should_stop = True
 
-    def _open(self) -> Workbench:
+    def _open(self) -> FitContext:
         spec, settings = self._spec, self._settings
-        return Workbench(
+        return FitContext(
             spec.name,
             open_state(settings, spec.home_path, spec.name),
             open_weights(settings),
@@ -124,12 +126,12 @@ class _Fits:
             self._answers.report,
         )
 
-    def _train_with(self, bench: Workbench) -> Trainer:
+    def _train_with(self, context: FitContext) -> Trainer:
         source = ModelSource(self._spec.target, self._spec.directory_path)
         if source.is_drop_in:
             label_studio_ml.install()
         media = open_media(self._settings, self._spec.home_path)
-        return Trainer(source, media, bench)
+        return Trainer(source, media, context)
 
 
 def _show(spec: BackendSpec, job: Job | None = None) -> None:
@@ -144,16 +146,16 @@ def _failure(error: BaseException) -> dict[str, Any]:
         sentence = str(error)
     else:
         sentence = f"the run failed: {locate(error)}"
-    told = "".join(traceback.format_exception(cause))
+    text = "".join(traceback.format_exception(cause))
     return {
         "failed": sentence,
-        "traceback": told[-_TRACEBACK:],
-        "again": isinstance(error, StateError),  # Redis may be back by then
+        "traceback": text[-_TRACEBACK:],
+        "again": isinstance(error, StateError),  # Redis may be available by then
     }
 
 
 def _read(orders: IO[bytes], jobs: SimpleQueue[Job]) -> None:
-    """Pass jobs on; when the worker is gone, end this process and its children."""
+    """Pass jobs on; when the worker is gone, kill this process and its children."""
     for line in orders:
         jobs.put(Job.model_validate_json(line))
     if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
@@ -162,16 +164,16 @@ def _read(orders: IO[bytes], jobs: SimpleQueue[Job]) -> None:
 
 
 def _take_stdout() -> IO[bytes]:
-    """The standard output for answers; what is printed goes to the standard error."""
+    """Stdout for answers; what is printed goes to stderr."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # seen while the run goes on
+        sys.stdout.reconfigure(line_buffering=True)  # visible while the job runs
     return answers
 
 
 def _take_stdin() -> IO[bytes]:
-    """The standard input for jobs; user code and what it starts finds an empty one."""
+    """Stdin for jobs; user code and its child processes get an empty one."""
     orders = os.fdopen(os.dup(0), "rb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -180,7 +182,7 @@ def _take_stdin() -> IO[bytes]:
 
 
 def _end_log() -> None:
-    """Tell the worker that what this run wrote is all there."""
+    """Mark the end of this run's output for the worker."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()

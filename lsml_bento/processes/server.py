@@ -50,23 +50,22 @@ def create_service(
 ) -> bentoml.Service[Any]:
     """A BentoML service that is a Label Studio backend.
 
-    ``svc = create_service("model:NER")`` in ``service.py``, then ``bentoml serve
-    service:svc``. Every number can be set again by the environment.
+    Write ``svc = create_service("model:NER")`` in ``service.py``, then run ``bentoml
+    serve service:svc``. The environment overrides every number.
 
     Args:
-        model: ``"module:Class"``, imported late and only where it is needed; or the
-            class.
-        name: the service's name, lowercase; made from the class's by default.
-        max_batch_size: tasks in one call of ``predict`` at most.
-        threads: calls of ``predict`` at a time, for models that wait on the network.
-        workers: serving processes.
-        gpus: GPUs of the service; each worker takes its own share.
-        directory: where the model's module is and ``.lsml`` goes; that of the calling
-            file by default.
+        model: ``"module:Class"``, imported only where it is needed, or the class.
+        name: the service's name in lowercase; by default, made from the class's name.
+        max_batch_size: maximum number of tasks in one call of ``predict``.
+        threads: concurrent calls of ``predict``, for models that wait on the network.
+        workers: number of serving processes.
+        gpus: GPUs of the service, shared out among the workers.
+        directory: contains the model's module and ``.lsml``; by default, the directory
+            of the calling file.
 
     Raises:
-        SettingsError: if a variable of the environment can not be used.
-        ValueError: if the name is not one that BentoML takes.
+        SettingsError: if a variable of the environment cannot be used.
+        ValueError: if BentoML does not accept the name.
     """
     directory = directory or _caller_directory()
     if is_drop_in(directory):
@@ -125,8 +124,8 @@ def make_backend(
     """A backend with its files in ``home``.
 
     Raises:
-        StateError: if ``home`` can not be used or belongs to another backend.
-        WeightsError: if ``LSML_MODEL_REPO`` names nothing that can be opened.
+        StateError: if ``home`` cannot be used or belongs to another backend.
+        WeightsError: if ``LSML_MODEL_REPO`` cannot be opened.
     """
     return build_backend(
         source,
@@ -146,7 +145,7 @@ def _left_to_workers(_: Job) -> None:
 
 
 def _unmeasured(_: float) -> None:
-    """Outside of a served process nobody asks how long events took."""
+    """Do nothing: durations are measured in a served process only."""
 
 
 def asgi_app(backend: Backend, settings: Settings) -> Callable[..., Any]:

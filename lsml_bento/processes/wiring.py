@@ -72,7 +72,7 @@ def open_weights(settings: Settings) -> Weights:
     """The model store of a backend's versions, the same in all of its processes.
 
     Raises:
-        WeightsError: if ``LSML_MODEL_REPO`` names nothing that can be opened.
+        WeightsError: if ``LSML_MODEL_REPO`` cannot be opened.
     """
     from lsml_bento.adapters.bentoml_models import (  # noqa: PLC0415 - 1 s
         BentoModels,

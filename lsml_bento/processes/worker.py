@@ -149,7 +149,7 @@ def _elected(lock: FileLock, worker: FitWorker) -> bool:
 
 
 def _try_to_write(weights: Weights) -> None:
-    """Say now if no version can be written: a fit finds out at its end."""
+    """Log now if versions cannot be written, which a fit finds out at its end."""
     try:
         with weights.writing():
             pass
@@ -158,7 +158,7 @@ def _try_to_write(weights: Weights) -> None:
 
 
 def is_deserted(home: Path) -> bool:
-    """Whether no worker of this machine trains for a home, as far as can be seen."""
+    """Whether no worker on this machine trains for a home."""
     try:
         with _lock_of(home).acquire(timeout=0):
             return True
@@ -171,7 +171,7 @@ def _lock_of(home: Path) -> FileLock:
 
 
 def fit_command(spec: BackendSpec) -> list[str]:
-    """What starts the process that a ``fit`` runs in."""
+    """The command that starts the process of a ``fit``."""
     return [sys.executable, "-m", "lsml_bento.processes.fit", spec.to_json()]
 
 
@@ -199,14 +199,14 @@ def fit_environ(settings: Settings, slot: int = 0) -> dict[str, str]:
 
 
 def child_environ() -> dict[str, str]:
-    """The environment of a process that imports what this one can import."""
+    """The environment of a child process that can import what this one can."""
     environ = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
     environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     return environ
 
 
 def worker_command(spec: BackendSpec) -> list[str]:
-    """What starts a worker beside a server."""
+    """The command that starts a worker beside a server."""
     return [sys.executable, "-m", "lsml_bento.processes.worker", spec.to_json()]
 
 
@@ -217,7 +217,7 @@ def _cores() -> int:
 
 
 def _when_parent_goes(then: Callable[[], None]) -> None:
-    """Call a function once the server, which holds our input open, is gone."""
+    """Call a function when stdin closes, because the server is gone."""
 
     def watch() -> None:
         with suppress(OSError):
@@ -231,7 +231,7 @@ def _when_parent_goes(then: Callable[[], None]) -> None:
 
 
 def main(text: str) -> None:
-    """Train beside a server, until it goes."""
+    """Train beside a server until it is gone."""
     try:
         settings = Settings.from_env(os.environ)
         run_worker(BackendSpec.from_json(text), settings, is_embedded=True)

@@ -1,4 +1,4 @@
-"""What a worker answers to probes and to Prometheus, over HTTP."""
+"""A worker's health checks and metrics over HTTP."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from lsml_bento.training.fit_worker import FitWorker
 log = logging.getLogger(__name__)
 
 STILL_S = 60.0
-"""A worker of which nothing moved for so long hangs: its loop takes a second a turn."""
+"""A worker hangs if a thread has not moved for so long; each moves every second."""
 
 _CLIENT_S = 5.0
 
 
 class Health:
-    """A worker's ``/livez``, ``/readyz`` and ``/metrics``, in a thread of its own.
+    """Serves a worker's ``/livez``, ``/readyz`` and ``/metrics`` from a thread.
 
-    ``/livez`` is 200 while the worker's loop moves, also while a ``fit`` runs and while
-    the state is away: a new worker could not reach it either. ``/readyz`` is 200 while
-    the worker trains or stands by and can read the state. Otherwise both are 503 with
-    the reason.
+    ``/livez`` is 200 while the worker's main loop and the threads of its fits move,
+    even if the state is unavailable, which a restart would not change. ``/readyz`` is
+    200 while the worker trains or stands by and can read the state. Otherwise both are
+    503 with the reason.
 
     Args:
-        port: to listen on, on every address; 0 for a free one.
+        port: to listen on, on all addresses; 0 for a free one.
         worker: what it reports on.
         job_store: of the worker's jobs.
-        still_s: after how many seconds without a move the worker hangs.
+        still_s: the worker hangs if a thread has not moved for so many seconds.
 
     Raises:
-        SettingsError: if the port can not be had.
+        SettingsError: if the port is not available.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Health:
             self._server = _Server(("0.0.0.0", port), self)  # noqa: S104 - for probes
         except OSError as error:
             raise SettingsError(
-                f"--health-port {port} can not be listened on ({error.strerror}): name "
+                f"--health-port {port} cannot be listened on ({error.strerror}): name "
                 "a port that no other process has"
             ) from error
         self.port = int(self._server.server_address[1])
@@ -79,7 +79,7 @@ class Health:
         self._server.server_close()
 
     def show_training(self) -> None:
-        """Say from now on that this worker trains, where it said that it stands by."""
+        """Report from now on that this worker trains instead of standing by."""
         self._trains = True
 
     def answer(self, path: str) -> tuple[HTTPStatus, str, bytes]:
@@ -110,22 +110,22 @@ class Health:
         return self._fault()
 
     def measure(self) -> tuple[dict[str, Any], bool]:
-        """The ledger's figures, and whether this worker trains.
+        """The job store's figures, and whether this worker trains.
 
         Raises:
-            StateError: if they can not be read.
+            StateError: if they cannot be read.
         """
         return self._job_store.figures(), self._trains
 
 
 class _Figures(Collector):
-    """Reads the ledger whenever Prometheus asks."""
+    """Reads the job store at each scrape."""
 
     def __init__(self, health: Health) -> None:
         self._health = health
 
     def describe(self) -> list[GaugeMetricFamily]:
-        return []  # or it would be asked for them at once
+        return []  # or they would be read at registration
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         figures, trains = self._health.measure()
@@ -138,7 +138,7 @@ class _Figures(Collector):
         yield GaugeMetricFamily(*FITS, value=figures["fits"])
         yield GaugeMetricFamily(
             "lsml_worker_trains",
-            "1 for a worker that trains, 0 for one that stands by",
+            "1 if the worker trains, 0 if it stands by",
             value=int(trains),
         )
 
@@ -155,13 +155,13 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        """Without asking DNS for this machine's name, which may take its time."""
+        """Bind without asking DNS for this machine's name, which may be slow."""
         TCPServer.server_bind(self)
         self.server_name = str(self.server_address[0])
         self.server_port = int(self.server_address[1])
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hung up is none of the worker's errors."""
+        """Log at DEBUG: clients that disconnect are no errors of the worker."""
         log.debug("%s was not answered: %s", client_address, sys.exc_info()[1])
 
 
@@ -180,4 +180,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Probes come every few seconds."""
+        """Log nothing: probes come every few seconds."""

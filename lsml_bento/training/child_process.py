@@ -1,7 +1,7 @@
-"""The process that a ``fit`` runs in, as its worker sees it.
+"""The child process that runs ``fit``, as its worker sees it.
 
-Job and answers go through pipes as lines of JSON. The process notices by its input that
-the worker is gone, and ends with all that it started.
+Jobs and answers go through pipes as lines of JSON. The process exits, with all that it
+started, when its stdin closes because the worker is gone.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ from typing import IO, Any
 from lsml_bento.jobs.job import Job
 
 LOG_LINES = 200
-"""Lines of a run's output that are kept with its job."""
+"""Number of lines of a run's output that are stored with its job."""
 
 END_OF_LOG = b"\0end of log\n"
-"""Written by the process when a run has ended: what it wrote before is all there."""
+"""Written by the process at the end of a run, after all of its output."""
 
 _LINE = 2_000
 
 _NICE = 10
-"""Below the servers on the same machine, whose clients wait."""
+"""Servers on the same machine go first, as their clients wait."""
 
 Message = dict[str, Any]
 
 
 class FitProcess:
-    """A child process that carries out jobs.
+    """A child process that runs jobs.
 
     Args:
-        command: starts it.
-        environ: its environment.
+        command: starts the process.
+        environ: of the process.
     """
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
         self._messages: SimpleQueue[Message] = SimpleQueue()
         self._log: deque[str] = deque(maxlen=LOG_LINES)
-        self._is_told = threading.Event()
+        self._log_ended = threading.Event()
         self._process = subprocess.Popen(
             command,
             env=dict(environ),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # so that what user code starts can be ended too
+            start_new_session=True,  # so that what user code starts can be killed too
         )
         _give_way(self._process.pid)
         self._readers = [
@@ -69,27 +69,27 @@ class FitProcess:
 
     @property
     def pid(self) -> int:
-        """The process's id."""
+        """The id of the process."""
         return self._process.pid
 
     @property
     def is_alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether the process still runs."""
         return self._process.poll() is None
 
     @property
     def log_tail(self) -> list[str]:
-        """The last lines that it wrote."""
+        """The last lines of its output."""
         return list(self._log)
 
     def await_log(self, timeout_s: float) -> None:
-        """Wait for the last lines of a run that has answered."""
-        self._is_told.wait(timeout_s)
+        """Wait for the last lines of output of a run that has answered."""
+        self._log_ended.wait(timeout_s)
 
     def send(self, job: Job) -> None:
-        """Give it a job; one that died takes none, as ``receive`` will tell."""
+        """Send a job; if the process has died, ``receive`` shows it."""
         self._log.clear()
-        self._is_told.clear()
+        self._log_ended.clear()
         with suppress(OSError, ValueError):
             stdin = self._process.stdin
             assert stdin is not None  # noqa: S101 - for mypy: it is a pipe
@@ -97,13 +97,13 @@ class FitProcess:
             stdin.flush()
 
     def receive(self, timeout_s: float) -> Message | None:
-        """What it says next; None if it says nothing in time, or died."""
+        """Its next message; None if there is none in time, or if it died."""
         deadline = time.monotonic() + timeout_s
         while True:
             with suppress(Empty):
                 return self._messages.get(timeout=0.05)
             if not self.is_alive:
-                # Its last words may still be in the pipe.
+                # Its last message may still be in the pipe.
                 self._readers[0].join(timeout=1)
                 with suppress(Empty):
                     return self._messages.get_nowait()
@@ -117,7 +117,7 @@ class FitProcess:
             self._process.terminate()
 
     def kill(self) -> None:
-        """End it, and all that it started, now."""
+        """Kill the process and all that it started."""
         with suppress(OSError):
             if hasattr(os, "killpg"):
                 os.killpg(self.pid, signal.SIGKILL)
@@ -132,7 +132,7 @@ class FitProcess:
                     stream.close()
 
     def cause_of_death(self) -> str:
-        """How it ended, in words."""
+        """How the process ended, as a phrase."""
         code = self._process.wait()
         if code >= 0:
             return f"the process of fit ended by itself with exit code {code}"
@@ -159,8 +159,8 @@ class FitProcess:
                 with suppress(OSError, ValueError):
                     sys.stderr.write(text + "\n")
             if is_end:
-                self._is_told.set()
-        self._is_told.set()
+                self._log_ended.set()
+        self._log_ended.set()
 
 
 def _lines(stream: IO[bytes]) -> Any:
@@ -170,10 +170,10 @@ def _lines(stream: IO[bytes]) -> Any:
 
 
 def _give_way(pid: int) -> None:
-    """Let servers on the same machine go first, from the process's first import on."""
-    with suppress(OSError, AttributeError):  # Windows has no such thing
+    """Lower the priority of the process, from its first import on."""
+    with suppress(OSError, AttributeError):  # not available on Windows
         own = os.getpriority(os.PRIO_PROCESS, 0)
         os.setpriority(os.PRIO_PROCESS, pid, own + _NICE)
-    # Linux weighs sessions against one another, and what is nice only inside of one.
+    # Linux compares niceness only inside a session, and weighs sessions by this.
     with suppress(OSError):
         Path(f"/proc/{pid}/autogroup").write_text(str(_NICE))

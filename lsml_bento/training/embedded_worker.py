@@ -1,7 +1,7 @@
-"""The worker beside a server: one a home, restarted when it dies, gone with the server.
+"""The worker beside a server: one per home, restarted when it dies.
 
-Each serving process runs for the office by a lock; the one that holds it keeps a worker
-as its child. The worker notices by its input that the server is gone.
+Each serving process competes for a file lock. The one that holds the lock keeps a
+worker as its child. The worker exits when its stdin closes with the server.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ log = logging.getLogger(__name__)
 
 _ASK_AGAIN_S = 1.0
 _RESTART_S = (0.5, 10.0)
-"""The first pause before a restart, and the longest: a worker that can not start."""
+"""The first pause before a restart, and the longest, in seconds."""
 
 _STEADY_S = 5.0
-"""A worker that lived longer could start: the next one gets the first pause again."""
+"""After a worker that lived longer, the pause is the first one again."""
 
 _LEAVE_S = 8.0
 
 
 class EmbeddedWorker:
-    """Keeps a worker running, if no other process of this home does.
+    """Keeps a worker running, unless another process of this home does.
 
     Args:
-        command: starts it; it ends when its standard input does.
-        environ: its environment.
+        command: starts a worker that exits when its stdin closes.
+        environ: of the worker.
         home: where the lock is.
     """
 
@@ -48,11 +48,11 @@ class EmbeddedWorker:
         self._thread = threading.Thread(target=self._keep, name="worker", daemon=True)
 
     def start(self) -> None:
-        """Begin; returns at once."""
+        """Start; returns at once."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Let the worker put its job back and end; returns when it is gone."""
+        """Stop the worker, which puts its jobs back, and wait for its end."""
         self._stopping.set()
         self._leave()
         if self._thread.is_alive():
@@ -67,7 +67,7 @@ class EmbeddedWorker:
                     self._command, env=self._environ, stdin=subprocess.PIPE
                 )
             except OSError as error:
-                log.error("the worker can not be started: %s", error)
+                log.error("Worker not started: %s", error)
             else:
                 if self._stopping.is_set():
                     self._leave()
@@ -75,7 +75,7 @@ class EmbeddedWorker:
                 _close(self._process)
                 if self._stopping.is_set():
                     break
-                log.error("the worker ended with %s and is started again", code)
+                log.error("Worker exited, restarting: code=%s", code)
             if time.monotonic() - started > _STEADY_S:
                 pause_s = _RESTART_S[0]
             self._stopping.wait(pause_s)
@@ -84,7 +84,7 @@ class EmbeddedWorker:
             self._lock.release()
 
     def _is_elected(self) -> bool:
-        """Wait for the lock; False if the server ends first."""
+        """Wait for the lock; False if the server stops first."""
         while not self._stopping.is_set():
             try:
                 self._lock.acquire(timeout=0)
@@ -102,13 +102,13 @@ class EmbeddedWorker:
         try:
             process.wait(timeout=_LEAVE_S)
         except subprocess.TimeoutExpired:
-            log.warning("the worker does not end and is killed")
+            log.warning("Worker killed: it did not exit in time")
             process.kill()
             process.wait()
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:
-    """Close its input, which tells it to end."""
+    """Close its stdin, so that it exits."""
     with suppress(OSError, ValueError):
         if process.stdin is not None:
             process.stdin.close()

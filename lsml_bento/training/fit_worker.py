@@ -231,7 +231,7 @@ class FitWorker:
                 self._settings.fit_timeout_s,
                 lambda: self._is_stopping(slot),
             )
-            is_reusable = supervisor.see_through()
+            is_reusable = supervisor.run()
         except (LeaseLost, JobNotFound) as error:
             log.warning("%s", error)
         except OSError as error:

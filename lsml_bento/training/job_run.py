@@ -1,4 +1,4 @@
-"""What ``fit`` reaches of its job: tasks to learn from, reports, and its weights."""
+"""What ``fit`` can use of its job: tasks to learn from, reports and weights."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ from lsml_bento.versions.weights import Saved, Weights, store_name
 log = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, Any]], None]
-"""Takes ``progress``, ``metrics``, ``source`` and ``note`` of a run."""
+"""Called with ``progress``, ``metrics``, ``source`` and ``note`` of a run."""
 
 
 class Tasks(Protocol):
-    """Label Studio's API; filled by ``adapters.label_studio_api``."""
+    """Label Studio's API, implemented by ``adapters.label_studio_api``."""
 
     def annotated(self, project_id: str) -> Iterator[Task]:
-        """The project's annotated tasks, paged.
+        """The project's annotated tasks, page by page.
 
         Raises:
-            TrainingError: if Label Studio can not be read.
+            TrainingError: if Label Studio cannot be read.
         """
 
 
 @dataclass
-class Workbench:
+class FitContext:
     """What the runs of one process share.
 
     Attributes:
         backend: its name.
         state: shared with the other processes.
         weights: where those of versions go.
-        tasks: Label Studio's API; None to learn from the journal.
-        report: is told how far a run is.
-        should_stop: whether the run is to end.
+        tasks: Label Studio's API; None to learn from stored annotations.
+        report: called with the progress of a run.
+        should_stop: whether the run should stop.
     """
 
     backend: str
@@ -62,26 +62,26 @@ class Workbench:
 
 
 class JobRun:
-    """What ``fit`` reaches of its job; fills ``training.Run``.
+    """What ``fit`` can use of its job; implements ``base_class.Run``.
 
     Args:
         job: the job.
-        state: what ``fit`` sets is captured in it.
-        bench: what the process has.
+        state: captures what ``fit`` sets.
+        context: shared by the runs of this process.
 
     Attributes:
-        saved: the weights that ``fit`` wrote, once they are kept.
+        saved: the weights that ``fit`` wrote, once they are in the model store.
         metrics: of these weights.
         sample: one of the tasks that ``fit`` saw.
     """
 
-    def __init__(self, job: Job, state: OverlayState, bench: Workbench) -> None:
+    def __init__(self, job: Job, state: OverlayState, context: FitContext) -> None:
         self.job = job
         self.state = state
         self.saved: Saved | None = None
         self.metrics: dict[str, float | None] = {}
         self.sample: Task | None = None
-        self._bench = bench
+        self._context = context
         self._written: tuple[Path, dict[str, float | None]] | None = None
         self._stack = ExitStack()
 
@@ -92,28 +92,28 @@ class JobRun:
 
     @property
     def events(self) -> list[TrainingEvent]:
-        """What the job gathered, in order."""
-        return JobStore(self._bench.state).events(self.job.id)
+        """The events of the job, in order."""
+        return JobStore(self._context.state).events(self.job.id)
 
     @property
     def should_stop(self) -> bool:
         """Whether the job was cancelled or ran out of time."""
-        return self._bench.should_stop
+        return self._context.should_stop
 
     def report(
         self, progress: float | None, metrics: Mapping[str, float | None]
     ) -> None:
-        """Show how far the job is."""
-        self._bench.report({"progress": progress, "metrics": dict(metrics)})
+        """Report the progress of the job."""
+        self._context.report({"progress": progress, "metrics": dict(metrics)})
 
     def annotated_tasks(self) -> Iterator[Task]:
-        """From Label Studio where its API may be read, else from the journal."""
+        """Tasks from Label Studio if credentials are set, else from the stored ones."""
         project = self.job.of
-        tasks = self._bench.tasks
+        tasks = self._context.tasks
         source = "journal" if tasks is None else "Label Studio"
-        self._bench.report({"source": source})
-        log.info("job=%s project=%s learns from %s", self.job.id, project, source)
-        journal = AnnotationStore(self._bench.state)
+        self._context.report({"source": source})
+        log.info("Reading tasks: %s job=%s project=%s", source, self.job.id, project)
+        journal = AnnotationStore(self._context.state)
         found = (
             journal.annotated_tasks(project)
             if tasks is None
@@ -123,27 +123,29 @@ class JobRun:
         for task in found:
             counted += len(task["annotations"])
             if self.sample is None:
-                self.sample = deepcopy(task)  # the caller may edit its own
+                self.sample = deepcopy(task)  # the caller may change its own
             yield task
         if tasks is None:
             self._compare(project, counted, journal.total(project))
 
     def _compare(self, project: Project, counted: int, total: int | None) -> None:
-        """Say so where Label Studio has annotations that its webhooks did not bring."""
+        """Warn if Label Studio has annotations that no webhook reported."""
         if total is None or counted >= total:
             return
         note = (
             f"the journal holds {counted} of the project's {total} annotations: set "
             "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to learn from all of them"
         )
-        log.warning("job=%s project=%s %s", self.job.id, project, note)
-        self._bench.report({"note": note})
+        log.warning(
+            "Annotations missing: %s job=%s project=%s", note, self.job.id, project
+        )
+        self._context.report({"note": note})
 
     @contextmanager
     def save_weights(self, metrics: Mapping[str, float | None]) -> Iterator[Path]:
-        """A directory that becomes the version's weights when ``fit`` has returned."""
+        """A directory whose files become the version's weights when ``fit`` returns."""
         with ExitStack() as stack:
-            directory = stack.enter_context(self._bench.weights.writing())
+            directory = stack.enter_context(self._context.weights.writing())
             yield directory
             if not any(path.is_file() for path in directory.rglob("*")):
                 raise WeightsError(
@@ -155,36 +157,36 @@ class JobRun:
             self._stack = stack.pop_all()
 
     def keep(self) -> None:
-        """Store what the last block wrote, now that ``fit`` has returned."""
+        """Move what the last block wrote to the model store, after ``fit``."""
         if self._written is None:
             return
         directory, self.metrics = self._written
-        bench, project = self._bench, self.job.of
+        context, project = self._context, self.job.of
         moment = time.strftime("%Y%m%dt%H%M%S", time.gmtime())
-        self.saved = bench.weights.keep(
+        self.saved = context.weights.keep(
             directory,
-            store_name(bench.backend, project),
+            store_name(context.backend, project),
             f"{moment}-{secrets.token_hex(3)}",
             {
-                "backend": bench.backend,
+                "backend": context.backend,
                 "project": str(project),
                 "job": self.job.id,
             },
             {
                 "metrics": self.metrics,
-                "parent": Versions(bench.state).pointer(project).version,
-                "label_config": bench.state.read(project).get("label_config"),
+                "parent": Versions(context.state).pointer(project).version,
+                "label_config": context.state.read(project).get("label_config"),
             },
         )
         self._stack.close()
 
     def forget(self) -> None:
-        """Remove what was written: nothing half-done stays."""
+        """Delete what was written."""
         self._stack.close()
         self._written = None
         saved, self.saved = self.saved, None
         if saved is not None:
             try:
-                self._bench.weights.delete(saved.tag)
+                self._context.weights.delete(saved.tag)
             except WeightsError as error:
-                log.warning("job=%s %s", self.job.id, error)
+                log.warning("Weights not deleted: %s job=%s", error, self.job.id)

@@ -1,4 +1,4 @@
-"""One run of a job as its worker sees it, from the lease to the job's end."""
+"""Supervising one run of a job, from the lease to the job's end."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _RENEW_S = 1.0
 _TRY_AGAIN_S = 0.5
 
 GRACE_S = 5.0
-"""How long a ``fit`` that is told to stop may go on."""
+"""Seconds that a ``fit`` has to stop before it is killed."""
 
 
 class JobSupervisor:
-    """Gives a job to a process, and sees it through.
+    """Sends a job to a process, renews its lease and ends the job.
 
     Args:
         lease: of the job.
-        process: that carries it out.
+        process: runs ``fit``.
         job_store: where the job is.
-        publisher: promotes what the run made.
-        timeout_s: a ``fit`` that takes longer has failed.
-        is_stopping: whether the worker was told to end.
-        grace_s: how long a ``fit`` that is told to stop may go on.
+        publisher: promotes the version that the run created.
+        timeout_s: a ``fit`` that takes longer fails.
+        is_stopping: returns whether the worker was stopped.
+        grace_s: seconds that a ``fit`` has to stop before it is killed.
     """
 
     def __init__(
@@ -61,16 +61,16 @@ class JobSupervisor:
         self._deadline = time.monotonic() + timeout_s
         self._is_late = False
 
-    def see_through(self) -> bool:
-        """Carry the job out.
+    def run(self) -> bool:
+        """Run the job to its end.
 
         Returns:
-            Whether the process can take another job.
+            Whether the process can run another job.
 
         Raises:
-            LeaseLost: if another run took the job.
+            LeaseLost: if another run has taken the job.
         """
-        self._say("begins, attempt %d, process %d", self._job.attempts, self.pid)
+        self._log("Fit started", f"attempt={self._job.attempts} pid={self.pid}")
         self._process.send(self._job)
         while True:
             message = self._process.receive(timeout_s=0.2)
@@ -110,23 +110,23 @@ class JobSupervisor:
                 **self._reported,
             )
         except StateError as error:
-            log.warning("job=%s could not be renewed: %s", self._job.id, error)
+            log.warning("Lease not renewed: %s job=%s", error, self._job.id)
             return
         self._renewed_at = time.monotonic()
         self._shown = log_tail
         if is_cancelled:
-            self._tell_to_stop()
+            self._ask_to_stop()
 
     def _hurry(self) -> None:
-        """End a run that was cancelled, or that takes too long."""
+        """Kill a run that was asked to stop and has not."""
         now = time.monotonic()
         if now > self._deadline and not self._is_late:
             self._is_late = True
-            self._tell_to_stop()
+            self._ask_to_stop()
         if self._kill_at is not None and now > self._kill_at:
             self._process.kill()
 
-    def _tell_to_stop(self) -> None:
+    def _ask_to_stop(self) -> None:
         if self._kill_at is None:
             self._kill_at = time.monotonic() + self._grace_s
             self._process.ask_to_stop()
@@ -154,15 +154,15 @@ class JobSupervisor:
     def _succeed(self, made: dict[str, Any] | None) -> None:
         version = None if made is None else Version.model_validate(made)
         job = self._written(lambda: self._publisher.publish(self._lease, version))
-        notes = [f"version {job.version}" if job.version else "", job.note or ""]
-        self._say("%s: %s", job.status.value, ", ".join(filter(None, notes)))
+        about = ", ".join(filter(None, [job.version, job.note]))
+        self._log(f"Fit {job.status.value}", f"version={about or None}")
 
     def _fail(self, error: str, traceback: str | None = None) -> None:
         if self._is_late:
             error = f"fit took longer than {self._timeout_s:g} s (LSML_FIT_TIMEOUT_S)"
         job = self._written(lambda: self._job_store.fail(self._lease, error, traceback))
-        told = f"\n{traceback}" if traceback and job.error else ""
-        self._say("%s: %s%s", job.status.value, job.error or "", told)
+        shown = f"\n{traceback}" if traceback and job.error else ""
+        self._log(f"Fit {job.status.value}: {job.error or 'on request'}", shown)
 
     def _died(self) -> bool:
         reason = self._process.cause_of_death()
@@ -176,33 +176,33 @@ class JobSupervisor:
 
     def _lose(self, reason: str) -> None:
         job = self._written(lambda: self._job_store.crash(self._lease, reason))
-        self._say("%s: %s", job.status.value, reason)
+        self._log(f"Fit lost: {reason}", f"status={job.status.value}")
 
     def _put_back(self, message: Message) -> bool:
         self._process.kill()
         self._drop(message)
         self._written(lambda: self._job_store.put_back(self._lease))
-        self._say("is put back: the worker ends")
+        self._log("Job put back: the worker is stopping")
         return False
 
     def _drop(self, message: Message) -> None:
-        """Remove the weights of a version that nobody will serve."""
+        """Delete the weights of a version that will not be served."""
         if message.get("done") is not None:
             self._publisher.drop(Version.model_validate(message["done"]), self._job)
 
     def _written(self, write: Callable[[], Job]) -> Job:
-        """The job as it was written; tried until the state takes it."""
+        """Write to the job, and retry until the state is available."""
         while True:
             try:
                 return write()
             except StateError as error:
-                log.warning("job=%s is tried again: %s", self._job.id, error)
+                log.warning("Job not written, retrying: %s job=%s", error, self._job.id)
                 if self._is_stopping():
                     raise LeaseLost(
                         f"job {self._job.id} could not be written, and the worker ends"
                     ) from error
                 time.sleep(_TRY_AGAIN_S)
 
-    def _say(self, what: str, *arguments: Any) -> None:
-        about = "job=%s project=%s " + what
-        log.info(about, self._job.id, self._job.project, *arguments)
+    def _log(self, event: str, details: str = "") -> None:
+        about = self._job.id, self._job.project, details
+        log.info("%s job=%s project=%s %s", event, *about)

@@ -1,4 +1,4 @@
-"""The state as a ``fit`` sees it: what it sets is its own until its job succeeded."""
+"""The state as ``fit`` sees it: its changes stay private until its job succeeds."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lsml_bento.state.store import Change, Pair, State, encode
 _Answer = TypeVar("_Answer")
 
 _SHARED = frozenset({"label_config", "extra_params"})
-"""Keys of the project, not of what was learned: they are written through."""
+"""Keys of the project, not of the trained model: they are written through."""
 
 
 class OverlayState(State):
-    """A project's values with those of a running ``fit`` over them.
+    """A project's values, overlaid with those that a running ``fit`` sets.
 
     Args:
-        state: read from, and written to while nothing is captured.
-        project: the only one that is captured.
-        version: what ``get("model_version")`` says; None for the base's own name.
+        state: read from, and written to while changes are not captured.
+        project: the only one whose changes are captured.
+        version: returned by ``get("model_version")``; None for the base model's name.
     """
 
     def __init__(self, state: State, project: Project, version: str | None) -> None:
@@ -32,22 +32,22 @@ class OverlayState(State):
         self._captures = False
 
     def capture(self) -> None:
-        """Keep what is set from now on, in place of writing it."""
+        """Capture what is set from now on instead of writing it."""
         self._captures = True
 
     def release(self) -> None:
-        """Write through again; what was captured stays and is still read."""
+        """Write through again; captured values can still be read."""
         self._captures = False
 
     @property
     def named_version(self) -> str | None:
-        """The version that was named by ``set("model_version", ..)``."""
+        """The version that ``set("model_version", ..)`` named."""
         found = self._captured.get("model_version")
         return None if found is None else str(json.loads(found)) or None
 
     @property
     def values(self) -> dict[str, Any]:
-        """What was set, the version's name apart."""
+        """The captured values, without the name of the version."""
         return {
             key: json.loads(value)
             for key, value in self._captured.items()
@@ -55,11 +55,11 @@ class OverlayState(State):
         }
 
     def read(self, project: Project) -> dict[str, Any]:
-        """All values, the captured ones among them."""
+        """All values, including the captured ones."""
         values = self._state.read(project)
         if project != self._project:
             return values
-        # Outside of fit, setup() asks, and it is the base that setup() names.
+        # Outside of fit, setup() reads this, and setup() names the base model.
         version = self.named_version or self._version
         if self._captures and version is not None:
             values["model_version"] = version
@@ -77,18 +77,18 @@ class OverlayState(State):
         self._captured.update({k: v for k, v in encoded.items() if k not in _SHARED})
 
     def get(self, key: str) -> str | None:
-        """As the state below."""
+        """As ``State``."""
         return self._state.get(key)
 
     def scan(
         self, prefix: str, after: str = "", limit: int | None = None
     ) -> list[Pair]:
-        """As the state below."""
+        """As ``State``."""
         return self._state.scan(prefix, after, limit)
 
     def change(self, work: Callable[[Change], _Answer], wait_s: float = 2.0) -> _Answer:
-        """As the state below."""
+        """As ``State``."""
         return self._state.change(work, wait_s)
 
     def close(self) -> None:
-        """Leave the state below open: it is not this one's."""
+        """Do nothing: the state below belongs to others."""

@@ -1,4 +1,4 @@
-"""What a run made becomes the version that serves; what nobody needs any more goes."""
+"""Promoting the versions that runs create, and deleting what is no longer needed."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from lsml_bento.versions.weights import Weights, parse_tag, store_name
 log = logging.getLogger(__name__)
 
 _ABANDONED_S = 600.0
-"""Weights that no version has, and no run may be trying, are removed at this age."""
+"""Weights of no version are deleted at this age, in seconds."""
 
 
 class Publisher:
-    """Promotes versions, and tidies up.
+    """Promotes versions, and deletes old jobs and weights.
 
     Args:
         backend: its name.
         state: shared with the other processes.
-        weights: where those of versions are.
-        settings: how much is kept.
-        abandoned_s: weights that no version has are removed at this age.
+        weights: the model store.
+        settings: how many versions and jobs to keep.
+        abandoned_s: weights of no version are deleted at this age.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class Publisher:
         self._abandoned_s = abandoned_s
 
     def publish(self, lease: Lease, version: Version | None) -> Job:
-        """End a job well, with the version that it made.
+        """End a job successfully and promote the version that it created.
 
         Raises:
             LeaseLost: if the run does not hold the job any more.
-            JobNotFound: if its project was forgotten meanwhile.
-            StateError: if the state did not take it: to be tried again.
+            JobNotFound: if its project was deleted meanwhile.
+            StateError: if the state is unavailable. The caller may retry.
         """
         if version is None:
             return self._job_store.succeed(lease, None, {})
@@ -76,45 +76,44 @@ class Publisher:
         return job
 
     def drop(self, version: Version, job: Job) -> None:
-        """Remove weights that nobody will serve, unless they are another version's."""
+        """Delete the weights of a version, unless another version uses them."""
         try:
             if version.tag and version.tag not in self._versions.tags():
                 self._weights.delete(version.tag)
         except (StateError, WeightsError) as error:
-            log.warning("job=%s %s", job.id, error)
+            log.warning("Weights not deleted: %s job=%s", error, job.id)
 
     def _retire(self, job: Job) -> None:
         try:
             for old in self._versions.retire(job.of, self._settings.keep_versions):
                 if old.tag:
                     self._weights.delete(old.tag)
-                    log.info("project=%s version %s retired", job.project, old.version)
+                    log.info("Version retired: %s project=%s", old.version, job.project)
         except (StateError, WeightsError) as error:
-            log.warning("job=%s old versions stay for now: %s", job.id, error)
+            log.warning("Old versions not retired: %s job=%s", error, job.id)
 
     def tidy(self) -> None:
-        """Remove old jobs, and what killed runs left in the store."""
+        """Delete old jobs, and weights that killed runs left in the store."""
         try:
             self._job_store.prune(self._settings.keep_jobs)
             projects = set(self._state.projects()) - _in_training(self._state)
             names = [store_name(self._backend, project) for project in projects]
             known = self._versions.tags()
             for left in self._weights.sweep(names, known, self._abandoned_s):
-                log.info("%s was removed: a run that died had left it", left)
+                log.info("Weights deleted: %s was left by a run that died", left)
         except (StateError, WeightsError) as error:
-            log.warning("nothing is tidied for now: %s", error)
+            log.warning("Old jobs and weights not deleted: %s", error)
 
 
 def sweep(state: State, weights: Weights, abandoned_s: float = _ABANDONED_S) -> None:
-    """Remove from a model store what is left of versions that were retired.
+    """Delete the weights of retired versions from a server's own model store.
 
-    A server with a store of its own pulls into it; who retires versions is a worker,
-    which removes them from its own store.
+    A worker retires versions and deletes them from its own store only.
 
     Args:
         state: shared with the other processes.
         weights: those of the store.
-        abandoned_s: weights that no version has are removed at this age.
+        abandoned_s: weights of no version are deleted at this age.
     """
     versions = Versions(state)
     try:
@@ -122,11 +121,11 @@ def sweep(state: State, weights: Weights, abandoned_s: float = _ABANDONED_S) -> 
         served = [version.tag for one in projects for version in versions.all(one)]
         names = {parse_tag(tag)[0] for tag in served if tag}
         for left in weights.sweep(names, versions.tags(), abandoned_s):
-            log.info("%s was removed: no version has it any more", left)
+            log.info("Weights deleted: no version uses %s", left)
     except (StateError, WeightsError) as error:
-        log.warning("weights of retired versions stay for now: %s", error)
+        log.warning("Weights of retired versions not deleted: %s", error)
 
 
 def _in_training(state: State) -> set[Project]:
-    """The projects whose runs may be trying weights, for as long as they take."""
+    """The projects with a running job, which may be testing its weights."""
     return {job.of for job in JobStore(state).jobs(status=JobStatus.RUNNING)}

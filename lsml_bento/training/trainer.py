@@ -1,7 +1,7 @@
-"""Carrying out a job: ``fit``, then a look whether what it made predicts.
+"""Running ``fit`` for a job, and testing that the new version predicts.
 
-Nothing here is seen by anybody else: what a run made becomes a version when its worker
-promotes it, under the run's token.
+Nothing becomes visible to other processes here. The worker promotes the version, under
+the token of the run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lsml_bento.model.invoke import try_sample
 from lsml_bento.model.label_config import EMPTY
 from lsml_bento.model.loader import ModelClass, ModelSource
 from lsml_bento.model.media import Media
-from lsml_bento.training.job_run import JobRun, Workbench
+from lsml_bento.training.job_run import FitContext, JobRun
 from lsml_bento.training.overlay_state import OverlayState
 from lsml_bento.versions.registry import Versions
 from lsml_bento.versions.version import Version
@@ -35,39 +35,39 @@ log = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Carries out jobs in this process.
+    """Runs jobs in this process.
 
     Args:
-        source: where the user's class comes from.
-        media: given to model objects.
-        bench: what its runs share.
+        source: loads the user's class.
+        media: passed to model objects.
+        context: shared by the runs.
     """
 
-    def __init__(self, source: ModelSource, media: Media, bench: Workbench) -> None:
+    def __init__(self, source: ModelSource, media: Media, context: FitContext) -> None:
         self._source = source
         self._media = media
-        self._bench = bench
-        self._state = bench.state
-        self._versions = Versions(bench.state)
+        self._context = context
+        self._state = context.state
+        self._versions = Versions(context.state)
 
     def carry_out(self, job: Job) -> Version | None:
-        """Run ``fit`` for a job, and try what it made.
+        """Run ``fit`` for a job, and test the version that it created.
 
         Returns:
-            The version to promote; None if ``fit`` made nothing.
+            The version to promote; None if ``fit`` created none.
 
         Raises:
-            LsmlError: in one sentence; its cause is what user code raised, which may
-                be ``SystemExit``.
+            LsmlError: with the reason in one sentence. Its cause is what user code
+                raised, which may be ``SystemExit``.
         """
         model_class = self._source.load()
         if not rules_of(model_class, each_event=False).trains:
-            # An event may come before a server has imported the class.
-            self._bench.report({"note": f"{model_class.__name__} has no fit"})
+            # An event may arrive before a server has imported the class.
+            self._context.report({"note": f"{model_class.__name__} has no fit"})
             return None
         parent = self._versions.active(job.of)
         state = OverlayState(self._state, job.of, parent.version if parent else None)
-        run = JobRun(job, state, self._bench)
+        run = JobRun(job, state, self._context)
         try:
             model = self._begin(model_class, state, run, parent)
             state.capture()
@@ -91,20 +91,20 @@ class Trainer:
     ) -> LabelStudioMLBase:
         """The object that ``fit`` is called on.
 
-        Weights that are gone, or that do not load since the label config changed, are
-        no reason never to learn again: servers go on without them too.
+        If the weights are missing, or do not load because the label config changed,
+        training starts without them, as servers do.
         """
         if version is None or version.tag is None:
             return self._model(model_class, state, run, None)
         try:
             return self._model(model_class, state, run, version)
         except StateError:
-            raise  # the run is begun again, with the weights
+            raise  # the job runs again, with the weights
         except LsmlError as error:
             model = self._model(model_class, state, run, None)
             note = f"began without the weights of {version.version}: {error}"
-            log.warning("job=%s project=%s %s", run.job.id, run.job.project, note)
-            self._bench.report({"note": note})
+            log.warning("Fit %s job=%s project=%s", note, run.job.id, run.job.project)
+            self._context.report({"note": note})
             return model
 
     def _model(
@@ -114,7 +114,7 @@ class Trainer:
         run: JobRun,
         version: Version | None,
     ) -> LabelStudioMLBase:
-        """A new object, with the weights of a version."""
+        """A new object with the weights of a version."""
         project = run.job.of
         label_config = self._state.read(project).get("label_config") or EMPTY
         surroundings = Surroundings(project, state, self._media, run=run)
@@ -134,7 +134,7 @@ class Trainer:
     def _path(self, version: Version | None) -> Path | None:
         if version is None or version.tag is None:
             return None
-        return self._bench.weights.find(version.tag, version.manifest)
+        return self._context.weights.find(version.tag, version.manifest)
 
     def _fit(self, model: LabelStudioMLBase, job: Job) -> None:
         data = JobStore(self._state).data(job.id)
@@ -147,7 +147,7 @@ class Trainer:
             raise TrainingError(f"fit() raised {locate(error)}") from error
 
     def _version(self, run: JobRun, parent: Version | None) -> Version | None:
-        """The version that a run made, as it will be stored."""
+        """The version that a run created, to be promoted."""
         state, saved = run.state, run.saved
         is_silent = saved is None and not state.values and not state.named_version
         if is_silent and not self._source.is_drop_in:
@@ -168,14 +168,14 @@ class Trainer:
         )
 
     def _name(self, run: JobRun, parent: Version | None, base: str) -> str:
-        """What ``fit`` named, if that is new; else the weights' or the next number."""
+        """The name that ``fit`` set, if new; else the tag's, or the next number."""
         known = {version.version for version in self._versions.all(run.job.of)}
         named = run.state.named_version
         if named is not None and named not in {*known, base}:
             return named
         if run.saved is not None:
             return run.saved.tag.partition(":")[2]
-        # Old versions are forgotten: their numbers are not given again.
+        # Numbers of deleted versions are not used again.
         numbers = [
             int(version.removeprefix(f"{base}+"))
             for version in known
@@ -184,7 +184,7 @@ class Trainer:
         return f"{base}+{max([len(known), *numbers]) + 1}"
 
     def _try(self, model_class: ModelClass, run: JobRun, version: Version) -> None:
-        """Load a version as a server will, and predict a task."""
+        """Load a version as a server does, and predict a task."""
         try:
             model = self._model(model_class, run.state, run, version)
             sample = run.sample or AnnotationStore(self._state).any_task(run.job.of)

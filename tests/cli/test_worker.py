@@ -179,7 +179,7 @@ def test_probes_tell_a_worker_that_trains_from_one_that_stands_by(place: Place) 
         assert first.end() == 0
 
     assert taken == (
-        f"--health-port {ports[0]} can not be listened on (Address already in use): "
+        f"--health-port {ports[0]} cannot be listened on (Address already in use): "
         "name a port that no other process has"
     )
 

@@ -157,7 +157,7 @@ class TestTrouble:
         (tmp_path / "file").write_text("")
         spool = Spool(tmp_path / "file" / "inbox")
 
-        with pytest.raises(StateError, match=r"neither the state nor .* takes events"):
+        with pytest.raises(StateError, match=r"neither the state nor .* accepts"):
             spool.append(bodies(1))
         assert spool.is_empty
 

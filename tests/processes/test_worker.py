@@ -191,7 +191,7 @@ def test_a_job_becomes_a_version_and_sigterm_puts_the_next_one_back(
     eventually(lambda: is_gone(sleeper), "the end of what fit started")
     job = home.job(job)
     assert (job.status, job.attempts) == (JobStatus.QUEUED, 0)
-    assert "is put back: the worker ends" in workers.log
+    assert "Job put back: the worker is stopping" in workers.log
 
 
 def test_a_store_that_can_not_be_written_is_said_at_the_start_and_fails_a_job(

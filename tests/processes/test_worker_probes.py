@@ -170,7 +170,7 @@ def test_a_port_in_use_is_said_in_a_sentence(worker: Worker) -> None:
         Health(worker.health.port, worker.fits, JobStore(MemoryState()))
 
     assert str(refused.value) == (
-        f"--health-port {worker.health.port} can not be listened on (Address already "
+        f"--health-port {worker.health.port} cannot be listened on (Address already "
         "in use): name a port that no other process has"
     )
     assert json.loads(worker.http.get("/livez").text)

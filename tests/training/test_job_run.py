@@ -34,7 +34,7 @@ def run(home: Home) -> Iterator[JobRun]:
 
 def run_of(home: Home, **data: Any) -> JobRun:
     return JobRun(
-        home.lease(**data).job, OverlayState(home.state, ONE, None), home.bench
+        home.lease(**data).job, OverlayState(home.state, ONE, None), home.context
     )
 
 
@@ -209,7 +209,7 @@ class TestTasks:
 
     def test_with_credentials_label_studio_is_read(self, home: Home) -> None:
         home.annotate(1, total=5)
-        home.bench.tasks = LabelStudio()
+        home.context.tasks = LabelStudio()
         run = run_of(home)
 
         assert [task["id"] for task in run.annotated_tasks()] == [7]
@@ -228,7 +228,7 @@ class TestTasks:
         assert len(run.sample["annotations"]) == 1
 
     def test_a_label_studio_that_fails_is_passed_on(self, home: Home) -> None:
-        home.bench.tasks = LabelStudio(fails=True)
+        home.context.tasks = LabelStudio(fails=True)
 
         with pytest.raises(TrainingError, match="Label Studio is away"):
             list(run_of(home).annotated_tasks())
@@ -268,5 +268,5 @@ class TestItsJob:
 
     def test_it_is_told_to_stop(self, home: Home, run: JobRun) -> None:
         assert run.should_stop is False
-        home.bench.should_stop = True
+        home.context.should_stop = True
         assert run.should_stop is True

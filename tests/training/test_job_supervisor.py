@@ -52,7 +52,7 @@ class Desk:
 
     def run(self, does: str, lease: Lease | None = None, **options: float) -> Job:
         lease = lease or self.home.lease()
-        self.is_well = self.watch(does, lease, **options).see_through()
+        self.is_well = self.watch(does, lease, **options).run()
         return self.home.job(lease)
 
 
@@ -314,7 +314,7 @@ class TestAWorkerThatEnds:
         desk.processes[-1].await_log(timeout_s=10)
         desk.is_stopping = True
 
-        assert not watch.see_through()
+        assert not watch.run()
         assert home.job(lease).status is JobStatus.QUEUED
         assert (home.names, home.stored) == ([], [])
 
@@ -332,7 +332,7 @@ class TestAJobThatIsLost:
         desk.processes[-1].await_log(timeout_s=10)
 
         with pytest.raises(LeaseLost, match="not this run's any more"):
-            watch.see_through()
+            watch.run()
 
         assert home.job(lease).token == other.token
         assert (home.names, home.stored) == ([], []), "what it made is dropped"
@@ -348,7 +348,7 @@ class TestAJobThatIsLost:
 
         thread = when_running(home, forget)
         with pytest.raises(JobNotFound):
-            desk.watch("time.sleep(60)", lease).see_through()
+            desk.watch("time.sleep(60)", lease).run()
         thread.join()
 
 
