@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lsml_bento.backend_dir import serves
 from lsml_bento.cli.options import debug_option, directory_argument, quiet, resolve
 from lsml_bento.errors import LsmlError
 
 if TYPE_CHECKING:
-    from lsml_bento.diagnostics.check import Report
+    from lsml_bento.diagnostics.check import ModelReport
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
 class CheckError(LsmlError):
-    """A directory that can not be checked."""
+    """A label config that cannot be read."""
 
 
 @click.command()
@@ -26,46 +25,49 @@ class CheckError(LsmlError):
 @click.option(
     "--label-config",
     type=click.Path(path_type=Path),
-    help="The label config's XML; label_config.xml in DIR by default.",
+    help="Label config (default: label_config.xml in DIR).",
 )
 @debug_option()
 def check(
     directory: Path, root_dir: Path | None, label_config: Path | None, debug: bool
 ) -> None:
-    """Predict sample tasks, and say what Label Studio would hide or refuse.
+    """Check that Label Studio accepts what a model predicts.
 
-    The exit code is 1 if there is an error.
+    Predicts sample tasks and reports what Label Studio would hide or reject. The exit
+    code is 1 if there is an error.
     """
+    from lsml_bento.processes.opening import check_serves
+
     directory = resolve(directory, root_dir)
-    config = _read(directory, label_config)
-    from lsml_bento.cli.loading import load_predict
+    check_serves(directory)
+    config = read_label_config(label_config or directory / "label_config.xml")
     from lsml_bento.diagnostics.check import check_model
+    from lsml_bento.processes.local_model import load_predict
 
     quiet(debug)
     name, version, predict = load_predict(directory, config)
     report = check_model(config, predict)
-    _show(f"{name}, model version {version}", report)
+    _print(f"{name}, model version {version}", report)
     if not report.ok:
         raise SystemExit(1)
 
 
-def _read(directory: Path, label_config: Path | None) -> str:
-    if not directory.is_dir() or not serves(directory):
-        raise CheckError(
-            f"{directory} has neither a model.py nor a service.py with svc: name the "
-            "directory of a backend"
-        )
-    path = label_config or directory / "label_config.xml"
+def read_label_config(path: Path) -> str:
+    """The text of a label config.
+
+    Raises:
+        CheckError: if it cannot be read.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CheckError(
-            f"the label config {path} can not be read: {error}; save your project's "
-            "(Settings > Labeling Interface > Code) and name it with --label-config"
+            f"cannot read the label config {path}: {error}; save your project's "
+            "(Settings > Labeling Interface > Code) and pass it with --label-config"
         ) from error
 
 
-def _show(title: str, report: Report) -> None:
+def _print(title: str, report: ModelReport) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -77,7 +79,7 @@ def _show(title: str, report: Report) -> None:
     table.add_column(justify="right")
     rows = {
         "first task": report.first_s,
-        "a task alone": report.single_s,
+        "one task": report.single_s,
         f"{report.tasks} tasks in one call": report.batch_s,
     }
     for row, seconds in rows.items():
@@ -85,14 +87,15 @@ def _show(title: str, report: Report) -> None:
     console.print(table)
     for finding in report.findings:
         style = _STYLES[finding.severity]
-        sentence = escape(finding.sentence)
-        console.print(f"[{style}]{finding.severity}[/{style}] {sentence}")
-    counted = f"{report.tasks} tasks, {report.predictions} predictions, " + (
+        message = escape(finding.message)
+        console.print(f"[{style}]{finding.severity}[/{style}] {message}")
+    counts = (
+        f"{report.tasks} tasks, {report.predictions} predictions, "
         f"{report.regions} regions"
     )
     verdict = (
-        "[green]Label Studio takes all of it[/green]"
+        "[green]Label Studio accepts all of them[/green]"
         if report.ok
-        else "[bold red]Label Studio would hide or refuse some of it[/bold red]"
+        else "[bold red]Label Studio would hide or reject some of them[/bold red]"
     )
-    console.print(f"{counted}: {verdict}")
+    console.print(f"{counts}: {verdict}")

@@ -15,8 +15,8 @@ from tenacity import (
     wait_fixed,
 )
 
-from lsml_bento.cli.showing import status_of
-from lsml_bento.cli.words import metrics_of, outcome
+from lsml_bento.cli.tables import status_of
+from lsml_bento.cli.text import metrics_of, outcome
 from lsml_bento.errors import StateError
 from lsml_bento.jobs.job import Job, JobStatus
 from lsml_bento.jobs.job_store import JobStore

@@ -1,4 +1,4 @@
-"""The group of commands, and how an error of ours ends one."""
+"""The group of commands, and how an ``LsmlError`` ends one."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ _ALIASES = {"init": "create"}
 
 
 class Commands(click.Group):
-    """Says an ``LsmlError`` in one sentence, and knows the names of older tools."""
+    """Prints an ``LsmlError`` as one line, and knows the names of older tools."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of a name or of an alias."""
         return super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; exit code 1 and a sentence for an error of ours."""
+        """Run a command. An ``LsmlError`` ends it with exit code 1."""
         try:
             return super().invoke(ctx)
         except LsmlError as error:
@@ -58,10 +57,10 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
     is_eager=True,
     expose_value=False,
     callback=_print_version,
-    help="Say which version this is.",
+    help="Show the version and exit.",
 )
 def main() -> None:
-    """Serve one Python class as a Label Studio ML backend on BentoML."""
+    """Serve a Python class as a Label Studio ML backend on BentoML."""
 
 
 for _command in (

@@ -1,4 +1,4 @@
-"""``lsml-bento jobs``: what is trained, was trained, and waits for it."""
+"""``lsml-bento jobs``: list, show, cancel and retry training jobs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lsml_bento.cli.opening import opened
-from lsml_bento.cli.options import backend_option, debug_option, json_option
+from lsml_bento.cli.backend import command_line, notify_worker, open_backend
+from lsml_bento.cli.options import backend_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from lsml_bento.state.store import State
 
 STATUSES = ("queued", "running", "succeeded", "failed", "cancelled")
-"""``JobStatus``, without what importing it costs."""
+"""The values of ``JobStatus``, whose import would slow down every command."""
 
-_LIMIT = 100
 _WATCH_S = 1.0
 _ROWS_AROUND = 4
 
@@ -30,24 +29,25 @@ _ROWS_AROUND = 4
 def jobs() -> None:
     """List, show, cancel and retry training jobs.
 
-    A job is named by its id, or by the beginning or the end of it.
+    ID is the id of a job, or its beginning or end.
     """
 
 
 @jobs.command("list")
-@backend_option
-@click.option("--project", metavar="PROJECT", help="Only the jobs of this project.")
-@click.option("--status", type=click.Choice(STATUSES), help="Only those of a status.")
+@click.option("--project", metavar="PROJECT", help="Show only this project's jobs.")
+@click.option(
+    "--status", type=click.Choice(STATUSES), help="Show only jobs with this status."
+)
 @click.option(
     "--limit",
     type=click.IntRange(1),
-    default=_LIMIT,
+    default=100,
     show_default=True,
-    help="The newest so many.",
+    help="Show at most N jobs.",
+    metavar="N",
 )
-@click.option("--watch", is_flag=True, help="Show it anew each second, until Ctrl-C.")
-@json_option
-@debug_option()
+@click.option("--watch", is_flag=True, help="Refresh every second until Ctrl-C.")
+@backend_options
 def list_(
     directory: Path,
     project: str | None,
@@ -55,13 +55,12 @@ def list_(
     limit: int,
     watch: bool,
     as_json: bool,
-    debug: bool,
 ) -> None:
-    """List jobs, the newest first."""
+    """List jobs, newest first."""
     if watch and as_json:
-        raise click.UsageError("--watch is for people: leave out --json")
-    with opened(directory) as backend:
-        from lsml_bento.cli.printing import print_jobs, print_json
+        raise click.UsageError("--watch and --json cannot be combined")
+    with open_backend(directory) as backend:
+        from lsml_bento.cli.text import print_jobs, print_json
         from lsml_bento.jobs.job import JobStatus
         from lsml_bento.jobs.job_store import JobStore
 
@@ -76,12 +75,10 @@ def list_(
         elif (newest := next(found, None)) is not None:
             print_jobs(chain([newest], found))
         else:
-            click.echo("There are no such jobs." if project or status else _NONE)
+            click.echo("No jobs found." if project or status else _NO_JOBS)
 
 
-_NONE = (
-    "There are no jobs: an annotation in Label Studio makes one, or `lsml-bento train`."
-)
+_NO_JOBS = "No jobs yet. Annotate in Label Studio or run `lsml-bento train`."
 
 
 def _watch(read: Callable[[int], list[Job]]) -> None:
@@ -90,7 +87,7 @@ def _watch(read: Callable[[int], list[Job]]) -> None:
     from rich.live import Live
 
     from lsml_bento.cli.following import patiently
-    from lsml_bento.cli.showing import console, jobs_table
+    from lsml_bento.cli.tables import console, jobs_table
 
     shown = console()
     with Live(console=shown, refresh_per_second=8) as live:
@@ -105,30 +102,28 @@ def _watch(read: Callable[[int], list[Job]]) -> None:
 
 @jobs.command()
 @click.argument("job", metavar="ID")
-@backend_option
 @click.option(
     "--follow",
     is_flag=True,
-    help="Stay until it ends; the exit code is 0 if it succeeded.",
+    help="Wait for the end of the job; exit with 0 if it succeeded.",
 )
-@json_option
-@debug_option()
-def show(job: str, directory: Path, follow: bool, as_json: bool, debug: bool) -> None:
-    """Show all that is known of a job, with the end of its log."""
-    with opened(directory) as backend:
+@backend_options
+def show(job: str, directory: Path, follow: bool, as_json: bool) -> None:
+    """Show the details of a job and the end of its log."""
+    with open_backend(directory) as backend:
         from lsml_bento.projects.lookup import job_called
 
         found = job_called(backend.state, job)
         if follow:
-            hint = backend.command("jobs", "show", found.id, "--follow")
-            see_through(backend.state, found, as_json=as_json, hint=hint)
+            hint = command_line(directory, "jobs", "show", found.id, "--follow")
+            follow_job(backend.state, found, as_json=as_json, hint=hint)
         elif as_json:
             _print_details(backend.state, found)
         else:
-            _show(found, backend.state)
+            _print_facts(found, backend.state)
 
 
-def see_through(state: State, job: Job, *, as_json: bool, hint: str) -> None:
+def follow_job(state: State, job: Job, *, as_json: bool, hint: str) -> None:
     """Follow a job to its end.
 
     Raises:
@@ -137,11 +132,11 @@ def see_through(state: State, job: Job, *, as_json: bool, hint: str) -> None:
     from rich.console import Console
 
     from lsml_bento.cli.following import follow, verdict
-    from lsml_bento.cli.showing import console
+    from lsml_bento.cli.tables import console
     from lsml_bento.jobs.job import JobStatus
     from lsml_bento.jobs.job_store import JobStore
 
-    # JSON alone goes to the output.
+    # With --json, stdout holds nothing but the JSON.
     shown = Console(highlight=False, stderr=True) if as_json else console()
     ended = follow(JobStore(state), job, shown, hint)
     if as_json:
@@ -154,13 +149,11 @@ def see_through(state: State, job: Job, *, as_json: bool, hint: str) -> None:
 
 @jobs.command()
 @click.argument("job", metavar="ID")
-@backend_option
-@json_option
-@debug_option()
-def cancel(job: str, directory: Path, as_json: bool, debug: bool) -> None:
-    """Take a job off the queue, or tell its run to stop."""
-    with opened(directory) as backend:
-        from lsml_bento.cli.printing import print_json
+@backend_options
+def cancel(job: str, directory: Path, as_json: bool) -> None:
+    """Cancel a queued job, or stop a running one."""
+    with open_backend(directory) as backend:
+        from lsml_bento.cli.text import print_json
         from lsml_bento.jobs.job_store import JobStore
         from lsml_bento.projects.lookup import job_called
 
@@ -169,22 +162,20 @@ def cancel(job: str, directory: Path, as_json: bool, debug: bool) -> None:
         if as_json:
             print_json(found.public())
         elif not found.status.is_end:
-            click.echo(f"Job {found.id} is told to stop: it has 5 seconds.")
+            click.echo(f"Stopping job {found.id}; it is killed after 5 s.")
         elif before.status.is_end:
-            click.echo(f"Job {found.id} has ended already: {found.status.value}.")
+            click.echo(f"Job {found.id} has already ended: {found.status.value}.")
         else:
-            click.echo(f"Job {found.id} is cancelled.")
+            click.echo(f"Cancelled job {found.id}.")
 
 
 @jobs.command()
 @click.argument("job", metavar="ID")
-@backend_option
-@json_option
-@debug_option()
-def retry(job: str, directory: Path, as_json: bool, debug: bool) -> None:
-    """Queue a job again that failed or was cancelled."""
-    with opened(directory) as backend:
-        from lsml_bento.cli.printing import print_json
+@backend_options
+def retry(job: str, directory: Path, as_json: bool) -> None:
+    """Queue a failed or cancelled job again."""
+    with open_backend(directory) as backend:
+        from lsml_bento.cli.text import print_json
         from lsml_bento.jobs.job import JobStatus
         from lsml_bento.jobs.job_store import JobStore
         from lsml_bento.projects.lookup import job_called
@@ -194,30 +185,32 @@ def retry(job: str, directory: Path, as_json: bool, debug: bool) -> None:
         if as_json:
             print_json(found.public())
         elif found.id != wanted:
-            click.echo(f"Job {found.id} of the project waits already, and begins now.")
+            click.echo(
+                f"Job {found.id} of this project was already queued and starts now."
+            )
         elif found.status is JobStatus.QUEUED:
-            click.echo(f"Job {found.id} is queued again.")
+            click.echo(f"Queued job {found.id} again.")
         else:
             click.echo(
-                f"Job {found.id} is {found.status.value}: only one that failed or was "
-                "cancelled is queued again."
+                f"Job {found.id} is {found.status.value}: only failed or cancelled "
+                "jobs can be retried."
             )
         if found.status is JobStatus.QUEUED:
-            backend.dispatch(found)
+            notify_worker(backend, found, directory)
 
 
 def _print_details(state: State, job: Job) -> None:
-    from lsml_bento.cli.printing import print_json
+    from lsml_bento.cli.text import print_json
     from lsml_bento.jobs.job_store import JobStore
 
     print_json({**job.details(), "log": JobStore(state).log_tail(job.id)})
 
 
-def _show(job: Job, state: State) -> None:
+def _print_facts(job: Job, state: State) -> None:
     from rich.text import Text
 
-    from lsml_bento.cli.showing import console, facts, status_of
-    from lsml_bento.cli.words import metrics_of, waits_for
+    from lsml_bento.cli.tables import console, facts, status_of
+    from lsml_bento.cli.text import metrics_of, waits_for
     from lsml_bento.jobs.job import JobStatus
     from lsml_bento.jobs.job_store import JobStore
 
@@ -225,17 +218,17 @@ def _show(job: Job, state: State) -> None:
     rows: dict[str, Any] = {"job": job.id, "project": job.project, "event": job.event}
     rows["status"] = status_of(job)
     if job.status is JobStatus.QUEUED:
-        rows["waits"] = waits_for(job, time.time())
+        rows["waiting"] = waits_for(job, time.time())
     if job.cancel_requested and not job.status.is_end:
-        rows["told to stop"] = "yes"
+        rows["stopping"] = "yes"
     rows |= {
         "progress": None if job.progress is None else f"{job.progress:.0%}",
         "metrics": metrics_of(job.metrics, most=len(job.metrics)),
         "version": job.version,
         "error": None if job.error is None else Text(job.error, "red"),
         "note": job.note,
-        "gathered": f"{job.events} events, {job.new_annotations} annotations",
-        "learns from": job.source,
+        "collected": f"{job.events} events, {job.new_annotations} annotations",
+        "tasks from": job.source,
         "attempts": str(job.attempts),
         "worker": job.worker,
     }
@@ -250,13 +243,13 @@ def _show(job: Job, state: State) -> None:
 
 
 def _times(job: Job) -> dict[str, str | None]:
-    from lsml_bento.cli.words import at, took
+    from lsml_bento.cli.text import at, took
 
-    told = job.details()
+    details = job.details()
     return {
-        "created": at(told["created_at"]),
-        "due": at(told["due_at"]) if not job.status.is_end else None,
-        "started": at(told["started_at"]),
-        "finished": at(told["finished_at"]),
+        "created": at(details["created_at"]),
+        "due": at(details["due_at"]) if not job.status.is_end else None,
+        "started": at(details["started_at"]),
+        "finished": at(details["finished_at"]),
         "took": took(job, time.time()) if job.started_at else None,
     }

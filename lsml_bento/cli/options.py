@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from lsml_bento.pipelines import PIPELINES
-
 DEBUG = "lsml_bento.debug"
-"""The key in a context's ``meta`` that says whether errors are shown in full."""
-
-_PATHS = ("LSML_HOME", "MODEL_DIR")
-"""Paths that are meant from where the person stands: a backend's processes stand in its
-directory."""
+"""The key in a context's ``meta`` that says whether to show tracebacks."""
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def debug_option(
-    help_text: str = "Show errors with their tracebacks.",
+    help_text: str = "Show tracebacks of errors.", *, expose: bool = True
 ) -> Callable[[_Command], _Command]:
-    """``--debug``; its value is in the context's ``meta`` and in ``debug``."""
-    return click.option("--debug", is_flag=True, callback=_remember, help=help_text)
+    """``--debug``: stored in the context's ``meta``, and passed on if exposed."""
+    return click.option(
+        "--debug", is_flag=True, callback=_store, expose_value=expose, help=help_text
+    )
 
 
-def _remember(ctx: click.Context, _: click.Parameter, debug: bool) -> bool:
+def _store(ctx: click.Context, _: click.Parameter, debug: bool) -> bool:
     ctx.meta[DEBUG] = debug
     return debug
 
@@ -42,12 +38,12 @@ def directory_argument(command: _Command) -> _Command:
 
 
 def root_dir_option(command: _Command) -> _Command:
-    """``--root-dir``, for what takes ``DIR`` in its own way."""
+    """``--root-dir``, for commands with a ``DIR`` argument of their own."""
     return click.option(
         "--root-dir",
         type=click.Path(path_type=Path),
         default=None,
-        help="The directory that DIR is in; the current one by default.",
+        help="Directory that contains DIR (default: the current one).",
     )(command)
 
 
@@ -56,66 +52,41 @@ def resolve(directory: Path, root_dir: Path | None) -> Path:
     return (root_dir or Path()).expanduser().joinpath(directory.expanduser()).resolve()
 
 
-def pipeline_options(command: _Command) -> _Command:
-    """``--pipeline`` and ``--model``: a backend without code, in place of ``DIR``."""
-    pipeline = click.option(
-        "--pipeline",
-        type=click.Choice(PIPELINES),
-        help="Serve a pipeline of transformers in place of DIR (LSML_PIPELINE).",
-    )
-    model = click.option(
-        "--model",
-        help="The pipeline's model: a directory, or a name on the hub, NAME@REVISION "
-        "for a fixed one (LSML_PIPELINE_MODEL).",
-    )
-    return pipeline(model(command))
-
-
-def backend_option(command: _Command) -> _Command:
-    """``--dir``, the directory of the backend that a command is about."""
-    return click.option(
+def backend_options(command: _Command) -> _Command:
+    """``--dir`` as ``directory``, ``--json`` as ``as_json``, and ``--debug``."""
+    directory = click.option(
         "-d",
         "--dir",
         "directory",
         metavar="DIR",
         default=".",
-        help="The backend's directory; the current one by default.",
+        help="Directory of the backend (default: the current one).",
         type=click.Path(path_type=Path),
-    )(command)
-
-
-def json_option(command: _Command) -> _Command:
-    """``--json``: what the HTTP API answers, in place of a text for people."""
-    return click.option(
-        "--json", "as_json", is_flag=True, help="Print what the HTTP API answers."
-    )(command)
+    )
+    as_json = click.option(
+        "--json", "as_json", is_flag=True, help="Print the HTTP API's JSON."
+    )
+    return directory(as_json(debug_option(expose=False)(command)))
 
 
 def yes_option(command: _Command) -> _Command:
     """``--yes``: do not ask."""
-    return click.option("-y", "--yes", is_flag=True, help="Do not ask.")(command)
-
-
-def log_level_option(command: _Command) -> _Command:
-    """``--log-level``, for what runs on."""
     return click.option(
-        "--log-level",
-        type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
-        help="What to log (LOG_LEVEL; INFO).",
+        "-y", "--yes", is_flag=True, help="Do not ask for confirmation."
     )(command)
 
 
-def with_absolute_paths(environ: Mapping[str, str]) -> dict[str, str]:
-    """An environment that means the same in every directory."""
-    settled = dict(environ)
-    for name in _PATHS:
-        if settled.get(name, "").strip():
-            settled[name] = str(Path(settled[name]).expanduser().absolute())
-    return settled
+def log_level_option(command: _Command) -> _Command:
+    """``--log-level``, for commands that run until they are stopped."""
+    return click.option(
+        "--log-level",
+        type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
+        help="Log level (LOG_LEVEL; default: INFO).",
+    )(command)
 
 
 def quiet(debug: bool) -> None:
-    """Leave what goes wrong to the command's one sentence, unless asked for more."""
+    """Hide the log, as the command reports errors itself, unless debugging."""
     if debug:
         logging.basicConfig(level=logging.DEBUG)
         return

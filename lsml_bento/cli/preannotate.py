@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lsml_bento.cli.options import debug_option, with_absolute_paths
+from lsml_bento.cli.options import debug_option
 
 if TYPE_CHECKING:
     from lsml_bento.preannotation.run import Options, Report, Run
@@ -124,24 +124,20 @@ def preannotate(as_json: bool, debug: bool, **given: Any) -> None:
 
 def _find(target: str | None, batch_size: int | None) -> Setup:
     """Find the backend of a directory, which becomes the current one, or a class."""
-    from lsml_bento.backend_spec import class_name
-    from lsml_bento.cli.opening import OpeningError, find_spec
-    from lsml_bento.processes.wiring import settle
+    from lsml_bento.processes.opening import (
+        absolute_paths,
+        find_backend,
+        named_backend,
+    )
     from lsml_bento.processes.preannotation import setup_of
-    from lsml_bento.settings import Settings
 
     if target is None:
         return setup_of(None, batch_size)
     if ":" not in target or Path(target).exists():
-        spec = find_spec(Path(target).expanduser().resolve())
+        spec = find_backend(Path(target).expanduser().resolve())
         return setup_of(spec, batch_size)
-    os.environ.update(with_absolute_paths(os.environ))
-    settings = Settings.from_env(os.environ)
-    try:
-        spec = settle(class_name(target), target, Path.cwd(), settings)
-    except ValueError as error:
-        raise OpeningError(str(error)) from error
-    return setup_of(spec, batch_size, is_class=True)
+    os.environ.update(absolute_paths(os.environ))
+    return setup_of(named_backend(target), batch_size, is_class=True)
 
 
 def _options(filters: str | None, **options: Any) -> Options:

@@ -9,7 +9,7 @@ from collections import deque
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from lsml_bento.cli.words import span
+from lsml_bento.cli.text import span
 from lsml_bento.preannotation.outcomes import Totals
 
 _UPDATE_EVERY_S = 0.25

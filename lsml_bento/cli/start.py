@@ -1,6 +1,6 @@
-"""``lsml-bento start``: hand a directory to BentoML.
+"""``lsml-bento start``: serve a directory with BentoML.
 
-This process imports no model, no torch and no BentoML: on POSIX it turns into the
+This process imports no model, no torch and no BentoML. On POSIX it is replaced by the
 server, so that signals and exit codes are the server's own.
 """
 
@@ -21,16 +21,15 @@ from lsml_bento.backend_dir import is_drop_in, serves
 from lsml_bento.cli.options import (
     debug_option,
     log_level_option,
-    pipeline_options,
     resolve,
     root_dir_option,
-    with_absolute_paths,
 )
 from lsml_bento.errors import LsmlError
-from lsml_bento.pipelines import pipeline_name
+from lsml_bento.pipelines import PIPELINES, pipeline_name
+from lsml_bento.processes.opening import absolute_paths
 
 _SERVED = "lsml_bento.processes.bentoml_target:svc"
-_EVERY_NETWORK = "0.0.0.0"  # noqa: S104 - Label Studio is often on another machine
+_ALL_INTERFACES = "0.0.0.0"  # noqa: S104 - Label Studio is often on another machine
 
 _VARIABLES = {
     "workers": "WORKERS",
@@ -45,11 +44,11 @@ _VARIABLES = {
     "device": "LSML_PIPELINE_DEVICE",
     "name": "LSML_PIPELINE_NAME",
 }
-"""The variable through which the server learns of an option; argv is public."""
+"""The variables that pass options to the server, as other users can read argv."""
 
 
 class StartError(LsmlError):
-    """A backend that can not be started."""
+    """A backend that cannot be started."""
 
 
 @click.command()
@@ -57,16 +56,25 @@ class StartError(LsmlError):
     "directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path)
 )
 @root_dir_option
-@pipeline_options
+@click.option(
+    "--pipeline",
+    type=click.Choice(PIPELINES),
+    help="Serve a transformers pipeline instead of DIR (LSML_PIPELINE).",
+)
+@click.option(
+    "--model",
+    help="Model of the pipeline: a directory, or a name on the Hugging Face Hub, "
+    "NAME@REVISION to pin a revision (LSML_PIPELINE_MODEL).",
+)
 @click.option(
     "--device",
-    help="Where the pipeline computes, such as cuda:1 (LSML_PIPELINE_DEVICE; a GPU if "
+    help="Device of the pipeline, e.g. cuda:1 (LSML_PIPELINE_DEVICE; default: a GPU if "
     "there is one).",
 )
 @click.option(
     "--name",
-    help="What the backend of a pipeline is called (LSML_PIPELINE_NAME; made of "
-    "pipeline and model). Its state is in ~/.lsml/NAME.",
+    help="Name of the pipeline's backend (LSML_PIPELINE_NAME; default: from pipeline "
+    "and model). State is stored in ~/.lsml/NAME.",
 )
 @click.option(
     "-p",
@@ -76,44 +84,45 @@ class StartError(LsmlError):
     default=9090,
     show_default=True,
     show_envvar=True,
-    help="The port to listen on.",
+    help="Port to listen on.",
 )
 @click.option(
     "--host",
-    default=_EVERY_NETWORK,
+    default=_ALL_INTERFACES,
     show_default=True,
-    help="The address to listen on.",
+    help="Address to listen on.",
 )
 @click.option(
     "--basic-auth-user",
-    help="Ask for this user name on every route but health probes (BASIC_AUTH_USER).",
+    help="User name for Basic auth, required except by health probes "
+    "(BASIC_AUTH_USER).",
 )
 @click.option(
     "--basic-auth-pass",
-    help="The password that goes with it; BASIC_AUTH_PASS keeps it out of the shell's "
-    "history.",
+    help="Password for Basic auth. Prefer BASIC_AUTH_PASS, which is not stored in the "
+    "shell's history.",
 )
 @click.option(
-    "--workers", type=click.IntRange(1), help="Serving processes (WORKERS; 1)."
+    "--workers", type=click.IntRange(1), help="Serving processes (WORKERS; default: 1)."
 )
 @click.option(
     "--threads",
     type=click.IntRange(1),
-    help="Calls of predict at a time in a process, for models that wait on the network "
-    "(THREADS; 1).",
+    help="Concurrent calls of predict per process, for models that wait for the "
+    "network (THREADS; default: 1).",
 )
 @click.option(
     "--max-batch-size",
     type=click.IntRange(1),
-    help="Tasks in one call of predict at most (LSML_MAX_BATCH_SIZE; 32).",
+    help="Maximum tasks per call of predict (LSML_MAX_BATCH_SIZE; default: 32).",
 )
 @click.option(
     "--model-dir",
     type=click.Path(path_type=Path),
-    help="Where a model written for label_studio_ml keeps its files (MODEL_DIR).",
+    help="Directory for the files of a label_studio_ml model (MODEL_DIR).",
 )
 @log_level_option
-@debug_option("Log at level DEBUG, and show errors with their tracebacks.")
+@debug_option("Log at level DEBUG and show tracebacks of errors.")
 def start(
     directory: Path | None,
     root_dir: Path | None,
@@ -122,11 +131,10 @@ def start(
     debug: bool,
     **options: Any,
 ) -> None:
-    """Serve the backend in DIR, or a pipeline of transformers without any code.
+    """Serve the backend in DIR, or a transformers pipeline.
 
-    DIR holds a model.py with one subclass of LabelStudioMLBase, or a service.py with
-    svc = create_service(..). A directory that was written for label_studio_ml runs as
-    it is.
+    DIR has a model.py with one subclass of LabelStudioMLBase, or a service.py with svc
+    = create_service(..). A directory written for label_studio_ml works unchanged.
     """
     if debug and options["log_level"] is None:
         options["log_level"] = "DEBUG"
@@ -141,8 +149,8 @@ def start(
     address = _address(host, port)
     if "LSML_PIPELINE" not in environ and is_drop_in(directory):
         click.echo(
-            "The names of label_studio_ml resolve to lsml-bento here: predictions are "
-            "batched and state is shared between processes.",
+            "This backend imports label_studio_ml, which lsml-bento replaces: "
+            "predictions are batched and state is shared between processes.",
             err=True,
         )
     click.echo(f"Starting {title} on {_url(host, port)}", err=True)
@@ -155,33 +163,32 @@ def _check_directory(directory: Path, options: dict[str, Any]) -> None:
     for option in ("pipeline", "model", "device", "name"):
         if options[option] is not None:
             raise click.UsageError(
-                f"--{option} is for a pipeline, which takes the place of {directory}: "
-                "name one of the two"
+                f"--{option} is for a pipeline and cannot be combined with {directory}"
             )
     if not directory.is_dir():
         raise StartError(
-            f"there is no directory {directory}: make a backend there with "
+            f"the directory {directory} does not exist: create a backend with "
             f"`lsml-bento create {directory.name}`"
         )
     if not serves(directory):
         raise StartError(
-            f"{directory} has neither a model.py nor a service.py with svc: make a "
+            f"{directory} has neither a model.py nor a service.py with svc: create a "
             "backend with `lsml-bento create DIR`, or name the directory that has one"
         )
 
 
 def _pipeline(environ: dict[str, str]) -> str:
-    """The name of the pipeline's backend, whose settings are made complete.
+    """The name of the pipeline's backend. Completes its settings in the environment.
 
     Raises:
         click.UsageError: if the environment names no pipeline, or no model for it.
-        StartError: if what it needs is not there.
+        StartError: if its model or a library is missing.
     """
     pipeline = environ.get("LSML_PIPELINE", "").strip()
     model = environ.get("LSML_PIPELINE_MODEL", "").strip()
     if not pipeline:
         raise click.UsageError(
-            "name the directory of a backend, or a pipeline of transformers: "
+            "name the directory of a backend, or a transformers pipeline: "
             "--pipeline PIPELINE --model MODEL"
         )
     if not model:
@@ -189,35 +196,35 @@ def _pipeline(environ: dict[str, str]) -> str:
     missing = [n for n in ("transformers", "torch") if not importlib.util.find_spec(n)]
     if missing:
         raise StartError(
-            f"{' and '.join(missing)} not installed, which a pipeline needs: "
+            f"a pipeline needs {' and '.join(missing)}: "
             "pip install 'lsml-bento[transformers]'"
         )
     place = Path(model).expanduser()
     if place.exists() or model.startswith(("/", ".", "~")):
         if not (place / "config.json").is_file():
             raise StartError(
-                f"{place} is no directory with a config.json: name one that "
-                "save_pretrained() wrote, or a model of the hub"
+                f"{place} is not a directory with a config.json: name one that "
+                "save_pretrained() wrote, or a model on the Hugging Face Hub"
             )
         environ["LSML_PIPELINE_MODEL"] = str(place.absolute())
-    # Nothing of a pipeline is trained here.
+    # A pipeline is never trained.
     environ["LSML_WORKER"] = environ.get("LSML_WORKER", "").strip() or "external"
     return environ.get("LSML_PIPELINE_NAME") or pipeline_name(pipeline, model)
 
 
 def _address(host: str, port: int) -> str:
-    """The IP address that a host stands for, found free."""
+    """The IP address of a host, after checking that the port is free."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError) as error:
         raise StartError(
-            f"the host {host!r} has no address: use 0.0.0.0 for every network, or "
+            f"the host {host!r} has no address: use 0.0.0.0 for all interfaces, or "
             "127.0.0.1 for this machine only"
         ) from error
     with socket.socket(family, kind) as listener:
-        if os.name == "posix":  # elsewhere it would share a port that is in use
+        if os.name == "posix":  # on Windows it would share a used port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
@@ -227,37 +234,37 @@ def _address(host: str, port: int) -> str:
 
 
 def listen_problem(error: OSError, host: str, port: int) -> str:
-    """Why an address can not be listened on, and what to do."""
+    """Why an address cannot be listened on, and what to do."""
     if error.errno == errno.EADDRINUSE:
         return (
-            f"port {port} is in use: stop what listens there, or take another one with "
-            "`-p PORT`"
+            f"port {port} is in use: stop the process that listens on it, or choose "
+            "another port with `-p PORT`"
         )
     if error.errno == errno.EACCES:
-        return f"port {port} needs an administrator's rights: take one over 1023"
+        return f"port {port} needs root privileges: choose one above 1023"
     return (
-        f"{host} port {port} can not be listened on: {error.strerror}; use --host "
-        "0.0.0.0 for every network, or 127.0.0.1 for this machine only"
+        f"cannot listen on {host} port {port}: {error.strerror}; use --host 0.0.0.0 "
+        "for all interfaces, or 127.0.0.1 for this machine only"
     )
 
 
 def _environ(options: dict[str, Any]) -> dict[str, str]:
-    """The server's environment; an option wins over a variable."""
-    # BentoML's usage report is sent before it starts, and waited for.
+    """The server's environment. Options override variables."""
+    # BentoML waits for its usage report to be sent before it starts.
     environ = {"BENTOML_DO_NOT_TRACK": "true", **os.environ}
     for option, variable in _VARIABLES.items():
         if options[option] is not None:
             environ[variable] = str(options[option])
-    return with_absolute_paths(environ)
+    return absolute_paths(environ)
 
 
 def _url(host: str, port: int) -> str:
-    name = "localhost" if host in {_EVERY_NETWORK, "::"} else host
+    name = "localhost" if host in {_ALL_INTERFACES, "::"} else host
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
 def _become(command: list[str], environ: dict[str, str]) -> None:
-    """Turn into the server; Windows has no such thing and waits for it instead."""
+    """Replace this process by the server. On Windows, wait for the server instead."""
     sys.stdout.flush()
     sys.stderr.flush()
     if os.name == "posix":

@@ -1,4 +1,4 @@
-"""``lsml-bento train``: what Label Studio's button *Start Training* does."""
+"""``lsml-bento train``: does what Label Studio's button *Start Training* does."""
 
 from __future__ import annotations
 
@@ -7,40 +7,37 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lsml_bento.cli.opening import Opened, opened
-from lsml_bento.cli.options import backend_option, debug_option, json_option
+from lsml_bento.cli.backend import command_line, notify_worker, open_backend
+from lsml_bento.cli.options import backend_options
 from lsml_bento.errors import LsmlError
 
 if TYPE_CHECKING:
     from lsml_bento.contract import Project
     from lsml_bento.jobs.events import Event
     from lsml_bento.model.training_policy import TrainingRules
+    from lsml_bento.processes.opening import OpenBackend
 
 
 class NothingToTrain(LsmlError):
-    """A class that does not learn when it is asked to."""
+    """A class that does not train on request."""
 
 
 @click.command()
 @click.argument("project", required=False)
-@backend_option
 @click.option(
     "--wait",
     is_flag=True,
-    help="Stay until the job ends; the exit code is 0 if it succeeded.",
+    help="Wait for the end of the job; exit with 0 if it succeeded.",
 )
-@json_option
-@debug_option()
-def train(
-    project: str | None, directory: Path, wait: bool, as_json: bool, debug: bool
-) -> None:
-    """Queue a training job for PROJECT, or have the one that waits begin.
+@backend_options
+def train(project: str | None, directory: Path, wait: bool, as_json: bool) -> None:
+    """Queue a training job for PROJECT, or start the one that is waiting.
 
-    PROJECT may be left out where only one is known.
+    PROJECT is optional if only one project is known.
     """
-    with opened(directory) as backend:
-        from lsml_bento.cli.jobs import see_through
-        from lsml_bento.cli.printing import print_json
+    with open_backend(directory) as backend:
+        from lsml_bento.cli.jobs import follow_job
+        from lsml_bento.cli.text import print_json
         from lsml_bento.jobs.job_store import JobStore
         from lsml_bento.projects.lookup import project_called
 
@@ -48,21 +45,21 @@ def train(
         rules = _rules(backend)
         job = JobStore(backend.state).enqueue(_event(backend, known), rules)
         if job is None:
-            raise NothingToTrain(_why(rules, backend))
-        hint = backend.command("jobs", "show", job.id, "--follow")
+            raise NothingToTrain(_reason(rules, backend))
+        hint = command_line(directory, "jobs", "show", job.id, "--follow")
         if not as_json:
-            click.echo(f"Job {job.id} of project {known} is queued.")
+            click.echo(f"Queued job {job.id} of project {known}.")
             if not wait:
                 click.echo(f"Follow it: `{hint}`")
         elif not wait:
             print_json({"job": job.id})
-        backend.dispatch(job)
+        notify_worker(backend, job, directory)
         if wait:
-            see_through(backend.state, job, as_json=as_json, hint=hint)
+            follow_job(backend.state, job, as_json=as_json, hint=hint)
 
 
-def _rules(backend: Opened) -> TrainingRules:
-    """What a server noted of the class; what it would suppose, before it did."""
+def _rules(backend: OpenBackend) -> TrainingRules:
+    """The rules that a server stored for the class, or their defaults before that."""
     from lsml_bento.backend_dir import is_drop_in
     from lsml_bento.model.training_policy import TrainingRules
     from lsml_bento.projects.overview import stored_rules
@@ -73,8 +70,8 @@ def _rules(backend: Opened) -> TrainingRules:
     )
 
 
-def _event(backend: Opened, project: Project) -> Event:
-    """As Label Studio's, with what is known here of the project."""
+def _event(backend: OpenBackend, project: Project) -> Event:
+    """The event that Label Studio sends, with what is known here of the project."""
     from lsml_bento.contract import iso_time
     from lsml_bento.jobs.events import Event
     from lsml_bento.model.training_policy import START_TRAINING
@@ -87,10 +84,10 @@ def _event(backend: Opened, project: Project) -> Event:
     return Event(START_TRAINING, project, {"project": about})
 
 
-def _why(rules: TrainingRules, backend: Opened) -> str:
+def _reason(rules: TrainingRules, backend: OpenBackend) -> str:
     name = backend.spec.target
     if not rules.trains:
-        return f"{name} has no fit: write one, and start the backend again"
+        return f"{name} has no fit method: write one, and restart the backend"
     return (
         f"{name} does not train on START_TRAINING: its TRAIN_EVENTS are "
         f"{', '.join(rules.actions) or 'none'}"

@@ -1,4 +1,4 @@
-"""``lsml-bento versions``: which there are, and which one serves."""
+"""``lsml-bento versions``: list, show, activate and delete model versions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lsml_bento.cli.opening import opened
-from lsml_bento.cli.options import backend_option, debug_option, json_option, yes_option
+from lsml_bento.cli.backend import open_backend
+from lsml_bento.cli.options import backend_options, yes_option
 from lsml_bento.errors import LsmlError
 
 if TYPE_CHECKING:
@@ -18,28 +18,26 @@ if TYPE_CHECKING:
 
 
 class NotConfirmed(LsmlError):
-    """Something that is not done without a yes."""
+    """A deletion that was not confirmed."""
 
 
 @click.group()
 def versions() -> None:
-    """List model versions, choose which one serves, delete them.
+    """List, show, activate and delete model versions.
 
-    A project is named by its id in Label Studio.
+    PROJECT is the id of a project in Label Studio.
     """
 
 
 @versions.command("list")
 @click.argument("project", required=False)
-@backend_option
-@json_option
-@debug_option()
-def list_(project: str | None, directory: Path, as_json: bool, debug: bool) -> None:
-    """List the versions of PROJECT, the newest first.
+@backend_options
+def list_(project: str | None, directory: Path, as_json: bool) -> None:
+    """List the versions of PROJECT, newest first.
 
-    PROJECT may be left out where only one is known.
+    PROJECT is optional if only one project is known.
     """
-    with opened(directory) as backend:
+    with open_backend(directory) as backend:
         from lsml_bento.projects.lookup import project_called
 
         known = project_called(backend.state, project)
@@ -49,15 +47,11 @@ def list_(project: str | None, directory: Path, as_json: bool, debug: bool) -> N
 @versions.command()
 @click.argument("project")
 @click.argument("version")
-@backend_option
-@json_option
-@debug_option()
-def show(
-    project: str, version: str, directory: Path, as_json: bool, debug: bool
-) -> None:
-    """Show all that is known of a version of PROJECT."""
-    with opened(directory) as backend:
-        from lsml_bento.cli.printing import print_json
+@backend_options
+def show(project: str, version: str, directory: Path, as_json: bool) -> None:
+    """Show the details of a version of PROJECT."""
+    with open_backend(directory) as backend:
+        from lsml_bento.cli.text import print_json
         from lsml_bento.projects.lookup import project_called
         from lsml_bento.projects.overview import list_versions
         from lsml_bento.versions.registry import Versions
@@ -69,70 +63,67 @@ def show(
         if row is None or row["created_at"] is not None:
             found = Versions(backend.state).find(known, version)
         config = backend.state.read(known).get("label_config")
-        told = {**(row or {}), **(_details(found, config) if found else {})}
+        details = {**(row or {}), **(_details(found, config) if found else {})}
         if as_json:
-            print_json(told)
+            print_json(details)
         else:
-            _show(told)
+            _print_facts(details)
 
 
 @versions.command()
 @click.argument("project")
 @click.argument("version")
-@click.option("--pin", is_flag=True, help="Keep it, whatever later jobs make.")
-@backend_option
-@json_option
-@debug_option()
+@click.option(
+    "--pin", is_flag=True, help="Keep it active when later jobs train new versions."
+)
+@backend_options
 def activate(
-    project: str, version: str, pin: bool, directory: Path, as_json: bool, debug: bool
+    project: str, version: str, pin: bool, directory: Path, as_json: bool
 ) -> None:
-    """Let a version of PROJECT serve; the base's own brings back the untrained model.
+    """Activate a version of PROJECT.
 
-    Without --pin, the next job's version takes its place.
+    The version of the base model brings back the untrained model. Without --pin, the
+    next job's version replaces it.
     """
-    with opened(directory) as backend:
+    with open_backend(directory) as backend:
         from lsml_bento.projects.lookup import project_called
         from lsml_bento.versions.registry import Versions
 
         known = project_called(backend.state, project)
         Versions(backend.state).activate(known, version, pin=pin)
         pinned = ", pinned" if pin else ""
-        said = f"{version} serves project {known}{pinned}."
-        _print(backend.state, known, as_json=as_json, said=said)
+        done = f"Activated {version} for project {known}{pinned}."
+        _print(backend.state, known, as_json=as_json, done=done)
 
 
 @versions.command()
 @click.argument("project", required=False)
-@backend_option
-@json_option
-@debug_option()
-def rollback(project: str | None, directory: Path, as_json: bool, debug: bool) -> None:
-    """Let the version of PROJECT serve that served before.
+@backend_options
+def rollback(project: str | None, directory: Path, as_json: bool) -> None:
+    """Activate the version of PROJECT that was active before.
 
-    PROJECT may be left out where only one is known.
+    PROJECT is optional if only one project is known.
     """
-    with opened(directory) as backend:
+    with open_backend(directory) as backend:
         from lsml_bento.projects.lookup import project_called
         from lsml_bento.versions.registry import Versions
 
         known = project_called(backend.state, project)
         served = Versions(backend.state).rollback(known).version
-        said = f"{served or 'The base'} serves project {known} again."
-        _print(backend.state, known, as_json=as_json, said=said)
+        done = f"Rolled project {known} back to {served or 'the base model'}."
+        _print(backend.state, known, as_json=as_json, done=done)
 
 
 @versions.command()
 @click.argument("project")
 @click.argument("version")
 @yes_option
-@backend_option
-@json_option
-@debug_option()
+@backend_options
 def delete(
-    project: str, version: str, yes: bool, directory: Path, as_json: bool, debug: bool
+    project: str, version: str, yes: bool, directory: Path, as_json: bool
 ) -> None:
-    """Delete a version of PROJECT, with its weights in the model store."""
-    with opened(directory) as backend:
+    """Delete a version of PROJECT and its weights."""
+    with open_backend(directory) as backend:
         from lsml_bento.processes.wiring import open_weights
         from lsml_bento.projects.lookup import project_called
         from lsml_bento.versions.registry import Versions
@@ -140,35 +131,35 @@ def delete(
         kept = Versions(backend.state)
         known = project_called(backend.state, project)
         kept.find(known, version)
-        confirm(f"Delete {version} of project {known}, with its weights?", yes=yes)
+        confirm(f"Delete {version} of project {known} and its weights?", yes=yes)
         gone = kept.delete(known, version)
         if gone.tag:
             open_weights(backend.settings).delete(gone.tag)
-        said = f"{version} of project {known} is deleted."
-        _print(backend.state, known, as_json=as_json, said=said)
+        done = f"Deleted {version} of project {known}."
+        _print(backend.state, known, as_json=as_json, done=done)
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask, unless the answer is there.
+    """Ask for confirmation, unless ``--yes`` was given.
 
     Raises:
-        NotConfirmed: if it is no, or nobody answers.
+        NotConfirmed: if the answer is no or missing.
     """
     try:
         if yes or click.confirm(question, err=True):
             return
     except click.Abort:
         click.echo(err=True)
-    raise NotConfirmed("nothing was deleted: answer y, or give --yes")
+    raise NotConfirmed("nothing was deleted: answer y, or pass --yes")
 
 
-def _print(state: State, project: Project, *, as_json: bool, said: str = "") -> None:
-    """Print a project's versions, or what was done to them."""
-    from lsml_bento.cli.printing import print_json, print_versions
+def _print(state: State, project: Project, *, as_json: bool, done: str = "") -> None:
+    """Print what was done to a project's versions, or list them."""
+    from lsml_bento.cli.text import print_json, print_versions
     from lsml_bento.projects.overview import list_versions
 
-    if said and not as_json:
-        click.echo(said)
+    if done and not as_json:
+        click.echo(done)
         return
     listed = list_versions(state, project)
     if as_json:
@@ -190,25 +181,25 @@ def _details(version: Version, label_config: str | None) -> dict[str, Any]:
     }
 
 
-def _show(told: dict[str, Any]) -> None:
-    from lsml_bento.cli.showing import console, facts
-    from lsml_bento.cli.words import at, metrics_of
+def _print_facts(details: dict[str, Any]) -> None:
+    from lsml_bento.cli.tables import console, facts
+    from lsml_bento.cli.text import at, metrics_of
 
-    rows: dict[str, Any] = {"version": told["version"]}
-    pinned = ", pinned" if told.get("pinned") else ""
-    rows["serves"] = f"yes{pinned}" if told["active"] else "no"
+    rows: dict[str, Any] = {"version": details["version"]}
+    pinned = ", pinned" if details.get("pinned") else ""
+    rows["active"] = f"yes{pinned}" if details["active"] else "no"
     rows |= {
-        "made": at(told["created_at"]) or "not by training: it is the base",
-        "by job": told["job"],
-        "metrics": metrics_of(told["metrics"], most=len(told["metrics"])),
-        "trained from": told.get("parent"),
-        "weights": told["tag"],
+        "created": at(details["created_at"]) or "the base model, not trained here",
+        "job": details["job"],
+        "metrics": metrics_of(details["metrics"], most=len(details["metrics"])),
+        "trained from": details.get("parent"),
+        "weights": details["tag"],
     }
-    for name, file in told.get("files", {}).items():
+    for name, file in details.get("files", {}).items():
         rows[f"  {name}"] = f"{file['bytes']:,} bytes, sha256 {file['sha256'][:16]}.."
-    for name, value in told.get("values", {}).items():
+    for name, value in details.get("values", {}).items():
         rows[f"value {name}"] = str(value)
-    if "label_config_is_current" in told:
-        same = told["label_config_is_current"]
-        rows["label config"] = "the project's own" if same else "changed since then"
+    if "label_config_is_current" in details:
+        same = details["label_config_is_current"]
+        rows["label config"] = "unchanged" if same else "changed since"
     console().print(facts(rows))

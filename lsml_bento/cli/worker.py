@@ -1,4 +1,4 @@
-"""``lsml-bento worker``: train, on this machine and apart from the server."""
+"""``lsml-bento worker``: train on this machine, in a process apart from the server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import click
 
-from lsml_bento.cli.opening import find_spec
 from lsml_bento.cli.options import (
     debug_option,
     log_level_option,
@@ -28,7 +27,7 @@ from lsml_bento.cli.options import (
     type=click.IntRange(1, 65535),
     default=None,
     metavar="PORT",
-    help="Answer /livez, /readyz and /metrics on it.",
+    help="Serve /livez, /readyz and /metrics on this port.",
 )
 @click.option(
     "--fits",
@@ -38,7 +37,7 @@ from lsml_bento.cli.options import (
     help="Run N fits at a time, of different projects. Overrides LSML_FITS.",
 )
 @log_level_option
-@debug_option("Log at level DEBUG, and show errors with their tracebacks.")
+@debug_option("Log at level DEBUG and show tracebacks of errors.")
 def worker(
     directory: Path,
     root_dir: Path | None,
@@ -47,30 +46,32 @@ def worker(
     log_level: str | None,
     debug: bool,
 ) -> None:
-    """Train the backend in DIR until stopped.
+    """Train the backend in DIR until interrupted.
 
-    DIR is the current directory by default. It may be that of a built bento.
+    DIR is the directory of a backend or of a built bento (default: the current one).
 
     Start its servers with LSML_WORKER=external, so that they do not train. One worker
-    trains for each LSML_HOME, and a second one stands by. With REDIS_URL, workers on
-    several machines share the jobs. On Ctrl-C or SIGTERM, running jobs are put back.
+    trains per LSML_HOME, and a second one stands by. With REDIS_URL, workers on several
+    machines share the jobs. Ctrl-C or SIGTERM puts running jobs back on the queue.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end)  # there is no job yet to put back
+        signal.signal(number, _exit)  # there is no job yet to put back
     from lsml_bento.adapters import process_title
 
-    # It finds its place no more once a variable has been set.
+    # Once a variable is set, setproctitle no longer finds where the title is stored.
     process_title.show("lsml-bento worker")
     if log_level or debug:
         os.environ["LOG_LEVEL"] = log_level or "DEBUG"
     if fits:
         os.environ["LSML_FITS"] = str(fits)
-    spec = find_spec(resolve(directory, root_dir))
+    from lsml_bento.processes.opening import find_backend
+
+    spec = find_backend(resolve(directory, root_dir))
     from lsml_bento.processes.worker import run_worker
     from lsml_bento.settings import Settings
 
     run_worker(spec, Settings.from_env(os.environ), health_port=health_port)
 
 
-def _end(*_: object) -> None:
+def _exit(*_: object) -> None:
     sys.exit(0)

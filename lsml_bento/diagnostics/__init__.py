@@ -1,1 +1,1 @@
-"""What `lsml-bento check` and `lsml-bento doctor` find."""
+"""The checks of ``lsml-bento check`` and ``lsml-bento doctor``."""

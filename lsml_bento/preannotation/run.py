@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lsml_bento.contract import Project, Task
-from lsml_bento.diagnostics.check import check_results
+from lsml_bento.diagnostics.results import check_results
 from lsml_bento.preannotation.engine import Engine
 from lsml_bento.preannotation.outcomes import (
     Answer,
@@ -126,7 +126,7 @@ class LabelConfigCheck:
 
     def _problem(self, task: Task, answer: bytes) -> str | None:
         found = check_results(self._label_config, [json.loads(answer)], [task])
-        sentences = [f.sentence for f in found if f.severity == "error"]
+        sentences = [f.message for f in found if f.severity == "error"]
         if not sentences:
             return None
         return f"task {task.get('id')!r:.50}" + sentences[0].removeprefix("task 1")

@@ -10,7 +10,7 @@ import pytest
 
 from lsml_bento.adapters.transformers_pipelines import PipelineModel
 from lsml_bento.contract import Project
-from lsml_bento.diagnostics.check import check_results
+from lsml_bento.diagnostics.results import check_results
 from lsml_bento.errors import MediaError
 from lsml_bento.model.base_class import Surroundings, surrounded_by
 from lsml_bento.model.invoke import call
@@ -66,4 +66,4 @@ def predicted(model: PipelineModel, tasks: list[dict[str, Any]]) -> list[Any]:
 def problems(config: str, slots: list[Any], tasks: list[dict[str, Any]]) -> list[str]:
     """What Label Studio would hide, refuse or break on."""
     found = check_results(config, slots, tasks)
-    return [one.sentence for one in found if one.severity != "note"]
+    return [one.message for one in found if one.severity != "note"]

@@ -90,4 +90,4 @@ def test_its_tag_is_served_from_another_directory(
     assert (home / ".lsml" / "my-backend" / "state.db").exists()
     listed = call([BIN / "lsml-bento", "jobs", "list", "--dir", bento], env=env)
     assert listed.returncode == 0, listed.stderr
-    assert "There are no jobs" in listed.stdout
+    assert "No jobs yet" in listed.stdout

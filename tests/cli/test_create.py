@@ -52,7 +52,7 @@ def test_every_file_is_written_and_named(creation: tuple[Path, Run]) -> None:
     assert files(directory) == FILES
     [wheel] = (directory / "wheels").iterdir()
     told = done.stdout.splitlines()
-    assert told[0] == "My Backend is a new backend:"
+    assert told[0] == "Created the backend My Backend:"
     assert {line.strip() for line in told[1:12]} == FILES | {f"wheels/{wheel.name}"}
     assert "  lsml-bento start 'My Backend' -p 9090" in told
     assert "  lsml-bento check 'My Backend'" in told

@@ -1,4 +1,4 @@
-"""``lsml-bento doctor``: a table of hops and an exit code."""
+"""``lsml-bento doctor``: a table of checks and an exit code."""
 
 import json
 import threading
@@ -29,7 +29,7 @@ ANSWERS = {
 
 
 class Backend(BaseHTTPRequestHandler):
-    """Answers as a backend does that has nothing wrong."""
+    """A backend that answers correctly."""
 
     def do_GET(self) -> None:
         body = json.dumps(ANSWERS[self.path]).encode()
@@ -42,7 +42,7 @@ class Backend(BaseHTTPRequestHandler):
     do_POST = do_GET  # noqa: N815 - the library's name
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        pass
 
 
 @pytest.fixture
@@ -55,9 +55,7 @@ def backend() -> Iterator[str]:
         thread.join()
 
 
-def test_a_backend_is_tried_with_the_calls_of_label_studio(
-    backend: str, tmp_path: Path
-) -> None:
+def test_a_backend_gets_the_calls_of_label_studio(backend: str, tmp_path: Path) -> None:
     config = tmp_path / "config.xml"
     config.write_text(LABEL_CONFIG)
     options = ["--backend-url", backend, "--label-config", config]
@@ -74,34 +72,33 @@ def test_a_backend_is_tried_with_the_calls_of_label_studio(
     }
     assert "ML_BLOCK_LOCAL_IP=false" in done.stdout
     assert "SSRF_PROTECTION_ENABLED=false" in done.stdout
-    assert done.stdout.splitlines()[-1] == "5 checks: 0 failed, 1 may trouble you"
+    assert done.stdout.splitlines()[-1] == "5 checks: 0 failed, 1 warnings"
 
 
-def test_a_label_studio_that_is_not_there_fails_with_a_remedy() -> None:
+def test_an_unreachable_label_studio_fails_with_a_remedy() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     env = {**environ(), "COLUMNS": "400"}
     done = run("doctor", "--label-studio", url, env=env)
     assert done.returncode == 1
     assert "Connection refused" in done.stdout
     assert "LABEL_STUDIO_URL" in done.stdout
-    assert done.stdout.splitlines()[-1] == "1 checks: 1 failed, 0 may trouble you"
+    assert done.stdout.splitlines()[-1] == "1 checks: 1 failed, 0 warnings"
     assert done.stderr == ""
 
 
-def test_nothing_to_look_into_is_refused() -> None:
+def test_nothing_to_check_is_an_error() -> None:
     assert refused(run("doctor")) == (
-        "there is nothing to look into: name --label-studio URL, --backend-url URL or "
-        "both"
+        "there is nothing to check: pass --label-studio URL, --backend-url URL or both"
     )
 
 
-def test_a_label_config_that_is_not_there_is_refused() -> None:
+def test_a_missing_label_config_is_an_error() -> None:
     options = ["--backend-url", "http://127.0.0.1:1", "--label-config", "gone.xml"]
     sentence = refused(run("doctor", *options))
-    assert sentence.startswith("the label config gone.xml can not be read: ")
+    assert sentence.startswith("cannot read the label config gone.xml: ")
 
 
-def test_the_label_studio_of_the_environment_is_tried() -> None:
+def test_the_label_studio_of_the_environment_is_checked() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     done = run("doctor", env=environ(LABEL_STUDIO_URL=url))
     assert done.returncode == 1

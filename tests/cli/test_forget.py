@@ -1,4 +1,4 @@
-"""``lsml-bento forget``: what it says, and what is left."""
+"""``lsml-bento forget``: what it prints, and what it leaves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.cli.place import LEARNER, ONE, TWO, QuickPlace
 HELD = "0 annotations of 0 tasks, 1 jobs, 1 versions (0.0 MiB), 2 values"
 
 
-def test_a_project_is_forgotten_after_a_yes(tmp_path: Path) -> None:
+def test_a_project_is_deleted_after_confirmation(tmp_path: Path) -> None:
     place = QuickPlace(tmp_path / "backend")
     place.connect(ONE, TWO)
     for project in (ONE, TWO):
@@ -22,8 +22,8 @@ def test_a_project_is_forgotten_after_a_yes(tmp_path: Path) -> None:
 
     refused = place.process("forget", "1")
     assert refused.stderr.splitlines() == [
-        f"Forget project {ONE} with {HELD}? [y/N]: ",
-        "lsml-bento: nothing was deleted: answer y, or give --yes",
+        f"Delete project {ONE} with {HELD}? [y/N]: ",
+        "lsml-bento: nothing was deleted: answer y, or pass --yes",
     ]
     done = subprocess.run(
         [str(TOOL), "forget", "1"],
@@ -36,7 +36,7 @@ def test_a_project_is_forgotten_after_a_yes(tmp_path: Path) -> None:
         check=True,
     )
 
-    assert done.stdout == f"Project {ONE} is forgotten: {HELD}.\n"
+    assert done.stdout == f"Project {ONE} deleted: {HELD}.\n"
     with place.state() as state:
         assert state.projects() == [TWO]
         assert not [key for key, _ in state.scan("") if str(ONE.created_at) in key]
@@ -48,7 +48,7 @@ def test_a_project_is_forgotten_after_a_yes(tmp_path: Path) -> None:
     )
 
 
-def test_a_project_is_forgotten_on_redis(tmp_path: Path, redis_server: str) -> None:
+def test_a_project_is_deleted_on_redis(tmp_path: Path, redis_server: str) -> None:
     name = f"Learner{uuid4().hex[:8]}"
     model = LEARNER.replace("class Learner", f"class {name}")
     place = QuickPlace(tmp_path / "backend", redis_server, model=model)

@@ -1,4 +1,4 @@
-"""The command itself: its help, its version, its aliases."""
+"""Help, version and aliases of the command."""
 
 from importlib.metadata import version
 
@@ -18,12 +18,12 @@ def test_help_names_every_command() -> None:
         assert run(name, "-h").returncode == 0
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_shown() -> None:
     done = run("--version")
     assert done.stdout.startswith(f"lsml-bento {version('lsml-bento')}, Python 3.")
 
 
-def test_an_unknown_command_is_refused() -> None:
+def test_an_unknown_command_is_an_error() -> None:
     done = run("serve")
     assert done.returncode == 2
     assert "No such command 'serve'" in done.stderr

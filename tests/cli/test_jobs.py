@@ -1,4 +1,4 @@
-"""``lsml-bento jobs``: what it lists, shows, cancels and queues again."""
+"""``lsml-bento jobs``: list, show, cancel and retry."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from lsml_bento.state.store import Change
 from tests.cli.commands import TOOL
 from tests.cli.place import LEARNER, ONE, TWO, Place, QuickPlace, seconds
 
-DESERTED = (
-    "No worker runs for this backend now: the job waits until `lsml-bento start .` or "
-    "`lsml-bento worker .` does.\n"
+NO_WORKER = (
+    "No worker is running for this backend. The job waits until you run `lsml-bento "
+    "start .` or `lsml-bento worker .`.\n"
 )
 
 
@@ -36,16 +36,15 @@ def place(tmp_path: Path) -> QuickPlace:
     return made
 
 
-def test_none_are_said_to_be_none(place: Place) -> None:
+def test_an_empty_list_says_so(place: Place) -> None:
     assert place.said("jobs", "list") == (
-        "There are no jobs: an annotation in Label Studio makes one, or `lsml-bento "
-        "train`.\n"
+        "No jobs yet. Annotate in Label Studio or run `lsml-bento train`.\n"
     )
-    assert place.said("jobs", "list", "--project", "9") == "There are no such jobs.\n"
+    assert place.said("jobs", "list", "--project", "9") == "No jobs found.\n"
     assert place.json("jobs", "list") == {"jobs": []}
 
 
-def test_jobs_are_listed_the_newest_first(place: Place) -> None:
+def test_jobs_are_listed_newest_first(place: Place) -> None:
     failed, waiting = place.failed(), place.job(TWO)
 
     [head, first, second] = place.said("jobs", "list").splitlines()
@@ -81,7 +80,7 @@ def test_a_job_is_shown_with_its_traceback_and_log(place: Place) -> None:
         "status failed",
         "progress 50%",
         "error fit() raised Oops",
-        "gathered 1 events, 0 annotations",
+        "collected 1 events, 0 annotations",
         "attempts 1",
         "worker me",
     ):
@@ -93,7 +92,7 @@ def test_a_job_is_shown_with_its_traceback_and_log(place: Place) -> None:
     assert details == {**failed.details(), "log": ["one", "two"]}
 
 
-def test_a_job_that_is_not_meant_clearly_is_refused(place: Place) -> None:
+def test_an_ambiguous_or_unknown_job_is_an_error(place: Place) -> None:
     one, two = place.failed(), place.job(TWO)
 
     assert place.refused("jobs", "show", "0") == (
@@ -104,40 +103,39 @@ def test_a_job_that_is_not_meant_clearly_is_refused(place: Place) -> None:
     )
 
 
-def test_a_job_that_waits_is_cancelled_and_queued_again(place: Place) -> None:
+def test_a_queued_job_is_cancelled_and_retried(place: Place) -> None:
     job = place.job()
 
-    assert place.said("jobs", "cancel", job.id) == f"Job {job.id} is cancelled.\n"
+    assert place.said("jobs", "cancel", job.id) == f"Cancelled job {job.id}.\n"
     assert place.said("jobs", "cancel", job.id) == (
-        f"Job {job.id} has ended already: cancelled.\n"
+        f"Job {job.id} has already ended: cancelled.\n"
     )
     done = place.run("jobs", "retry", job.id)
-    assert (done.returncode, done.stderr) == (0, DESERTED)
-    assert done.stdout == f"Job {job.id} is queued again.\n"
+    assert (done.returncode, done.stderr) == (0, NO_WORKER)
+    assert done.stdout == f"Queued job {job.id} again.\n"
     assert place.json("jobs", "cancel", job.id)["status"] == "cancelled"
 
 
-def test_a_job_that_runs_is_told_to_stop(place: Place) -> None:
+def test_a_running_job_is_stopped(place: Place) -> None:
     job = place.job()
     with place.state() as state:
         assert JobStore(state).lease("me") is not None
 
     assert place.said("jobs", "cancel", job.id) == (
-        f"Job {job.id} is told to stop: it has 5 seconds.\n"
+        f"Stopping job {job.id}; it is killed after 5 s.\n"
     )
     assert place.said("jobs", "retry", job.id) == (
-        f"Job {job.id} is running: only one that failed or was cancelled is queued "
-        "again.\n"
+        f"Job {job.id} is running: only failed or cancelled jobs can be retried.\n"
     )
     shown = place.said("jobs", "show", job.id).split()
-    assert " ".join(shown).count("told to stop yes") == 1
+    assert " ".join(shown).count("stopping yes") == 1
 
 
-def test_where_another_job_waits_that_one_is_due(place: Place) -> None:
+def test_a_retry_starts_the_job_that_is_already_queued(place: Place) -> None:
     failed, waiting = place.failed(), place.job()
 
     assert place.run("jobs", "retry", failed.id).stdout == (
-        f"Job {waiting.id} of the project waits already, and begins now.\n"
+        f"Job {waiting.id} of this project was already queued and starts now.\n"
     )
 
 
@@ -163,7 +161,7 @@ def test_ten_thousand_jobs_are_listed_within_a_second(place: Place) -> None:
 
 @contextmanager
 def leased(place: Place) -> Iterator[tuple[JobStore, Lease]]:
-    """A job that runs, here."""
+    """A job that runs in this process."""
     place.job()
     with place.state() as state:
         lease = JobStore(state).lease("me")
@@ -233,7 +231,7 @@ def test_on_a_terminal_jobs_are_watched_until_ctrl_c(place: Place) -> None:
         assert t.process.returncode == 0
 
 
-def test_on_a_terminal_a_bar_shows_how_far_a_job_is(place: Place) -> None:
+def test_on_a_terminal_a_bar_shows_the_progress_of_a_job(place: Place) -> None:
     with leased(place) as (store, lease):
         follow = ["jobs", "show", lease.job.id, "--follow"]
         with terminal(place, *follow) as t:
@@ -296,7 +294,7 @@ def terminal(place: Place, *arguments: str) -> Iterator[Terminal]:
         os.close(ours)
 
 
-def test_watching_has_no_json(place: Place) -> None:
+def test_watch_and_json_cannot_be_combined(place: Place) -> None:
     done = place.run("jobs", "list", "--watch", "--json")
     assert done.returncode == 2
     assert "--watch is for people" in done.stderr
@@ -311,7 +309,7 @@ def test_jobs_are_the_same_on_redis(tmp_path: Path, redis_server: str) -> None:
     job = place.job()
 
     assert place.json("jobs", "list") == {"jobs": [job.public()]}
-    assert place.said("jobs", "cancel", job.id[-6:]) == f"Job {job.id} is cancelled.\n"
+    assert place.said("jobs", "cancel", job.id[-6:]) == f"Cancelled job {job.id}.\n"
     # Workers of other machines may train, so that nobody is missed.
-    assert place.said("jobs", "retry", job.id) == f"Job {job.id} is queued again.\n"
+    assert place.said("jobs", "retry", job.id) == f"Queued job {job.id} again.\n"
     assert place.json("jobs", "show", job.id)["status"] == "queued"

@@ -207,27 +207,27 @@ def test_a_setting_that_means_nothing_ends_it(
     assert reason in ended(backend, tmp_path, **more)
 
 
-def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
     assert refused(run("start", "gone", cwd=tmp_path)) == (
-        f"there is no directory {tmp_path / 'gone'}: make a backend there with "
+        f"the directory {tmp_path / 'gone'} does not exist: create a backend with "
         "`lsml-bento create gone`"
     )
 
 
-def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
+def test_a_directory_without_a_model_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, service="x = 1\n", other="")
     assert refused(run("start", ".", cwd=tmp_path)).startswith(
-        f"{tmp_path} has neither a model.py nor a service.py with svc: make a backend"
+        f"{tmp_path} has neither a model.py nor a service.py with svc: create a "
     )
 
 
-def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
+def test_a_port_in_use_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, model=MODEL)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert refused(run("start", tmp_path, "-p", port)) == (
-            f"port {port} is in use: stop what listens there, or take another one with "
-            "`-p PORT`"
+            f"port {port} is in use: stop the process that listens on it, or choose "
+            "another port with `-p PORT`"
         )
 
 
@@ -235,10 +235,10 @@ def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
     ("host", "sentence"),
     [
         ("no.such.invalid", "the host 'no.such.invalid' has no address: use 0.0.0.0"),
-        ("192.0.2.1", "can not be listened on: Cannot assign requested address; use"),
+        ("192.0.2.1", ": Cannot assign requested address; use --host 0.0.0.0"),
     ],
 )
-def test_a_host_that_is_not_here_is_refused(
+def test_a_host_of_another_machine_is_an_error(
     tmp_path: Path, host: str, sentence: str
 ) -> None:
     write(tmp_path, model=MODEL)
@@ -246,20 +246,20 @@ def test_a_host_that_is_not_here_is_refused(
     assert sentence in refused(run("start", tmp_path, *options))
 
 
-def test_a_port_for_administrators_is_told() -> None:
+def test_a_privileged_port_is_an_error() -> None:
     error = OSError(errno.EACCES, "Permission denied")
     assert listen_problem(error, "0.0.0.0", 80) == (
-        "port 80 needs an administrator's rights: take one over 1023"
+        "port 80 needs root privileges: choose one above 1023"
     )
 
 
-def test_a_port_that_is_no_number_is_refused_as_an_option_is(tmp_path: Path) -> None:
+def test_a_port_that_is_not_a_number_is_a_usage_error(tmp_path: Path) -> None:
     done = run("start", tmp_path, env=environ(PORT="tcp://10.0.0.1:9090"))
     assert done.returncode == 2
     assert "Invalid value for '-p' / '--port'" in done.stderr
 
 
-def test_the_process_that_only_starts_others_stays_small() -> None:
+def test_start_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom lsml_bento.cli import main\n"
         "try:\n    main(['start', 'gone'])\n"

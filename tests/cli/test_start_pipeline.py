@@ -15,15 +15,15 @@ NER = ("--pipeline", "token-classification")
 
 
 def usage_error(*arguments: object, **env: str) -> str:
-    """The last line of a command that was not understood."""
+    """The last line of a usage error."""
     done = run("start", *arguments, env=environ(**env))
     assert done.returncode == 2, done.stderr
     return done.stderr.splitlines()[-1]
 
 
-def test_a_start_of_nothing_says_what_can_be_started() -> None:
+def test_start_without_a_directory_or_pipeline_is_a_usage_error() -> None:
     assert usage_error() == (
-        "Error: name the directory of a backend, or a pipeline of transformers: "
+        "Error: name the directory of a backend, or a transformers pipeline: "
         "--pipeline PIPELINE --model MODEL"
     )
 
@@ -34,45 +34,44 @@ def test_a_pipeline_needs_a_model() -> None:
     )
 
 
-def test_the_variables_of_a_container_are_enough() -> None:
+def test_a_pipeline_is_configured_by_variables() -> None:
     said = usage_error(LSML_PIPELINE="text-classification")
     assert said == "Error: name the model of the pipeline text-classification: --model"
 
 
-def test_a_pipeline_that_is_none_is_answered_with_those_that_are() -> None:
+def test_an_unknown_pipeline_is_a_usage_error_that_lists_the_known_ones() -> None:
     said = usage_error("--pipeline", "translation", "--model", "m")
     assert all(name in said for name in PIPELINES)
 
 
 @pytest.mark.parametrize("option", ["pipeline", "model", "device", "name"])
-def test_a_directory_and_a_pipeline_are_two_backends(
+def test_a_directory_and_a_pipeline_cannot_be_combined(
     tmp_path: Path, option: str
 ) -> None:
     write(tmp_path, model=MODEL)
     said = usage_error(tmp_path, f"--{option}", "text-generation")
     assert said == (
-        f"Error: --{option} is for a pipeline, which takes the place of {tmp_path}: "
-        "name one of the two"
+        f"Error: --{option} is for a pipeline and cannot be combined with {tmp_path}"
     )
 
 
 @pytest.mark.parametrize("model", ["./gone", "/gone", "~/gone"])
-def test_a_model_that_is_no_directory_is_refused(tmp_path: Path, model: str) -> None:
+def test_a_model_that_does_not_exist_is_an_error(tmp_path: Path, model: str) -> None:
     env = environ(HOME=str(tmp_path))
     said = refused(run("start", *NER, "--model", model, cwd=tmp_path, env=env))
     assert said.endswith(
-        "gone is no directory with a config.json: name one that save_pretrained() "
-        "wrote, or a model of the hub"
+        "gone is not a directory with a config.json: name one that save_pretrained() "
+        "wrote, or a model on the Hugging Face Hub"
     )
 
 
-def test_a_directory_that_holds_no_model_is_refused(tmp_path: Path) -> None:
+def test_a_directory_without_a_model_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     said = refused(run("start", *NER, "--model", "empty", cwd=tmp_path))
-    assert said.startswith("empty is no directory with a config.json: ")
+    assert said.startswith("empty is not a directory with a config.json: ")
 
 
-def test_what_a_pipeline_needs_is_told_with_the_command_that_installs_it(
+def test_missing_libraries_are_an_error_with_the_command_that_installs_them(
     tmp_path: Path,
 ) -> None:
     code = (
@@ -83,12 +82,12 @@ def test_what_a_pipeline_needs_is_told_with_the_command_that_installs_it(
     )
     done = call([sys.executable, "-c", code], cwd=tmp_path)
     assert refused(done) == (
-        "transformers and torch not installed, which a pipeline needs: pip install "
+        "a pipeline needs transformers and torch: pip install "
         "'lsml-bento[transformers]'"
     )
 
 
-def test_the_directory_where_a_pipeline_is_started_is_not_spoken_of(
+def test_a_pipeline_ignores_the_current_directory(
     tmp_path: Path,
 ) -> None:
     write(tmp_path, model="import label_studio_ml\n")

@@ -1,4 +1,4 @@
-"""``lsml-bento train``: a job as the button *Start Training* makes it."""
+"""``lsml-bento train``: the same job as from the button *Start Training*."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.projects.overview import RULES
 from tests.cli.commands import LABEL_CONFIG
 from tests.cli.place import LEARNER, ONE, Place
-from tests.cli.test_jobs import DESERTED
+from tests.cli.test_jobs import NO_WORKER
 from tests.cli.test_start import server
 from tests.e2e.processes import Server, eventually
 
@@ -25,21 +25,21 @@ def place(tmp_path: Path) -> Place:
     return made
 
 
-def note(place: Place, rules: TrainingRules) -> None:
-    """What a server notes that imported the class."""
+def store(place: Place, rules: TrainingRules) -> None:
+    """Store what a server stores after importing the class."""
     with place.state() as state:
         state.change(lambda change: change.put(RULES, rules.to_json()))
 
 
-def test_a_job_is_queued_once_however_often_it_is_asked_for(place: Place) -> None:
+def test_repeated_requests_queue_one_job(place: Place) -> None:
     done = place.run("train", "1")
 
     with place.state() as state:
         [job] = JobStore(state).jobs()
         data = JobStore(state).data(job.id)
-    assert (done.returncode, done.stderr) == (0, DESERTED)
+    assert (done.returncode, done.stderr) == (0, NO_WORKER)
     assert done.stdout == (
-        f"Job {job.id} of project {ONE} is queued.\n"
+        f"Queued job {job.id} of project {ONE}.\n"
         f"Follow it: `lsml-bento jobs show {job.id} --follow`\n"
     )
     assert (job.event, job.project) == ("START_TRAINING", str(ONE))
@@ -54,12 +54,12 @@ def test_a_job_is_queued_once_however_often_it_is_asked_for(place: Place) -> Non
     assert again.stdout == f'{{\n  "job": "{job.id}"\n}}\n'
 
 
-def test_a_class_that_does_not_learn_is_refused(place: Place) -> None:
-    note(place, TrainingRules(trains=False))
+def test_a_class_that_does_not_train_is_an_error(place: Place) -> None:
+    store(place, TrainingRules(trains=False))
     assert place.refused("train") == (
-        "model:Learner has no fit: write one, and start the backend again"
+        "model:Learner has no fit method: write one, and restart the backend"
     )
-    note(place, TrainingRules(actions=("ANNOTATION_CREATED",)))
+    store(place, TrainingRules(actions=("ANNOTATION_CREATED",)))
     assert place.refused("train") == (
         "model:Learner does not train on START_TRAINING: its TRAIN_EVENTS are "
         "ANNOTATION_CREATED"
@@ -68,7 +68,7 @@ def test_a_class_that_does_not_learn_is_refused(place: Place) -> None:
         assert JobStore(state).jobs() == []
 
 
-def test_a_project_that_is_not_known_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_project_is_an_error(tmp_path: Path) -> None:
     place = Place(tmp_path / "backend")
     assert place.refused("train") == (
         "no project is known here yet: connect the backend in Label Studio first"
@@ -78,7 +78,7 @@ def test_a_project_that_is_not_known_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_a_legacy_class_gets_a_job_for_each_time(tmp_path: Path) -> None:
+def test_a_legacy_class_gets_a_job_per_request(tmp_path: Path) -> None:
     imports = "from lsml_bento import LabelStudioMLBase"
     legacy = LEARNER.replace(imports, imports.replace("lsml_bento", "label_studio_ml"))
     place = Place(tmp_path / "backend", model=legacy)
@@ -102,7 +102,7 @@ def test_jobs_are_queued_on_redis(tmp_path: Path, redis_server: str) -> None:
         assert JobStore(state).find(job).event == "START_TRAINING"
 
 
-def test_the_worker_beside_a_server_trains_what_is_asked_for(tmp_path: Path) -> None:
+def test_the_worker_of_a_server_runs_the_job(tmp_path: Path) -> None:
     place = Place(tmp_path / "backend")
     setup = {"project": str(ONE), "schema": LABEL_CONFIG}
     with server(place.directory, tmp_path / "log") as started:

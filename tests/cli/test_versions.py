@@ -30,22 +30,22 @@ def active(place: Place) -> str | None:
         return Versions(state).pointer(ONE).version
 
 
-def test_before_any_training_the_base_is_listed(place: Place) -> None:
+def test_before_any_training_the_base_model_is_listed(place: Place) -> None:
     [_, base] = place.said("versions", "list").splitlines()
-    assert base.split() == ["learner-0", "yes", "the", "base"]
+    assert base.split() == ["learner-0", "yes", "base", "model"]
     place.connect(TWO)
     assert place.refused("versions", "list") == (
         f"2 projects are known here: name one of {ONE}, {TWO}"
     )
 
 
-def test_versions_are_listed_the_newest_first(place: Place) -> None:
+def test_versions_are_listed_newest_first(place: Place) -> None:
     place.version("v1")
     place.version("v2", job="01a2b3c4d5e6f7")
 
     [head, *lines] = place.said("versions", "list", "1").splitlines()
 
-    assert head.split() == ["version", "serves", "created", "job", "metrics", "weights"]
+    assert head.split() == ["version", "active", "created", "job", "metrics", "weights"]
     assert [line.split()[0] for line in lines] == ["v2", "v1", "learner-0"]
     assert lines[0].split()[1] == "yes"
     stored = f"{store_name('learner', ONE)}:v2"
@@ -76,16 +76,16 @@ def test_a_version_is_shown_in_full(place: Place) -> None:
     told = place.json("versions", "show", "1", "v1")
 
     lines = [" ".join(line.split()) for line in said.splitlines()]
-    assert "serves yes" in lines
+    assert "active yes" in lines
     assert "trained from v1" in lines
     assert "value seen [1, 2]" in lines
-    assert "label config the project's own" in lines
+    assert "label config unchanged" in lines
     assert any(line.startswith("weights 2 bytes, sha256") for line in lines)
     assert told["label_config_is_current"] is False
     assert told["active"] is False
     assert told["files"]["weights"]["bytes"] == 2
     base = place.said("versions", "show", "1", "learner-0")
-    assert "not by training: it is the base" in base
+    assert "the base model, not trained here" in base
     assert place.refused("versions", "show", "1", "v3") == (
         f"project {ONE} has no version 'v3': `lsml-bento versions list` shows them"
     )
@@ -96,18 +96,18 @@ def test_a_version_is_activated_pinned_and_rolled_back(place: Place) -> None:
     place.version("v2")
 
     said = place.said("versions", "activate", "1", "v1", "--pin")
-    assert said == f"v1 serves project {ONE}, pinned.\n"
+    assert said == f"Activated v1 for project {ONE}, pinned.\n"
     assert active(place) == "v1"
     assert "yes, pinned" in place.said("versions", "list")
     [v2, v1, _] = place.json("versions", "rollback", "1")["versions"]
     assert (v2["active"], v1["active"]) == (True, False)
     assert place.said("versions", "activate", "1", "learner-0") == (
-        f"learner-0 serves project {ONE}.\n"
+        f"Activated learner-0 for project {ONE}.\n"
     )
     assert active(place) is None
 
 
-def test_what_does_not_exist_is_refused(place: Place) -> None:
+def test_what_does_not_exist_is_an_error(place: Place) -> None:
     assert place.refused("versions", "activate", "1", "v9") == (
         f"project {ONE} has no version 'v9': `lsml-bento versions list` shows them"
     )
@@ -120,7 +120,7 @@ def test_what_does_not_exist_is_refused(place: Place) -> None:
     )
 
 
-def test_a_version_is_deleted_with_its_weights_after_a_yes(place: Place) -> None:
+def test_a_version_is_deleted_with_its_weights_after_confirmation(place: Place) -> None:
     for name in ("v1", "v2"):
         place.version(name)
     stored = store_name("learner", ONE)
@@ -131,19 +131,19 @@ def test_a_version_is_deleted_with_its_weights_after_a_yes(place: Place) -> None
     asked = place.process("versions", "delete", "1", "v1")
     assert asked.returncode == 1
     assert asked.stderr.splitlines() == [
-        f"Delete v1 of project {ONE}, with its weights? [y/N]: ",
-        "lsml-bento: nothing was deleted: answer y, or give --yes",
+        f"Delete v1 of project {ONE} and its weights? [y/N]: ",
+        "lsml-bento: nothing was deleted: answer y, or pass --yes",
     ]
     assert place.weights.tags(stored) == [f"{stored}:v1", f"{stored}:v2"]
     assert place.said("versions", "delete", "1", "v1", "-y") == (
-        f"v1 of project {ONE} is deleted.\n"
+        f"Deleted v1 of project {ONE}.\n"
     )
     assert place.weights.tags(stored) == [f"{stored}:v2"]
     left = place.json("versions", "list")["versions"]
     assert [one["version"] for one in left] == ["v2", "learner-0"]
 
 
-def test_weights_that_another_version_uses_stay(place: Place) -> None:
+def test_weights_that_another_version_uses_are_kept(place: Place) -> None:
     first = place.version("v1")
     again = first.model_copy(update={"version": "v1+1", "created_at": time.time()})
     place.version("v2")
@@ -164,10 +164,12 @@ def test_versions_are_the_same_on_redis(tmp_path: Path, redis_server: str) -> No
     place.version("v1")
 
     assert (
-        place.said("versions", "rollback") == f"The base serves project {ONE} again.\n"
+        place.said("versions", "rollback")
+        == f"Rolled project {ONE} back to the base model.\n"
     )
     assert (
-        place.said("versions", "activate", "1", "v1") == f"v1 serves project {ONE}.\n"
+        place.said("versions", "activate", "1", "v1")
+        == f"Activated v1 for project {ONE}.\n"
     )
     assert [v["active"] for v in place.json("versions", "list")["versions"]] == [
         True,

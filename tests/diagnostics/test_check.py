@@ -1,4 +1,4 @@
-"""What ``lsml-bento check`` says about models, good ones and bad ones."""
+"""What ``lsml-bento check`` finds in correct and in faulty models."""
 
 from __future__ import annotations
 
@@ -9,13 +9,8 @@ from typing import Any
 import pytest
 
 from lsml_bento.contract import Context, Task
-from lsml_bento.diagnostics.check import (
-    Finding,
-    Report,
-    check_model,
-    check_results,
-    sample_tasks,
-)
+from lsml_bento.diagnostics.check import ModelReport, check_model, sample_tasks
+from lsml_bento.diagnostics.results import Finding, check_results
 from lsml_bento.errors import LabelConfigError, MediaError, WrongCount
 from lsml_bento.model.render import Slot, render
 
@@ -58,12 +53,14 @@ def regions(*given: Any) -> dict[str, Any]:
     return {"result": list(given), "score": 0.5}
 
 
-def said(report: Report, severity: str = "error") -> list[str]:
-    return [f.sentence for f in report.findings if f.severity == severity]
+def messages(report: ModelReport, severity: str = "error") -> list[str]:
+    return [f.message for f in report.findings if f.severity == severity]
 
 
 def errors_of(make: Callable[[Task], Any], config: str = TEXT) -> list[str]:
-    return said(check_model(config, predicting(lambda task, _: regions(make(task)))))
+    return messages(
+        check_model(config, predicting(lambda task, _: regions(make(task))))
+    )
 
 
 def test_a_model_that_answers_correctly_has_no_findings() -> None:
@@ -83,13 +80,13 @@ def test_sample_tasks_have_other_texts_and_every_label() -> None:
     assert sample_tasks("<View/>", 1) == [{"id": 1, "data": {}, "annotations": []}]
 
 
-def test_a_label_config_that_does_not_parse_is_refused() -> None:
+def test_a_label_config_that_does_not_parse_is_rejected() -> None:
     with pytest.raises(LabelConfigError):
         check_model("<View>", predicting(lambda task, _: None))
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "message"),
     [
         (
             {"from_name": "tag"},
@@ -107,26 +104,26 @@ def test_a_label_config_that_does_not_parse_is_refused() -> None:
         ),
         (
             {"type": "choices"},
-            "label-studio-sdk refuses it: Type 'choices' does not match expected type "
+            "label-studio-sdk rejects it: Type 'choices' does not match expected type "
             "'labels' for control 'label'",
         ),
-        ({"type": 3}, "type 3 is no text: Label Studio refuses it"),
+        ({"type": 3}, "type 3 is not a string: Label Studio rejects it"),
         ({"value": None}, "value is NoneType, not an object"),
         (
             {"value": {"start": 0, "end": 2, "labels": ["Person", "Dog"]}},
             "'Dog' is not in the label config, where 'label' has Person, Place: Label "
-            "Studio does not show it, or refuses the whole batch",
+            "Studio does not show it, or rejects the whole batch",
         ),
         (
             {"value": {"start": 0, "end": 2}},
-            "label-studio-sdk refuses it: Invalid value for control 'label'. Got: "
+            "label-studio-sdk rejects it: Invalid value for control 'label'. Got: "
             "{'start': 0, 'end': 2}. Valid options: expected fields: ['start', 'end', "
             "'labels']; valid labels: ['Person', 'Place']",
         ),
         (
             {"value": {"start": 0, "end": 2, "labels": ["Person"], "text": "Zo"}},
             "text is 'Zo' where the task has 'To': count offsets in code points of the "
-            "text as it stands in the task",
+            "text in the task",
         ),
         (
             {"value": {"start": 4, "end": 2, "labels": ["Person"]}},
@@ -140,39 +137,39 @@ def test_a_label_config_that_does_not_parse_is_refused() -> None:
         ),
         (
             {"value": {"start": "0", "end": 2.0, "labels": ["Person"]}},
-            "start '0' and end 2.0 should be whole numbers",
+            "start '0' and end 2.0 must be integers",
         ),
     ],
 )
-def test_a_wrong_region_is_explained(changes: dict[str, Any], sentence: str) -> None:
+def test_a_wrong_region_is_explained(changes: dict[str, Any], message: str) -> None:
     task = sample_tasks(TEXT, 1)
     predict = predicting(lambda task, _: regions(span(task, **changes)))
     report = check_model(TEXT, predict, task)
-    assert [s for s in said(report) if s.startswith("task 1, region 0")] == [
-        f"task 1, region 0: {sentence}"
+    assert [s for s in messages(report) if s.startswith("task 1, region 0")] == [
+        f"task 1, region 0: {message}"
     ]
 
 
-def test_missing_keys_are_named() -> None:
+def test_missing_keys_are_errors() -> None:
     assert errors_of(lambda task: {"from_name": "label", "value": {}})[0] == (
         "task 1, region 0: to_name and type missing: Label Studio does not show it "
-        "(3 more like it)"
+        "(3 more)"
     )
     assert errors_of(lambda task: "Person")[0].startswith(
         'task 1, region 0: a region is "Person", not an object'
     )
 
 
-def test_offsets_behind_an_emoji_count_code_points() -> None:
+def test_offsets_after_an_emoji_count_code_points() -> None:
     task = {"id": 1, "data": {"text": "🐉 met Zoë"}}
     good = predicting(lambda task, _: regions(span(task, 6, 9)))
     assert check_model(TEXT, good, [task]).findings == []
     utf16 = {"start": 7, "end": 10, "labels": ["Person"], "text": "Zoë"}
     bad = predicting(lambda task, _: regions(span(task, value=utf16)))
-    assert "not 0 <= start < end <= 9" in said(check_model(TEXT, bad, [task]))[0]
+    assert "not 0 <= start < end <= 9" in messages(check_model(TEXT, bad, [task]))[0]
 
 
-def test_offsets_of_a_text_behind_an_address_are_not_judged() -> None:
+def test_offsets_of_a_text_behind_a_url_are_not_checked() -> None:
     task = {"id": 1, "data": {"text": "https://example.com/a.txt"}}
     far = {"start": 100, "end": 200, "labels": ["Person"]}
     predict = predicting(lambda task, _: regions(span(task, value=far)))
@@ -215,15 +212,15 @@ def test_coordinates_are_percent(region: dict[str, Any], found: str) -> None:
     assert found in errors_of(lambda task: region, IMAGE)[0]
 
 
-def test_a_box_that_leaves_the_image_is_a_warning() -> None:
+def test_a_box_that_exceeds_the_image_is_a_warning() -> None:
     predict = predicting(lambda task, _: regions(box(x=90)))
     report = check_model(IMAGE, predict)
     assert report.ok
-    assert "x + width is over 100: it leaves the image" in said(report, "warning")[0]
+    assert "x + width is over 100: outside the image" in messages(report, "warning")[0]
 
 
 @pytest.mark.parametrize(
-    ("score", "sentence"),
+    ("score", "message"),
     [
         (12.5, "score 12.5 is not between 0 and 1"),
         (-0.1, "score -0.1 is not between 0 and 1"),
@@ -231,34 +228,34 @@ def test_a_box_that_leaves_the_image_is_a_warning() -> None:
         (True, "score is True"),
     ],
 )
-def test_scores_are_between_0_and_1(score: object, sentence: str) -> None:
+def test_scores_are_between_0_and_1(score: object, message: str) -> None:
     slot = {"result": [], "score": score, "model_version": "v1"}
     [finding] = check_results(TEXT, [slot], sample_tasks(TEXT, 1))
     assert finding.severity == "error"
-    assert finding.sentence.startswith(f"task 1: {sentence}")
+    assert finding.message.startswith(f"task 1: {message}")
 
 
 @pytest.mark.parametrize(
-    ("slot", "sentence"),
+    ("slot", "message"),
     [
-        (None, "the prediction is null, not an object: Label Studio fails with 500"),
+        (None, "the prediction is null, not an object: Label Studio answers 500"),
         ({"score": 1}, "the prediction has no result: Label Studio skips it"),
         (
             {"result": None},
-            "result is null, not a list: Label Studio refuses the whole",
+            "result is null, not a list: Label Studio rejects the whole",
         ),
-        ({"result": {}}, "result is {}, not a list: Label Studio refuses the whole"),
+        ({"result": {}}, "result is {}, not a list: Label Studio rejects the whole"),
         (
             {"result": [], "score": 1, "model_version": None},
-            "model_version is null: Label Studio refuses the whole batch",
+            "model_version is null: Label Studio rejects the whole batch",
         ),
     ],
 )
-def test_wire_answers_that_label_studio_refuses_are_named(
-    slot: object, sentence: str
+def test_predictions_that_label_studio_rejects_are_errors(
+    slot: object, message: str
 ) -> None:
     [finding] = check_results(TEXT, [slot], sample_tasks(TEXT, 1))
-    assert finding.sentence.startswith(f"task 1: {sentence}")
+    assert finding.message.startswith(f"task 1: {message}")
 
 
 def test_a_missing_score_is_a_note() -> None:
@@ -266,22 +263,22 @@ def test_a_missing_score_is_a_note() -> None:
     assert check_results(TEXT, [slot, [slot, slot]], sample_tasks(TEXT, 2)) == [
         Finding(
             "note",
-            "task 1: no score: the Data Manager can not sort by it (2 more like it)",
+            "task 1: no score: the Data Manager cannot sort by it (2 more)",
         )
     ]
 
 
 def test_a_wrong_count_of_results_is_an_error() -> None:
     [finding] = check_results(TEXT, [[]], sample_tasks(TEXT, 2))
-    assert finding.sentence == (
+    assert finding.message == (
         "all tasks: 1 results for 2 tasks: Label Studio drops all"
     )
 
 
 def test_regions_with_the_same_id_become_one() -> None:
     twice = predicting(lambda task, _: regions(span(task), span(task)))
-    assert said(check_model(TEXT, twice))[0].startswith(
-        "task 1: 2 regions of 'label' have one id and become one"
+    assert messages(check_model(TEXT, twice))[0].startswith(
+        "task 1: 2 regions of 'label' have the same id and become one"
     )
     choice = {"from_name": "mood", "to_name": "text", "type": "choices", "id": "r0"}
     choice["value"] = {"choices": ["good"]}  # type: ignore[assignment]
@@ -293,10 +290,10 @@ def test_missing_ids_are_a_note() -> None:
     predict = predicting(lambda task, _: regions(span(task, id=None)))
     report = check_model(TEXT, predict)
     assert report.ok
-    assert "Label Studio makes one up" in said(report, "note")[0]
+    assert "Label Studio generates one" in messages(report, "note")[0]
 
 
-def test_a_relation_to_a_region_that_is_not_there_is_an_error() -> None:
+def test_a_relation_to_a_missing_region_is_an_error() -> None:
     relation = {
         "type": "relation",
         "from_id": "r0",
@@ -304,43 +301,43 @@ def test_a_relation_to_a_region_that_is_not_there_is_an_error() -> None:
         "direction": "right",
     }
     predict = predicting(lambda task, _: regions(span(task), relation))
-    assert "'to_id' 'no' not found" in said(check_model(TEXT, predict))[0]
+    assert "'to_id' 'no' not found" in messages(check_model(TEXT, predict))[0]
     fine = {**relation, "to_id": "r5"}
     predict = predicting(lambda task, _: regions(span(task), span(task, 5, 8), fine))
     assert check_model(TEXT, predict).findings == []
 
 
-def test_an_error_of_the_model_is_told_with_its_type() -> None:
+def test_an_exception_of_the_model_is_an_error_with_its_type() -> None:
     def predict(tasks: list[Task], context: Context | None) -> list[Slot | Exception]:
         raise KeyError("text")
 
     report = check_model(TEXT, predict)
     assert not report.ok
     assert report.batch_s is None
-    assert said(report) == [
-        "task 1: predict raised KeyError: 'text' (4 more like it)",
+    assert messages(report) == [
+        "task 1: predict raised KeyError: 'text' (4 more)",
     ]
 
 
-def test_a_wrong_count_is_told_once() -> None:
+def test_a_wrong_count_is_reported_once() -> None:
     def predict(tasks: list[Task], context: Context | None) -> list[Slot | Exception]:
         if len(tasks) > 1:
             raise WrongCount(len(tasks), 1)
         return render([regions(span(tasks[0]))], 1, "v1")
 
-    assert said(check_model(TEXT, predict)) == [
+    assert messages(check_model(TEXT, predict)) == [
         "all tasks in one call: predict() got 4 tasks and returned 1 predictions: "
         "return one per task, in order, [] for none"
     ]
 
 
 def test_a_short_list_of_slots_is_an_error() -> None:
-    assert said(check_model(TEXT, lambda tasks, context: []))[0].startswith(
+    assert messages(check_model(TEXT, lambda tasks, context: []))[0].startswith(
         "task 1: predict got 1 tasks and returned 0 predictions"
     )
 
 
-def test_a_task_that_failed_is_told_and_others_are_judged() -> None:
+def test_a_task_that_fails_is_an_error_and_the_others_are_checked() -> None:
     def predict(tasks: list[Task], context: Context | None) -> list[Slot | Exception]:
         slots = render([regions(span(task)) for task in tasks], len(tasks), "v1")
         return [
@@ -350,24 +347,24 @@ def test_a_task_that_failed_is_told_and_others_are_judged() -> None:
 
     report = check_model(TEXT, predict)
     assert report.predictions == 3
-    assert said(report) == [
-        "task 2: predict raised ValueError: odd (1 more like it)",
+    assert messages(report) == [
+        "task 2: predict raised ValueError: odd (1 more)",
     ]
 
 
-def test_a_sample_file_that_can_not_be_read_is_a_warning() -> None:
+def test_a_sample_file_that_cannot_be_read_is_a_warning() -> None:
     report = check_model(IMAGE, lambda tasks, _: [MediaError("no host")] * len(tasks))
     assert report.ok
-    assert said(report, "warning")[0].startswith(
-        "task 1: the sample's file was not read, try tasks of your own: no host"
+    assert messages(report, "warning")[0].startswith(
+        "task 1: cannot read the sample's file; use tasks of your own: no host"
     )
 
 
 @pytest.mark.parametrize("nothing", [None, [], regions()])
-def test_a_model_that_finds_nothing_is_a_warning(nothing: Any) -> None:
+def test_a_model_without_regions_is_a_warning(nothing: Any) -> None:
     report = check_model(TEXT, predicting(lambda task, _: nothing))
-    assert said(report, "warning") == [
-        "all tasks: predict found nothing in any of them"
+    assert messages(report, "warning") == [
+        "all tasks: predict returned no regions for any of them"
     ]
 
 
@@ -376,8 +373,8 @@ def test_predictions_that_are_mixed_up_in_a_batch_are_an_error() -> None:
         end = [regions(span(task, 0, 4 + task["id"])) for task in tasks]
         return render(end[::-1], len(tasks), "v1")
 
-    assert said(check_model(TEXT, predict))[0] == (
-        "task 1: in one call with others it gets the prediction of task 4: keep the "
+    assert messages(check_model(TEXT, predict))[0] == (
+        "task 1: in a call with others it gets the prediction of task 4: keep the "
         "tasks' order"
     )
 
@@ -387,8 +384,8 @@ def test_predictions_that_differ_in_a_batch_are_a_warning() -> None:
         found = [regions(span(task, 0, 3 + len(tasks))) for task in tasks]
         return render(found, len(tasks), "v1")
 
-    assert said(check_model(TEXT, predict), "warning") == [
-        "task 1: it differs in one call with others (3 more like it)"
+    assert messages(check_model(TEXT, predict), "warning") == [
+        "task 1: it gets another prediction in a call with others (3 more)"
     ]
 
 
@@ -405,7 +402,7 @@ def test_the_last_digits_and_the_ids_may_differ() -> None:
     assert check_model(TEXT, predicting(answer)).findings == []
 
 
-def test_a_model_that_rolls_dice_is_noted_and_not_compared() -> None:
+def test_a_model_that_is_not_deterministic_is_noted_and_not_compared() -> None:
     calls: list[int] = []
 
     def answer(task: Task, context: Context | None) -> Any:
@@ -413,8 +410,8 @@ def test_a_model_that_rolls_dice_is_noted_and_not_compared() -> None:
         return regions(span(task, 0, 1 + len(calls)))
 
     report = check_model(TEXT, predicting(answer))
-    assert [f.sentence for f in report.findings] == [
-        "task 1: predicted twice, it gives two predictions"
+    assert [f.message for f in report.findings] == [
+        "task 1: not deterministic: two calls returned different predictions"
     ]
 
 
@@ -428,7 +425,7 @@ def test_tasks_are_copied_for_each_call() -> None:
     assert check_model(TEXT, predict).findings == []
 
 
-def test_suggestions_are_asked_for_with_a_region_of_the_model() -> None:
+def test_suggestions_are_requested_with_a_region_of_the_model() -> None:
     contexts: list[Context | None] = []
 
     def answer(task: Task, context: Context | None) -> Any:
@@ -443,7 +440,7 @@ def test_suggestions_are_asked_for_with_a_region_of_the_model() -> None:
     report = check_model(TEXT, predict)
     assert [c["result"][0]["is_positive"] for c in contexts if c] == [True]
     assert report.ok
-    assert said(report, "warning") == [
+    assert messages(report, "warning") == [
         "a suggestion: predict raised RuntimeError: no suggestions here"
     ]
 
@@ -452,18 +449,18 @@ def test_wrong_suggestions_are_errors() -> None:
     def answer(task: Task, context: Context | None) -> Any:
         return regions(span(task, from_name="tag") if context else span(task))
 
-    assert said(check_model(TEXT, predicting(answer)))[0].startswith(
+    assert messages(check_model(TEXT, predicting(answer)))[0].startswith(
         "a suggestion, region 0: from_name 'tag' is not in the label config"
     )
 
 
-def test_several_predictions_for_a_task_are_all_judged() -> None:
+def test_several_predictions_of_a_task_are_all_checked() -> None:
     report = check_model(TEXT, predicting(lambda task, _: [regions(span(task))] * 2))
     assert report.ok
     assert (report.predictions, report.regions) == (8, 8)
 
 
-def test_every_kind_of_control_that_the_sdk_makes_up_is_accepted() -> None:
+def test_a_correct_box_is_accepted() -> None:
     answer = regions(box())
     assert check_model(IMAGE, predicting(lambda task, _: answer)).findings == []
     assert json.loads(json.dumps(answer)) == answer

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lsml_bento.adapters.label_studio_media import LabelStudioMedia
-from lsml_bento.diagnostics.doctor import Check, diagnose
+from lsml_bento.diagnostics.connection import Check
+from lsml_bento.diagnostics.doctor import diagnose
 from lsml_bento.errors import MediaError
 from tests.e2e import label_studio as label_studio_package
 from tests.e2e.client import LabelStudioApi, Project
@@ -126,10 +127,10 @@ def test_the_doctor_reads_one_file_of_the_project(
         media=media,
         project=images.id,
     )
-    assert checks["Label Studio's version"].sentence.startswith("Label Studio 1.23.2 ")
+    assert checks["Label Studio's version"].message.startswith("Label Studio 1.23.2 ")
     assert checks["API key"].status == "ok"
     assert checks["one media file"].status == "ok"
-    assert f": {len(PIXEL)} bytes" in checks["one media file"].sentence
+    assert f": {len(PIXEL)} bytes" in checks["one media file"].message
     assert checks["connected"].status == "warn"
 
 
@@ -151,7 +152,7 @@ def test_the_doctor_finds_a_connected_backend_healthy(
     )
     unwell = {n: c for n, c in checks.items() if c.status != "ok"}
     assert list(unwell) == ["the backend's address"]
-    assert checks["connected"].sentence == "Label Studio says Connected"
+    assert checks["connected"].message == "Label Studio shows Connected"
     assert "POST /predict" in checks
 
 
@@ -170,7 +171,7 @@ def test_the_doctor_explains_that_legacy_tokens_are_off(
             keyword_backend.url,
             api_key=label_studio_package.TOKEN,
         )
-        assert "legacy tokens are off" in checks["API key"].sentence
+        assert "legacy tokens are disabled" in checks["API key"].message
         own = doctor(label_studio_server, keyword_backend.url, api_key=personal)
         assert own["API key"].status == "ok"
     finally:

@@ -105,7 +105,7 @@ def test_the_bento_s_image_runs_as_a_user_who_may_write_state(
     assert empty == []
     assert STATE.items() <= bento_image.variables.items()
     # As `docker exec` calls it: where the image puts it, with the image's variables.
-    assert "There are no jobs" in bento_image.says("lsml-bento", "jobs", "list")
+    assert "No jobs yet" in bento_image.says("lsml-bento", "jobs", "list")
 
 
 def ner_event(number: int, text: str, result: list[dict[str, Any]]) -> dict[str, Any]:

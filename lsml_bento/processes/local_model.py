@@ -1,4 +1,4 @@
-"""The model of a directory, made and called as the serving process does it."""
+"""The model of a directory, made and called in this process as a server would do it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 from lsml_bento.adapters import label_studio_ml
-from lsml_bento.adapters.label_studio_media import LabelStudioMedia
 from lsml_bento.backend_dir import find_target, service_target, with_class
 from lsml_bento.contract import Context, Project, Task
 from lsml_bento.diagnostics.check import Predict
@@ -15,6 +14,7 @@ from lsml_bento.model.render import Slot
 from lsml_bento.prediction.failures import for_client
 from lsml_bento.prediction.model_pool import ModelPool
 from lsml_bento.prediction.predictor import Group, Predictor
+from lsml_bento.processes.wiring import open_media
 from lsml_bento.settings import Settings
 from lsml_bento.state.memory import MemoryState
 
@@ -22,14 +22,13 @@ _PROJECT = Project("0", 0)
 
 
 def load_predict(directory: Path, label_config: str) -> tuple[str, str, Predict]:
-    """The model's class, its version and its ``predict``, with state in memory.
+    """The name of the model's class, its version and its ``predict``.
 
-    The directory becomes the current one, as it is for a server.
+    The directory becomes the current one, as in a server. State is kept in memory.
 
     Raises:
-        LsmlError: saying which file and line failed, if the class does not import or
-            can not be set up.
-        SettingsError: if a variable of the environment can not be used.
+        LsmlError: naming file and line, if the class cannot be imported or set up.
+        SettingsError: if a variable of the environment is not valid.
     """
     label_studio_ml.install()
     os.chdir(directory)
@@ -37,12 +36,7 @@ def load_predict(directory: Path, label_config: str) -> tuple[str, str, Predict]
     source = ModelSource(target, directory)
     state = MemoryState()
     settings = Settings.from_env(os.environ)
-    media = LabelStudioMedia(
-        settings.label_studio_url,
-        settings.label_studio_api_key,
-        settings.local_files_root,
-        (settings.home or directory / ".lsml") / "media",
-    )
+    media = open_media(settings, settings.home or directory / ".lsml")
     predictor = Predictor(ModelPool(source, state, media), state)
     name = source.load().__name__
     version = predictor.prepare(_PROJECT, label_config)

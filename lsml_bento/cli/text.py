@@ -1,28 +1,72 @@
-"""What is known of jobs and versions, in words: the cells of their tables."""
+"""Jobs and versions as text and JSON, without what it costs to import rich."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import chain, islice
 from typing import Any
+
+import click
 
 from lsml_bento.jobs.job import Job, JobStatus
 from lsml_bento.projects.lookup import short_ids
 
 _UNITS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"))
 _METRICS = 3
+_MAX_TABLE_ROWS = 500
+"""Rich takes some tenths of a second for these; longer lists are printed plainly."""
 
 Cells = dict[str, str]
-"""What a table says of one thing, by the titles of its columns."""
+"""One row of a table, by column title."""
+
+
+def print_json(found: Mapping[str, Any]) -> None:
+    """Print what the HTTP API answers."""
+    import orjson
+
+    click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2))
+
+
+def print_jobs(jobs: Iterable[Job]) -> None:
+    """Print one line per job."""
+    rest = iter(jobs)
+    first = list(islice(rest, _MAX_TABLE_ROWS + 1))
+    if len(first) > _MAX_TABLE_ROWS:
+        _print_lines(job_cells(chain(first, rest), time.time()))
+        return
+    from lsml_bento.cli.tables import console, jobs_table
+
+    shown = console()
+    shown.print(jobs_table(first, shown.width))
+
+
+def print_versions(listed: Sequence[Mapping[str, Any]]) -> None:
+    """Print one line per version, as ``overview.list_versions`` returns them."""
+    if len(listed) > _MAX_TABLE_ROWS:
+        _print_lines(version_cells(listed))
+        return
+    from lsml_bento.cli.tables import console, versions_table
+
+    shown = console()
+    shown.print(versions_table(listed, shown.width))
+
+
+def _print_lines(rows: Sequence[Cells]) -> None:
+    titles = [title for title in rows[0] if any(row[title] for row in rows)]
+    cells = [titles, *([row[title] for title in titles] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    line = "  ".join(f"{{:{width}}}" for width in widths)
+    click.echo("\n".join(line.format(*row).rstrip() for row in cells))
 
 
 def ago(moment: float | str | None, now: float | None = None) -> str:
-    """A moment as a person says it: ``"3 min ago"``, ``"in 2 s"``; ``"-"`` for none.
+    """A time relative to now: ``"3 min ago"``, ``"in 2 s"``, or ``"-"`` for none.
 
     Args:
-        moment: seconds since the epoch, or as ``contract.iso_time`` writes them.
-        now: in seconds since the epoch.
+        moment: seconds since the epoch, or a time that ``contract.iso_time`` wrote.
+        now: seconds since the epoch.
     """
     if moment is None:
         return "-"
@@ -33,19 +77,19 @@ def ago(moment: float | str | None, now: float | None = None) -> str:
 
 
 def at(moment: str | None) -> str | None:
-    """A moment in full, and how long ago it was."""
+    """A time in full, and how long ago it was."""
     return None if moment is None else f"{moment} ({ago(moment)})"
 
 
 def seconds_of(moment: float | str) -> float:
-    """A moment in seconds since the epoch."""
+    """A time in seconds since the epoch."""
     if isinstance(moment, str):
         return datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp()
     return moment
 
 
 def span(seconds: float) -> str:
-    """A time in its largest unit: ``"42 s"``, ``"3 min"``."""
+    """A duration in its largest unit: ``"42 s"``, ``"3 min"``."""
     for size, unit in _UNITS:
         if seconds >= size:
             return f"{int(seconds / size)} {unit}"
@@ -53,14 +97,14 @@ def span(seconds: float) -> str:
 
 
 def took(job: Job, now: float) -> str:
-    """How long the last run took until now, or until its end."""
+    """How long the last attempt took, or has taken so far."""
     if job.started_at is None or job.status is JobStatus.QUEUED:
         return "-"
     return span((job.finished_at or now) - job.started_at)
 
 
 def metrics_of(metrics: Mapping[str, float | None], most: int = _METRICS) -> str:
-    """The first metrics, short: ``"f1 0.912, loss 1.2"``."""
+    """The first metrics, rounded: ``"f1 0.912, loss 1.2"``."""
     shown = [
         f"{name} {'-' if value is None else format(value, '.4g')}"
         for name, value in list(metrics.items())[:most]
@@ -69,25 +113,25 @@ def metrics_of(metrics: Mapping[str, float | None], most: int = _METRICS) -> str
 
 
 def outcome(job: Job, now: float) -> str:
-    """What there is to say of a job: its version, its error, or what it waits for."""
+    """The version or the error of a job, or what it is waiting for."""
     if job.status is JobStatus.QUEUED:
         return job.note or waits_for(job, now)
     if job.status is JobStatus.RUNNING and job.cancel_requested:
-        return "told to stop"
+        return "stopping"
     return job.error or job.version or job.note or ""
 
 
 def waits_for(job: Job, now: float) -> str:
-    """What a queued job waits for."""
+    """What a queued job is waiting for."""
     if job.due_at is None:
-        return f"for more annotations, {job.new_annotations} came"
+        return f"waiting for more annotations, {job.new_annotations} so far"
     if job.due_at > now:
-        return f"begins {ago(job.due_at, now)}"
-    return f"for a worker, {ago(job.due_at, now)} due"
+        return f"starts {ago(job.due_at, now)}"
+    return f"waiting for a worker, due {ago(job.due_at, now)}"
 
 
 def job_cells(jobs: Iterable[Job], now: float) -> list[Cells]:
-    """What the list of jobs says of each."""
+    """The rows of the list of jobs."""
     found = [_job_cells(job, now) for job in jobs]
     names = short_ids([cells["job"] for cells in found])
     for cells in found:
@@ -111,7 +155,7 @@ def _job_cells(job: Job, now: float) -> Cells:
 
 
 def version_cells(listed: Sequence[Mapping[str, Any]]) -> list[Cells]:
-    """What the list of versions says of each; they are ``overview.list_versions``'."""
+    """The rows of the list of versions, as ``overview.list_versions`` returns them."""
     names = short_ids([one["job"] for one in listed if one["job"]])
     return [_version_cells(one, names) for one in listed]
 
@@ -120,8 +164,8 @@ def _version_cells(one: Mapping[str, Any], names: Mapping[str, str]) -> Cells:
     pinned = ", pinned" if one.get("pinned") else ""
     return {
         "version": one["version"],
-        "serves": f"yes{pinned}" if one["active"] else "",
-        "created": ago(one["created_at"]) if one["created_at"] else "the base",
+        "active": f"yes{pinned}" if one["active"] else "",
+        "created": ago(one["created_at"]) if one["created_at"] else "base model",
         "job": names.get(one["job"], ""),
         "metrics": _one_line(metrics_of(one["metrics"])),
         "weights": _one_line(one["tag"] or ""),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from lsml_bento.cli.showing import jobs_table, versions_table
+from lsml_bento.cli.tables import jobs_table, versions_table
 from lsml_bento.jobs.job import Job
 from tests.cli.listed import NOW, job
 
@@ -16,7 +16,7 @@ def printed(jobs: list[Job], width: int) -> list[str]:
     return [line.rstrip() for line in capture.get().splitlines()]
 
 
-def test_a_wide_table_shows_all_in_a_line_each() -> None:
+def test_a_wide_table_has_all_columns_in_one_line() -> None:
     one = job(status="running", progress=0.5, started_at=NOW - 90)
     two = job(status="failed", error="a\nb " * 90)
 
@@ -32,7 +32,7 @@ def test_a_wide_table_shows_all_in_a_line_each() -> None:
     assert len(second) <= 140
 
 
-def test_a_narrow_table_leaves_out_what_tells_least() -> None:
+def test_a_narrow_table_has_fewer_columns() -> None:
     one = job(status="failed", error="fit() raised ValueError: " + "x" * 200)
 
     [head, first] = printed([one], 80)
@@ -42,7 +42,7 @@ def test_a_narrow_table_leaves_out_what_tells_least() -> None:
     assert len(first) <= 80
 
 
-def test_ids_are_as_long_as_they_must_be_to_differ() -> None:
+def test_ids_are_just_long_enough_to_differ() -> None:
     one, two = job(id="aaa1234567"), job(id="bbb1234567")
     assert [line.split()[0] for line in printed([one, two], 80)[1:]] == [
         "a1234567",
@@ -50,13 +50,13 @@ def test_ids_are_as_long_as_they_must_be_to_differ() -> None:
     ]
 
 
-def test_brackets_in_a_cell_are_no_markup() -> None:
+def test_brackets_in_a_cell_are_not_markup() -> None:
     [_, first] = printed([job(project="[red]1", status="cancelled")], 80)
 
     assert first.split()[1] == "[red]1"
 
 
-def test_a_version_s_table_tells_which_serves() -> None:
+def test_the_table_of_versions_shows_the_active_one() -> None:
     about = {"created_at": NOW, "metrics": {}, "tag": None, "job": None}
     one = {"version": "v2", "active": True, "pinned": True, **about}
     two = {"version": "v1", "active": False, **about, "created_at": None}
@@ -66,7 +66,7 @@ def test_a_version_s_table_tells_which_serves() -> None:
 
     [head, first, second] = capture.get().splitlines()
 
-    columns = ["version", "serves", "created", "job", "metrics", "weights"]
+    columns = ["version", "active", "created", "job", "metrics", "weights"]
     assert head.split() == columns
     assert first.split()[:3] == ["v2", "yes,", "pinned"]
-    assert second.split() == ["v1", "the", "base"]
+    assert second.split() == ["v1", "base", "model"]

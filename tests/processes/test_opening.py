@@ -1,4 +1,4 @@
-"""From a directory to its state: as ``lsml-bento start`` would serve it."""
+"""Commands find the name and the home with which ``start`` serves a directory."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ SERVED = EACH.format(
     spec="spec_of(importlib.import_module('lsml_bento.processes.bentoml_target').svc)",
 )
 FOUND = EACH.format(
-    first="from lsml_bento.cli.opening import find_spec", spec="find_spec(directory)"
+    first="from lsml_bento.processes.opening import find_backend",
+    spec="find_backend(directory)",
 )
 
 
 def specs(code: str, *directories: Path, **more: str) -> tuple[list[Any], str]:
-    """The specs of directories as a process finds them, and what it had to import."""
+    """The specs that a process finds for directories, and what it imports for that."""
     done = call([sys.executable, "-c", code, *directories], env=environ(**more))
     assert done.returncode == 0, done.stderr
     *lines, heavy = done.stdout.splitlines()
@@ -100,7 +101,7 @@ def test_a_service_of_three_lines_is_read_and_another_one_is_imported(
     assert (spec["name"], imported) == ("computed", "bentoml label_studio_sdk")
 
 
-def test_a_home_is_meant_from_where_the_person_stands(tmp_path: Path) -> None:
+def test_a_relative_home_is_below_the_directory_of_the_caller(tmp_path: Path) -> None:
     write(tmp_path / "backend", model=MODEL)
 
     done = run(
@@ -123,7 +124,7 @@ def test_a_home_is_meant_from_where_the_person_stands(tmp_path: Path) -> None:
                 "service": "import bentoml\n@bentoml.service\nclass Other: ...\n"
                 "svc = Other\n"
             },
-            "is a service of another kind: make it with `svc = create_service(..)`",
+            "is not a service of lsml-bento: make it with `svc = create_service(..)`",
         ),
         (
             {"model": MODEL.replace("Chooser", "Chooser_")},
@@ -131,14 +132,14 @@ def test_a_home_is_meant_from_where_the_person_stands(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_can_not_be_served_is_refused_in_a_sentence(
+def test_what_cannot_be_served_is_an_error_in_one_line(
     tmp_path: Path, files: dict[str, str], sentence: str
 ) -> None:
     write(tmp_path, **files)
     assert sentence in refused(run("jobs", "list", cwd=tmp_path))
 
 
-def test_what_a_service_prints_is_no_part_of_an_answer(tmp_path: Path) -> None:
+def test_what_a_service_prints_goes_to_stderr(tmp_path: Path) -> None:
     write(tmp_path, model=MODEL, service="print('noise')\n" + SERVICE.format("'model'"))
 
     done = run("jobs", "list", "--json", cwd=tmp_path)
@@ -147,7 +148,7 @@ def test_what_a_service_prints_is_no_part_of_an_answer(tmp_path: Path) -> None:
     assert done.stderr == "noise\n"
 
 
-def test_a_home_of_another_backend_is_refused(tmp_path: Path) -> None:
+def test_the_home_of_another_backend_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, model=MODEL)
     assert run("jobs", "list", cwd=tmp_path).returncode == 0
     write(tmp_path, model=MODEL.replace("Chooser", "Picker"))
@@ -157,7 +158,7 @@ def test_a_home_of_another_backend_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_what_is_no_setting_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_setting_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, model=MODEL)
     for variable, value in {"REDIS_URL": "nowhere", "LSML_KEEP_JOBS": "no"}.items():
         done = run("jobs", "list", cwd=tmp_path, env=environ(**{variable: value}))

@@ -1,4 +1,4 @@
-"""Jobs and versions in tables and colours, as a person reads them."""
+"""Jobs and versions as coloured tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lsml_bento.cli.words import Cells, job_cells, version_cells
+from lsml_bento.cli.text import Cells, job_cells, version_cells
 from lsml_bento.jobs.job import Job, JobStatus
 
 _STYLES = {
@@ -25,16 +25,16 @@ _BAR = 12
 _WIDE = 110
 
 Row = Mapping[str, RenderableType]
-"""Cells by the titles of their columns."""
+"""One row of a table, by column title."""
 
 
 def console() -> Console:
-    """What tables are printed on."""
+    """The console that tables are printed on."""
     return Console(highlight=False)
 
 
 def jobs_table(jobs: Sequence[Job], width: int, now: float | None = None) -> Table:
-    """A line for each job; a narrow one goes without what tells least."""
+    """One line per job; narrow tables have fewer columns."""
     cells = job_cells(jobs, time.time() if now is None else now)
     left_out = {"event", "metrics"} if width < _WIDE else set()
     if not any(job.status is JobStatus.RUNNING for job in jobs):
@@ -54,7 +54,7 @@ def _job_row(job: Job, cells: Cells) -> Row:
 
 
 def versions_table(listed: Sequence[Mapping[str, Any]], width: int) -> Table:
-    """A line for each version, as ``overview.list_versions`` gives them."""
+    """One line per version, as ``overview.list_versions`` returns them."""
     left_out = {"weights"} if width < _WIDE else set()
     return _table(list(map(_version_row, listed, version_cells(listed))), left_out)
 
@@ -63,7 +63,7 @@ def _version_row(one: Mapping[str, Any], cells: Cells) -> Row:
     return {
         **cells,
         "version": Text(cells["version"], "bold" if one["active"] else ""),
-        "serves": Text(cells["serves"], "green"),
+        "active": Text(cells["active"], "green"),
         "metrics": _short(cells["metrics"]),
         "weights": _short(cells["weights"]),
     }
@@ -73,7 +73,7 @@ def _table(rows: Sequence[Row], left_out: Collection[str]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     titles = [title for title in (rows[0] if rows else ()) if title not in left_out]
     for title in titles:
-        # Where the terminal is too narrow, these give way and the others do not.
+        # In a narrow terminal only these columns are wrapped or shortened.
         table.add_column(title, no_wrap=title not in {"metrics", "result", "weights"})
     for row in rows:
         table.add_row(*(_cell(row[title]) for title in titles))
@@ -96,7 +96,7 @@ def _bar(progress: float | None, share: str) -> Table:
 
 
 def facts(rows: Mapping[str, RenderableType | None]) -> Table:
-    """A line for each fact; what is None or empty is left out."""
+    """One line per fact, without those that are None or empty."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
@@ -107,5 +107,5 @@ def facts(rows: Mapping[str, RenderableType | None]) -> Table:
 
 
 def status_of(job: Job) -> Text:
-    """The status in its colour."""
+    """The status of a job in its colour."""
     return Text(job.status.value, _STYLES[job.status])
