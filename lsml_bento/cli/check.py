@@ -25,6 +25,7 @@ class CheckError(LsmlError):
 @click.option(
     "--label-config",
     type=click.Path(path_type=Path),
+    metavar="FILE",
     help="Label config (default: label_config.xml in DIR).",
 )
 @debug_option()

@@ -17,17 +17,15 @@ from lsml_bento.cli.options import debug_option, directory_argument, resolve
     "--script",
     "from_",
     metavar="PATH[:CLASS]",
-    help="Serve an existing class. Copies PATH as model.py, with the modules beside it "
-    "that it imports, its label_config.xml and its requirements. CLASS is required if "
-    "PATH has several.",
+    help="Serve an existing class.",
 )
 @click.option(
-    "--name", help="Name of the service and the bento (default: that of DIR)."
+    "--name", metavar="NAME", help="Name of the service (default: that of DIR)."
 )
 @click.option(
     "--force",
     is_flag=True,
-    help="Write into a directory that is not empty and replace its files.",
+    help="Overwrite files in an existing directory.",
 )
 @debug_option(expose=False)
 def create(
@@ -40,6 +38,9 @@ def create(
     """Create a backend in DIR.
 
     It returns valid predictions for its label config right away, and its tests pass.
+
+    --from copies PATH as model.py, with the modules beside it that it imports, its
+    label_config.xml and its requirements. CLASS is required if PATH has several.
     """
     from lsml_bento.scaffold.create import create_backend, find_source
 

@@ -38,12 +38,14 @@ class DoctorError(LsmlError):
 @click.option(
     "--project",
     type=click.IntRange(1),
-    help="Project id (default: the first one with tasks).",
+    metavar="ID",
+    help="Project (default: the first with tasks).",
 )
 @click.option(
     "--label-config",
     type=click.Path(path_type=Path),
-    help="Label config to try if no project can be read.",
+    metavar="FILE",
+    help="Label config if no project can be read.",
 )
 @debug_option(expose=False)
 def doctor(

@@ -36,7 +36,10 @@ def jobs() -> None:
 @jobs.command("list")
 @click.option("--project", metavar="PROJECT", help="Show only this project's jobs.")
 @click.option(
-    "--status", type=click.Choice(STATUSES), help="Show only jobs with this status."
+    "--status",
+    type=click.Choice(STATUSES),
+    metavar="STATUS",
+    help="Show only jobs with this status.",
 )
 @click.option(
     "--limit",
@@ -56,7 +59,10 @@ def list_(
     watch: bool,
     as_json: bool,
 ) -> None:
-    """List jobs, newest first."""
+    """List jobs, newest first.
+
+    STATUS is queued, running, succeeded, failed or cancelled.
+    """
     if watch and as_json:
         raise click.UsageError("--watch and --json cannot be combined")
     with open_backend(directory) as backend:

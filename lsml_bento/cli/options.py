@@ -42,8 +42,8 @@ def root_dir_option(command: _Command) -> _Command:
     return click.option(
         "--root-dir",
         type=click.Path(path_type=Path),
-        default=None,
-        help="Directory that contains DIR (default: the current one).",
+        metavar="PATH",
+        help="Directory that contains DIR.",
     )(command)
 
 
@@ -60,7 +60,7 @@ def backend_options(command: _Command) -> _Command:
         "directory",
         metavar="DIR",
         default=".",
-        help="Directory of the backend (default: the current one).",
+        help="Directory of the backend (default: .).",
         type=click.Path(path_type=Path),
     )
     as_json = click.option(
@@ -81,7 +81,8 @@ def log_level_option(command: _Command) -> _Command:
     return click.option(
         "--log-level",
         type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
-        help="Log level (LOG_LEVEL; default: INFO).",
+        metavar="LEVEL",
+        help="DEBUG, INFO, WARNING or ERROR (LOG_LEVEL).",
     )(command)
 
 

@@ -51,7 +51,7 @@ class StartError(LsmlError):
     """A backend that cannot be started."""
 
 
-@click.command()
+@click.command(epilog=f"Pipelines: {', '.join(PIPELINES)}.")
 @click.argument(
     "directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path)
 )
@@ -59,22 +59,21 @@ class StartError(LsmlError):
 @click.option(
     "--pipeline",
     type=click.Choice(PIPELINES),
-    help="Serve a transformers pipeline instead of DIR (LSML_PIPELINE).",
+    metavar="PIPELINE",
+    help="Serve a transformers pipeline (LSML_PIPELINE).",
 )
 @click.option(
-    "--model",
-    help="Model of the pipeline: a directory, or a name on the Hugging Face Hub, "
-    "NAME@REVISION to pin a revision (LSML_PIPELINE_MODEL).",
+    "--model", metavar="MODEL", help="Model of the pipeline (LSML_PIPELINE_MODEL)."
 )
 @click.option(
     "--device",
-    help="Device of the pipeline, e.g. cuda:1 (LSML_PIPELINE_DEVICE; default: a GPU if "
-    "there is one).",
+    metavar="DEVICE",
+    help="Device of the pipeline (LSML_PIPELINE_DEVICE).",
 )
 @click.option(
     "--name",
-    help="Name of the pipeline's backend (LSML_PIPELINE_NAME; default: from pipeline "
-    "and model). State is stored in ~/.lsml/NAME.",
+    metavar="NAME",
+    help="Name of the backend (LSML_PIPELINE_NAME).",
 )
 @click.option(
     "-p",
@@ -82,47 +81,52 @@ class StartError(LsmlError):
     type=click.IntRange(1, 65535),
     envvar="PORT",
     default=9090,
-    show_default=True,
-    show_envvar=True,
-    help="Port to listen on.",
+    metavar="PORT",
+    help="Port to listen on (PORT; default: 9090).",
 )
 @click.option(
     "--host",
+    metavar="HOST",
     default=_ALL_INTERFACES,
     show_default=True,
     help="Address to listen on.",
 )
 @click.option(
     "--basic-auth-user",
-    help="User name for Basic auth, required except by health probes "
-    "(BASIC_AUTH_USER).",
+    metavar="USER",
+    help="Require Basic auth (BASIC_AUTH_USER).",
 )
 @click.option(
     "--basic-auth-pass",
-    help="Password for Basic auth. Prefer BASIC_AUTH_PASS, which is not stored in the "
-    "shell's history.",
+    metavar="PASSWORD",
+    help="Password for Basic auth (BASIC_AUTH_PASS).",
 )
 @click.option(
-    "--workers", type=click.IntRange(1), help="Serving processes (WORKERS; default: 1)."
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Serving processes (WORKERS; default: 1).",
 )
 @click.option(
     "--threads",
     type=click.IntRange(1),
-    help="Concurrent calls of predict per process, for models that wait for the "
-    "network (THREADS; default: 1).",
+    metavar="N",
+    help="Parallel predict calls (THREADS; default: 1).",
 )
 @click.option(
     "--max-batch-size",
     type=click.IntRange(1),
-    help="Maximum tasks per call of predict (LSML_MAX_BATCH_SIZE; default: 32).",
+    metavar="N",
+    help="Batch size (LSML_MAX_BATCH_SIZE; default: 32).",
 )
 @click.option(
     "--model-dir",
     type=click.Path(path_type=Path),
-    help="Directory for the files of a label_studio_ml model (MODEL_DIR).",
+    metavar="DIR",
+    help="Files of a label_studio_ml model (MODEL_DIR).",
 )
 @log_level_option
-@debug_option("Log at level DEBUG and show tracebacks of errors.")
+@debug_option("Log at level DEBUG and show tracebacks.")
 def start(
     directory: Path | None,
     root_dir: Path | None,
@@ -133,8 +137,16 @@ def start(
 ) -> None:
     """Serve the backend in DIR, or a transformers pipeline.
 
-    DIR has a model.py with one subclass of LabelStudioMLBase, or a service.py with svc
-    = create_service(..). A directory written for label_studio_ml works unchanged.
+    DIR has a model.py with one subclass of LabelStudioMLBase, or a service.py with
+    svc = create_service(..). A directory written for label_studio_ml works unchanged.
+
+    Without DIR, --pipeline and --model serve a pipeline. MODEL is a directory, or a
+    name on the Hugging Face Hub, with @REVISION to pin a revision. It runs on a GPU if
+    there is one, or on --device, e.g. cuda:1. Its state is stored in ~/.lsml/NAME.
+
+    Health checks need no user and password. BASIC_AUTH_PASS keeps the password out of
+    the shell's history. --threads counts per process, and helps models that wait for
+    the network.
     """
     if debug and options["log_level"] is None:
         options["log_level"] = "DEBUG"

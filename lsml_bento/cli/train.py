@@ -31,7 +31,7 @@ class NothingToTrain(LsmlError):
 )
 @backend_options
 def train(project: str | None, directory: Path, wait: bool, as_json: bool) -> None:
-    """Queue a training job for PROJECT, or start the one that is waiting.
+    """Queue a training job, or start the one that is waiting.
 
     PROJECT is optional if only one project is known.
     """

@@ -27,7 +27,7 @@ from lsml_bento.cli.options import (
     type=click.IntRange(1, 65535),
     default=None,
     metavar="PORT",
-    help="Serve /livez, /readyz and /metrics on this port.",
+    help="Serve /livez, /readyz, /metrics.",
 )
 @click.option(
     "--fits",
@@ -37,7 +37,7 @@ from lsml_bento.cli.options import (
     help="Run N fits at a time, of different projects. Overrides LSML_FITS.",
 )
 @log_level_option
-@debug_option("Log at level DEBUG and show tracebacks of errors.")
+@debug_option("Log at level DEBUG and show tracebacks.")
 def worker(
     directory: Path,
     root_dir: Path | None,
