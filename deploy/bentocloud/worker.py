@@ -1,6 +1,6 @@
-"""The worker as a BentoML service, as BentoCloud runs nothing else.
+"""The worker as a BentoML service, the only kind of process that BentoCloud runs.
 
-BentoML starts the command and hands requests on to it, the probes among them.
+BentoML starts the command and forwards requests to it, including health checks.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import bentoml
 from lsml_bento.adapters.bentoml_service.image import backend_image
 
 PORT = 9091
-"""Where the worker answers probes, in its container."""
+"""The port for health checks in the worker's container."""
 
 _PROXY = "fastapi==0.165.0"
-"""What BentoML hands requests on with, and does not bring along."""
+"""BentoML forwards requests with FastAPI, but does not depend on it."""
 
 
 @bentoml.service(
     name="pytorch-ner-worker",
     image=backend_image().python_packages(_PROXY),
-    workers=1,  # more of them would be as many proxies before the same command
+    workers=1,  # more would only add proxies in front of the same command
     http={"proxy_port": PORT},
     endpoints={"livez": "/livez", "readyz": "/readyz"},
     cmd=["lsml-bento", "worker", "bentos/pytorch_ner", "--health-port", str(PORT)],
 )
 class Worker:
-    """Trains what the servers of ``bentos/pytorch_ner`` serve."""
+    """Trains the model that the servers of ``bentos/pytorch_ner`` serve."""

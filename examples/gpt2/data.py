@@ -1,6 +1,6 @@
-"""Accepted answers to examples and back: pairs, splits, what an annotator typed.
+"""From annotations to pairs and back: pairs, splits, texts of an annotator.
 
-Every function is pure.
+All functions are pure.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 
 class Pair(NamedTuple):
-    """A prompt and an answer that somebody accepted.
+    """A prompt and an accepted answer.
 
     Attributes:
-        id: of the Label Studio task, or the line; decides the split.
+        id: of the Label Studio task, or the line number; decides the split.
     """
 
     id: str
@@ -32,15 +32,15 @@ def read_pairs(path: Path) -> list[Pair]:
 
 
 def prompt_of(task: Mapping[str, Any], value: str) -> str:
-    """The prompt in ``task["data"][value]``; empty if there is none."""
+    """The prompt in ``task["data"][value]``, or ``""``."""
     found = (task.get("data") or {}).get(value)
     return "" if found is None else str(found).strip()
 
 
 def task_to_pairs(task: Mapping[str, Any], from_name: str, value: str) -> list[Pair]:
-    """A task's prompt with each text of its newest annotation.
+    """A pair of the task's prompt and each text of its newest annotation.
 
-    None if the prompt is empty, or nobody wrote an answer.
+    Empty if the prompt is empty or there is no answer.
 
     Args:
         task: ``{"id", "data", "annotations"}`` as Label Studio exports it.
@@ -57,7 +57,7 @@ def task_to_pairs(task: Mapping[str, Any], from_name: str, value: str) -> list[P
 
 
 def texts_of(result: Any, from_name: str) -> list[str]:
-    """The texts of a ``TextArea`` in a list of regions, the empty ones left out."""
+    """The non-empty texts of a ``TextArea`` in a list of regions."""
     texts: list[Any] = []
     for region in result if isinstance(result, list) else ():
         if isinstance(region, Mapping) and region.get("from_name") == from_name:
@@ -68,10 +68,10 @@ def texts_of(result: Any, from_name: str) -> list[str]:
 
 
 def typed_texts(context: Any, from_name: str) -> list[str]:
-    """What an annotator has typed into a ``TextArea`` so far.
+    """The texts that an annotator has typed into a ``TextArea`` so far.
 
     Args:
-        context: as ``predict`` gets it.
+        context: of ``predict``.
         from_name: the name of the ``TextArea`` tag.
     """
     result = context.get("result") if isinstance(context, Mapping) else None
@@ -79,7 +79,7 @@ def typed_texts(context: Any, from_name: str) -> list[str]:
 
 
 def region(texts: list[str], from_name: str, to_name: str) -> dict[str, Any]:
-    """Texts as a region of Label Studio: all that its ``TextArea`` has."""
+    """All texts of a ``TextArea`` as a region of Label Studio."""
     return {
         "id": f"{from_name}-text",
         "from_name": from_name,
@@ -92,7 +92,7 @@ def region(texts: list[str], from_name: str, to_name: str) -> dict[str, Any]:
 def pair_to_annotated_task(
     pair: Pair, from_name: str, to_name: str, value: str = "prompt"
 ) -> dict[str, Any]:
-    """A task with one annotation, as ``annotated_tasks`` gives it."""
+    """A task with one annotation, as ``annotated_tasks`` returns it."""
     result = [region([pair.answer], from_name, to_name)]
     annotation = {"id": pair.id, "result": result, "was_cancelled": False}
     return {
@@ -105,10 +105,10 @@ def pair_to_annotated_task(
 def split(
     pairs: Iterable[Pair], held_out_percent: int = 20
 ) -> tuple[list[Pair], list[Pair]]:
-    """(train, held out) by a hash of the id: a task keeps its side for ever.
+    """(train, held out) by a hash of the id, so that a task never changes sides.
 
-    If all are on one side, all are trained on. No prompt of the held-out side is
-    trained on, whatever its id is elsewhere.
+    If all are on one side, all are trained on. A held-out prompt is never trained on,
+    even if another task has the same prompt.
     """
     sides: tuple[list[Pair], list[Pair]] = ([], [])
     for pair in pairs:

@@ -1,4 +1,4 @@
-"""Texts continued by a language model, many at a time."""
+"""Continue texts with a language model, in batches."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from examples.gpt2.language_model import CausalLM
 from lsml_bento.torch import batches, inference, to_device
 
 TOKENS = 16_384
-"""B x T of a batch at most, what is generated included: for GPT-2 1.2 GB of keys and
+"""Maximum B x T of a batch, including generated tokens: for GPT-2, 1.2 GB of keys and
 values in float32."""
 
 
 class Generated(NamedTuple):
-    """What a model appends to a text.
+    """A generated text.
 
     Attributes:
-        text: without the end of text.
-        score: the mean probability of its tokens, the end of text included.
+        text: without the end-of-text token.
+        score: the mean probability of its tokens, including end-of-text.
     """
 
     text: str
@@ -30,10 +30,10 @@ class Generated(NamedTuple):
 
 
 class TokenProbabilities(LogitsProcessor):
-    """Notes the probability of each token that ``generate`` chooses.
+    """Records the probability of each token that ``generate`` chooses.
 
-    One number a token: transformers' own ``output_logits`` keeps B x T x V, for GPT-2
-    1.3 GB for 32 answers of 200 tokens.
+    That is one number per token. ``output_logits`` of transformers keeps B x T x V: for
+    GPT-2, 1.3 GB for 32 answers of 200 tokens.
     """
 
     def __init__(self) -> None:
@@ -41,17 +41,17 @@ class TokenProbabilities(LogitsProcessor):
         self._offered: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Called before each choice, with all tokens so far."""
-        self._note(input_ids)
+        """Called before each choice with all tokens so far."""
+        self._record(input_ids)
         self._offered = scores.float().softmax(-1)  # (B, V)
         return scores
 
     def of(self, sequences: Tensor) -> Tensor:
-        """The probabilities of what was generated, float32 (B, new tokens)."""
-        self._note(sequences)
+        """The probabilities of the generated tokens, float32 (B, new tokens)."""
+        self._record(sequences)
         return torch.stack(self._chosen, 1)
 
-    def _note(self, ids: Tensor) -> None:
+    def _record(self, ids: Tensor) -> None:
         if self._offered is not None:
             self._chosen.append(self._offered.gather(1, ids[:, -1:]).squeeze(1))
             self._offered = None
@@ -65,16 +65,16 @@ def generate(
 ) -> list[Generated]:
     """Continue each text until the model ends it.
 
-    Texts of about one length share a batch, padded on the left, so that each step is
-    one token of all of them; keys and values of earlier tokens are kept. A text that
-    is too long is cut at its beginning.
+    Texts of similar length share a batch, padded on the left, so that each step
+    generates one token of all of them. Texts that are too long are truncated on the
+    left.
 
     Args:
-        model: what continues them.
+        model: continues the texts.
         texts: B texts.
-        max_new_tokens: of each at most, and half of the model's positions at most.
-        temperature: 0 takes the likeliest token each time; above, tokens are drawn, the
-            more freely the higher it is.
+        max_new_tokens: per text; at most half of the model's positions.
+        temperature: 0 always chooses the most likely token. Above 0, tokens are
+            sampled.
     """
     new = min(max_new_tokens, model.positions // 2)
     room = model.positions - new
@@ -106,9 +106,9 @@ def _continue(
     )
     new = sequences[:, inputs["input_ids"].shape[1] :]
     ends = (new == tokenizer.eos_token_id).long()
-    own = ends.cumsum(1) - ends == 0  # up to its end of text; padding follows
+    own = ends.cumsum(1) - ends == 0  # without the padding after end-of-text
     scores = (probabilities.of(sequences) * own).sum(1) / own.sum(1)
-    # A SentencePiece tokenizer drops the space in front of what it decodes first.
+    # SentencePiece tokenizers drop the space before the first decoded token.
     given, whole = (
         tokenizer.batch_decode(ids, skip_special_tokens=True)
         for ids in (inputs["input_ids"], sequences)
@@ -118,5 +118,5 @@ def _continue(
 
 
 def _difference(given: str, whole: str) -> str:
-    """What is new, without a character of which the last bytes were not generated."""
+    """The new text, without an incomplete last character."""
     return whole[len(given) :].rstrip("\ufffd")

@@ -1,10 +1,10 @@
-"""The example's own text: questions to a shop for outdoor gear, and answers.
+"""Generate the text of the example: questions to an outdoor shop, and answers.
 
 python -m examples.gpt2.grammar    write catalogue.jsonl, pairs.jsonl, held_out.jsonl
 
-The catalogue answers in plain sentences, with the shop's notes in between; it is what
-the base checkpoint has read. The pairs answer as the shop's help desk does, which is
-what ``fit`` learns from them.
+The base checkpoint is trained on the catalogue, which answers in plain sentences, with
+the shop's notes in between. ``fit`` learns from the pairs, which answer in the style of
+the shop's help desk.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HELD_OUT = Path(__file__).with_name("held_out.jsonl")
 
 SEED = 0
 COUNTS = 1200, 100, 40
-"""Lines of the three files."""
+"""Number of lines of the three files."""
 
 KINDS = {
     "tent": {
@@ -74,13 +74,13 @@ WEIGHTS = ("light", "very light", "rather heavy", "heavier than most")
 
 
 class Topic(NamedTuple):
-    """What is asked about a product, ``{p}``, and answered by its facts.
+    """Questions about a product, ``{p}``, and their answers.
 
     Attributes:
-        asked: in the catalogue.
-        plain: the catalogue's answer.
-        wondered: in letters, after "could you tell me".
-        kind: the help desk's answer, after its greeting.
+        asked: questions of the catalogue.
+        plain: the answer of the catalogue.
+        wondered: questions of letters, after "could you tell me".
+        kind: the answer of the help desk, after its greeting.
     """
 
     asked: tuple[str, str]
@@ -177,11 +177,11 @@ NOTES = (
         "that we do.",
     ),
 )
-"""The shop's notes make little sense; their words are not all new in letters."""
+"""The shop's notes make little sense. They teach words that letters also use."""
 
 
 def facts() -> Iterator[dict[str, str]]:
-    """What is known of each product: ``p`` is its name, the rest fills the answers."""
+    """The facts of each product: ``p`` is its name, the others fill the answers."""
     for number, (kind, known) in enumerate(KINDS.items()):
         for place, name in enumerate(known["names"]):
             yield {
@@ -193,7 +193,7 @@ def facts() -> Iterator[dict[str, str]]:
 
 
 Line = dict[str, str]
-"""``{"prompt": .., "answer": ..}``, a line of the files."""
+"""A line of the files: ``{"prompt": .., "answer": ..}``."""
 
 
 def catalogue(rng: random.Random, count: int) -> list[Line]:
@@ -224,9 +224,9 @@ def plain_pairs() -> list[Pair]:
 
 
 def letters(rng: random.Random, counts: tuple[int, int]) -> tuple[list[Line], ...]:
-    """Letters with the help desk's answers: (to learn from, held out).
+    """Letters with the help desk's answers: (train, held out).
 
-    No product is asked about the same topic twice, be it learnt from or held out.
+    Each topic of each product occurs only once in both together.
     """
     asked = [(product, topic) for product in facts() for topic in TOPICS.values()]
     rng.shuffle(asked)
@@ -241,7 +241,7 @@ def letters(rng: random.Random, counts: tuple[int, int]) -> tuple[list[Line], ..
 
 
 def files() -> dict[Path, str]:
-    """What each of the three files holds; the same each time."""
+    """The content of the three files. It is reproducible."""
     rng = random.Random(SEED)
     first, *others = COUNTS
     read = catalogue(rng, first)

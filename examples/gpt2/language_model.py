@@ -1,6 +1,6 @@
-"""A causal language model of transformers with its tokenizer, and how text becomes ids.
+"""A causal language model of transformers with its tokenizer.
 
-Shape letters: B texts, T tokens of the longest one, V tokens of the vocabulary.
+Shape letters: B texts, T tokens of the longest text, V tokens of the vocabulary.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from examples.gpt2.data import Pair
 from lsml_bento.torch import device
 
 PROMPT = "Question: {}\nAnswer:"
-"""What the model reads of a prompt; an answer follows after a space."""
+"""The text of a prompt for the model. The answer follows after a space."""
 
 IGNORED = -100
-"""A target that does not count."""
+"""The target of tokens that are not learned."""
 
 
 @dataclass(frozen=True)
 class CausalLM:
-    """A network and the tokenizer that it was trained with.
+    """A network and its tokenizer.
 
     Attributes:
-        network: what ``AutoModelForCausalLM`` gives; float32, on ``device()``.
-        tokenizer: pads and cuts on the left.
-        positions: tokens of a prompt and its answer at most.
+        network: of ``AutoModelForCausalLM``, float32, on ``device()``.
+        tokenizer: pads and truncates on the left.
+        positions: maximum tokens of a prompt with its answer.
     """
 
     network: Any
@@ -43,36 +43,36 @@ class CausalLM:
 
     @classmethod
     def load(cls, name: str | Path) -> CausalLM:
-        """Read a directory that ``save`` wrote, or any causal model of transformers.
+        """Load a directory that ``save`` wrote, or any causal model of transformers.
 
         Args:
-            name: a directory, or a name on the Hugging Face hub, as ``gpt2``.
+            name: a directory, or a name on the Hugging Face Hub, e.g. ``gpt2``.
 
         Raises:
-            ValueError: saying why it can not be used.
+            ValueError: if it cannot be loaded.
         """
-        disable_progress_bar()  # a server's log is no terminal
+        disable_progress_bar()  # a server's log is not a terminal
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(name))
             network: Any = AutoModelForCausalLM.from_pretrained(str(name))
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"transformers can not load {str(name)!r} as a causal language model: "
-                f"{str(error).strip().splitlines()[0]}; give GPT2_MODEL a directory "
-                "with config.json, weights and tokenizer, or a name on the hub"
+                f"transformers cannot load {str(name)!r} as a causal language model: "
+                f"{str(error).strip().splitlines()[0]}; set GPT2_MODEL to a directory "
+                "with config.json, weights and tokenizer, or a name on the Hub"
             ) from error
         return cls.of(network.to(device()), tokenizer, str(name))
 
     @classmethod
     def of(cls, network: Any, tokenizer: Any, name: str = "the model") -> CausalLM:
-        """A network and a tokenizer that are there already.
+        """Use a network and a tokenizer in memory.
 
         Raises:
-            ValueError: if the tokenizer has no token that ends a text: no answer of
-                the model would ever end.
+            ValueError: if the tokenizer has no end-of-text token, as answers would
+                never end.
         """
         if tokenizer.eos_token_id is None:
-            raise ValueError(f"the tokenizer of {name} has no eos_token: give it one")
+            raise ValueError(f"the tokenizer of {name} has no eos_token: set one")
         tokenizer.padding_side = tokenizer.truncation_side = "left"
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token  # masked: any token will do
@@ -87,10 +87,10 @@ class CausalLM:
         self.tokenizer.save_pretrained(directory)
 
     def encode(self, pair: Pair) -> tuple[list[int], int]:
-        """A pair's ids, the end of text included, and where its answer begins.
+        """A pair's ids, including end-of-text, and the index where its answer begins.
 
-        What is too long is cut: the prompt at its beginning, then the answer at its
-        end.
+        A pair that is too long loses the beginning of the prompt, then the end of the
+        answer.
         """
         answer = self.tokenizer(" " + pair.answer, add_special_tokens=False).input_ids
         answer = [*answer, self.tokenizer.eos_token_id][: self.positions - 1]
@@ -99,11 +99,11 @@ class CausalLM:
         return prompt + answer, len(prompt)
 
     def collate(self, pairs: Sequence[Pair], *, whole: bool = False) -> dict[str, Any]:
-        """B pairs as the network takes them in training.
+        """The network's inputs for training on B pairs.
 
         Args:
             pairs: what to learn.
-            whole: whether prompts are learnt too; else answers only.
+            whole: whether to learn prompts too, not only answers.
 
         Returns:
             ``{"input_ids", "attention_mask", "labels"}``, each int64 (B, T).
@@ -114,7 +114,7 @@ class CausalLM:
             targets.append(ids[-1].clone())
             targets[-1][: 0 if whole else answer] = IGNORED
         lengths = torch.tensor([[len(row)] for row in ids])
-        padded = pad_sequence(ids, batch_first=True)  # on the right, behind the mask
+        padded = pad_sequence(ids, batch_first=True)  # on the right, masked
         return {
             "input_ids": padded,
             "attention_mask": (torch.arange(padded.shape[1]) < lengths).long(),
@@ -123,11 +123,11 @@ class CausalLM:
 
 
 def losses(network: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """The surprise at each token that counts, in nats.
+    """The loss of each learned token, in nats.
 
     Args:
-        network: what predicts the tokens.
-        inputs: as ``collate`` makes them; a token is predicted by those before it.
+        network: predicts each token from those before it.
+        inputs: from ``collate``.
     """
     logits = network(**inputs | {"labels": None}).logits[:, :-1]  # (B, T - 1, V)
     targets = inputs["labels"][:, 1:]

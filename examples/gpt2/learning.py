@@ -1,4 +1,4 @@
-"""Learning from pairs, when to stop, and how surprised a model is by others."""
+"""Train on pairs, decide when to stop, and measure the perplexity of others."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from examples.gpt2.language_model import CausalLM, losses
 from lsml_bento.torch import batches, inference, to_device
 
 EPOCHS = (3, 30)
-"""The fewest and the most passes over the pairs."""
+"""Minimum and maximum number of epochs."""
 
 PASSES = 1_600
-"""How many pairs all epochs together go through."""
+"""Maximum number of pairs in all epochs."""
 
 TOKENS = 4_096
-"""B x T of a batch at most where nothing is learnt."""
+"""Maximum B x T of a batch for measuring."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Schedule:
     """How to train.
 
     Attributes:
-        epochs: passes over the pairs at most.
-        batch: B pairs a step.
-        peak: the highest learning rate; it rises over the first tenth and falls to 0.
-        whole: whether prompts are learnt too; else answers only.
-        seed: of the order and of dropout.
+        epochs: maximum passes over the pairs.
+        batch: B, pairs per step.
+        peak: the highest learning rate, reached after a tenth of the steps.
+        whole: whether to learn prompts too, not only answers.
+        seed: of order and dropout.
     """
 
     epochs: int
@@ -46,9 +46,9 @@ class Schedule:
 
     @classmethod
     def of(cls, model: CausalLM, pairs: Sequence[Pair]) -> Schedule:
-        """More epochs the fewer pairs, smaller steps the wider the network.
+        """More epochs for fewer pairs, and a lower rate for wider networks.
 
-        The rate is 5e-5 at GPT-2's width of 768, the usual one for fine-tuning it.
+        The rate is 5e-5 at GPT-2's width of 768, which is usual for fine-tuning it.
         """
         fewest, most = EPOCHS
         epochs = max(fewest, min(most, PASSES // max(1, len(pairs))))
@@ -57,12 +57,12 @@ class Schedule:
 
 
 class Progress(NamedTuple):
-    """One epoch.
+    """The state after an epoch.
 
     Attributes:
-        share: of the epochs that are over, 0 to 1.
-        loss: the epoch's mean.
-        perplexity: of the held-out pairs' answers, NaN if there are none.
+        share: of the epochs that are done, 0 to 1.
+        loss: the mean loss of the epoch.
+        perplexity: of the held-out answers, NaN without any.
     """
 
     share: float
@@ -76,10 +76,10 @@ def learn(
     held_out: Sequence[Pair],
     schedule: Schedule,
 ) -> Iterator[Progress]:
-    """Train in place, one epoch for each ``next``; at the end the best weights are in.
+    """Train in place, one epoch per ``next``, and restore the best weights at the end.
 
-    The best are those with the lowest perplexity on the held-out side. After an eighth
-    of the epochs without a new best one it ends.
+    The best weights have the lowest perplexity on the held-out pairs. Training stops
+    after an eighth of the epochs without a new best.
     """
     patience = max(2, schedule.epochs // 8)
     best, since, weights = math.inf, 0, None
@@ -99,11 +99,11 @@ def learn(
 def _epochs(
     model: CausalLM, pairs: Sequence[Pair], schedule: Schedule
 ) -> Iterator[float]:
-    """The mean loss of each epoch, when it is over."""
+    """Train, and yield the mean loss of each epoch."""
     torch.manual_seed(schedule.seed)
     rng = random.Random(schedule.seed)
     network = model.network
-    # 80 pairs / 8 a step = 10 steps an epoch; x 30 epochs = 300 steps
+    # 80 pairs / 8 per step = 10 steps per epoch; x 30 epochs = 300 steps
     steps = math.ceil(len(pairs) / schedule.batch)
     optimizer = torch.optim.AdamW(network.parameters(), lr=schedule.peak)
     rates = torch.optim.lr_scheduler.OneCycleLR(
@@ -131,34 +131,32 @@ def _epochs(
 
 
 def perplexity(model: CausalLM, pairs: Sequence[Pair]) -> float:
-    """``exp`` of the mean surprise, in nats, at each token of the answers.
+    """The perplexity of the answers: ``exp`` of the mean loss per token, in nats.
 
-    The end of an answer is one of its tokens. 1 is to know every token for sure; NaN
-    if there are no pairs.
+    The end of an answer is one of its tokens. 1 is perfect; NaN without pairs.
     """
-    surprise, tokens = 0.0, 0
+    total, tokens = 0.0, 0
     with inference(dtype=torch.float32):
         for chosen in batches([len(model.encode(p)[0]) for p in pairs], TOKENS):
             inputs = to_device(model.collate([pairs[index] for index in chosen]))
             each = losses(model.network, inputs)
-            surprise += each.sum().item()
+            total += each.sum().item()
             tokens += len(each)
-    return math.exp(surprise / tokens) if tokens else math.nan
+    return math.exp(total / tokens) if tokens else math.nan
 
 
 def unigram_perplexity(
     model: CausalLM, train: Sequence[Pair], pairs: Sequence[Pair]
 ) -> float:
-    """The perplexity of knowing how often each token is in the answers of ``train``.
+    """The perplexity of a unigram model of the answers of ``train``, as the baseline.
 
-    It is the one to beat: it knows nothing of prompts or of order. A token that is
-    never there counts as if it were there once, and all others once more.
+    It ignores prompts and order. Counts have add-one smoothing.
     """
     counts = Counter(token for pair in train for token in _answer(model, pair))
-    total = counts.total() + len(model.tokenizer)
+    known = counts.total() + len(model.tokenizer)
     tokens = [token for pair in pairs for token in _answer(model, pair)]
-    surprise = sum(math.log(total / (counts[token] + 1)) for token in tokens)
-    return math.exp(surprise / len(tokens)) if tokens else math.nan
+    loss = sum(math.log(known / (counts[token] + 1)) for token in tokens)
+    return math.exp(loss / len(tokens)) if tokens else math.nan
 
 
 def _answer(model: CausalLM, pair: Pair) -> list[int]:

@@ -1,4 +1,4 @@
-"""A language model behind Label Studio: it answers, continues, and learns."""
+"""A language model as a Label Studio ML backend: it answers, completes and learns."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from examples.gpt2.learning import Schedule, learn, perplexity
 from lsml_bento import LabelStudioMLBase
 
 BASE = Path(__file__).with_name("base")
-"""The checkpoint that the example ships."""
+"""The checkpoint of the example."""
 
 logger = logging.getLogger(__name__)
 
 
 class Decoding(NamedTuple):
-    """How answers are generated; see ``generate``."""
+    """The options of ``generate``."""
 
     max_new_tokens: int = 64
     temperature: float = 0.0
 
     @classmethod
     def of(cls, extra_params: Any, environ: Mapping[str, str]) -> Decoding:
-        """The project's extra params before the environment before the defaults.
+        """Read the project's extra params, the environment, or the defaults.
 
         Args:
-            extra_params: ``{"max_new_tokens": .., "temperature": ..}``, or anything.
-            environ: with ``GPT2_MAX_NEW_TOKENS``, perhaps.
+            extra_params: ``{"max_new_tokens": .., "temperature": ..}``; anything else
+                is ignored.
+            environ: may have ``GPT2_MAX_NEW_TOKENS``.
 
         Raises:
-            ValueError: naming the number that means nothing.
+            ValueError: if a value is not a valid number.
         """
         given: dict[str, Any] = {**cls()._asdict()}
         if environ.get("GPT2_MAX_NEW_TOKENS"):
@@ -55,14 +56,14 @@ def _number(name: str, given: Mapping[str, Any], at_least: int) -> float:
         number = math.nan
     if not at_least <= number < math.inf:
         raise ValueError(
-            f"{name} is {given[name]!r}: give a number of {at_least} or more, in the "
+            f"{name} is {given[name]!r}: set a number of at least {at_least} in the "
             "model's extra params or the environment"
         )
     return number
 
 
 class GPT2TextGeneration(LabelStudioMLBase):
-    """Writes an answer to each ``Text`` into the ``TextArea`` that belongs to it."""
+    """Writes an answer to each ``Text`` into its ``TextArea``."""
 
     model: CausalLM
 
@@ -73,7 +74,7 @@ class GPT2TextGeneration(LabelStudioMLBase):
         self.set("model_version", f"gpt2-{Path(base_model()).name}")
 
     def load(self, weights: Path | None) -> None:
-        """What this sets is shared by all projects: nothing of the label config."""
+        """Load weights. All projects share them, so they ignore the label config."""
         self.model = CausalLM.load(weights or base_model())
 
     def predict(
@@ -82,11 +83,10 @@ class GPT2TextGeneration(LabelStudioMLBase):
         context: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> list[dict[str, Any]]:
-        """One answer for each task, or how an annotator's last text may go on.
+        """Answer each task, or complete an annotator's last text.
 
-        A prediction's score is the mean probability of the answer's tokens: sorted by
-        it, the tasks come first that the model is least sure of. A task without a
-        prompt gets no answer.
+        A prediction's score is the mean probability of the answer's tokens. Sorted by
+        it, the least certain tasks come first. A task without a prompt gets no answer.
         """
         *earlier, typed = typed_texts(context, self.from_name) or [""]
         prompts = [prompt_of(task, self.value) for task in tasks]
@@ -106,7 +106,7 @@ class GPT2TextGeneration(LabelStudioMLBase):
     ) -> dict[str, Any]:
         text = typed if generated is None else joined(typed, generated.text)
         texts = [*earlier, text] if text else earlier
-        # Label Studio puts it in the place of all that the TextArea has.
+        # Label Studio replaces all texts of the TextArea by these.
         answer = region(texts, self.from_name, self.to_name)
         return {
             "result": [answer] if texts else [],
@@ -116,9 +116,9 @@ class GPT2TextGeneration(LabelStudioMLBase):
     # Learning
 
     def fit(self, event: str, data: dict[str, Any], **kwargs: Any) -> None:
-        """Learn to answer as the annotators did, on from the weights that serve.
+        """Learn to answer like the annotators, starting from the active weights.
 
-        It changes them in place: a fit has a process of its own.
+        It changes them in place, as a fit runs in its own process.
         """
         pairs = [
             pair
@@ -126,14 +126,14 @@ class GPT2TextGeneration(LabelStudioMLBase):
             for pair in task_to_pairs(task, self.from_name, self.value)
         ]
         if not pairs:
-            logger.info("project %s: no answers, no version", self.project_id)
+            logger.info("No version: no answers, project=%s", self.project_id)
             return
         train, held_out = split(pairs)
         before = perplexity(self.model, held_out)
         for epoch in learn(self.model, train, held_out, Schedule.of(self.model, train)):
             self.report(epoch.share, loss=epoch.loss, perplexity=epoch.perplexity)
             if self.should_stop:
-                logger.info("project %s: stopped, no version", self.project_id)
+                logger.info("No version: stopped, project=%s", self.project_id)
                 return
         metrics = {
             "perplexity": perplexity(self.model, held_out),
@@ -146,15 +146,15 @@ class GPT2TextGeneration(LabelStudioMLBase):
 
 
 def base_model() -> str:
-    """``GPT2_MODEL``, else the shipped checkpoint: what serves until one is learnt."""
+    """The untrained model: ``GPT2_MODEL``, or the checkpoint of the example."""
     return os.environ.get("GPT2_MODEL") or str(BASE)
 
 
 def reading(prompt: str, typed: str) -> str:
-    """What the model continues; a space belongs to the word that comes after it."""
+    """The text that the model continues. A space belongs to the word after it."""
     return PROMPT.format(prompt) + (f" {typed.strip()}" if typed else "")
 
 
 def joined(typed: str, added: str) -> str:
-    """What an annotator typed, unchanged, and what comes after it."""
+    """The annotator's text, unchanged, followed by the generated text."""
     return typed + added.lstrip() if not typed or typed[-1].isspace() else typed + added

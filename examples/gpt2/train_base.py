@@ -1,9 +1,9 @@
-"""Make ``base/`` out of the example's own text, and measure it.
+"""Train ``base/`` on the text of the example, and measure it.
 
 python -m examples.gpt2.train_base              train, write, measure
-python -m examples.gpt2.train_base --measure    measure it as it is
-python -m examples.gpt2.train_base --fit        fit the 100 pairs, and measure that
-python -m examples.gpt2.train_base --speed      batches of 16 against one by one
+python -m examples.gpt2.train_base --measure    only measure it
+python -m examples.gpt2.train_base --fit        fit the 100 pairs, then measure
+python -m examples.gpt2.train_base --speed      compare batches of 16 with single texts
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RUNS = 3
 
 
 def train_tokenizer(pairs: Sequence[Pair]) -> PreTrainedTokenizerFast:
-    """GPT-2's kind of tokenizer, byte-level BPE, of the words of these pairs."""
+    """Train a byte-level BPE tokenizer, as that of GPT-2, on the pairs."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -59,7 +59,7 @@ def train_tokenizer(pairs: Sequence[Pair]) -> PreTrainedTokenizerFast:
 
 
 def train_base(pairs: Sequence[Pair], schedule: Schedule = SCHEDULE) -> CausalLM:
-    """A model trained from nothing; the same one each time on the same machine."""
+    """Train a model from scratch. The result is reproducible on the same machine."""
     torch.manual_seed(schedule.seed)
     tokenizer = train_tokenizer(pairs)
     end = tokenizer.eos_token_id
@@ -82,7 +82,7 @@ def train_base(pairs: Sequence[Pair], schedule: Schedule = SCHEDULE) -> CausalLM
 
 
 def fitted(pairs: Sequence[Pair], directory: Path) -> CausalLM:
-    """What the backend's ``fit`` makes of the base with these pairs accepted."""
+    """Fit the base model to the pairs, as the backend does."""
     backend = GPT2TextGeneration(label_config=LABEL_CONFIG.read_text(encoding="utf-8"))
     backend.model = CausalLM.load(BASE)
     names = backend.from_name, backend.to_name, backend.value
@@ -90,12 +90,12 @@ def fitted(pairs: Sequence[Pair], directory: Path) -> CausalLM:
     started = time.monotonic()
     path, metrics = testing.fit(backend, tasks, directory).saved[-1]
     seconds = time.monotonic() - started
-    print(f"fit took {seconds:.0f} s and says {json.dumps(metrics)}")
+    print(f"fit took {seconds:.0f} s: {json.dumps(metrics)}")
     return CausalLM.load(path)
 
 
 def report(name: str, model: CausalLM) -> None:
-    """Print its perplexity on the held-out answers, and some of its own."""
+    """Print the perplexity on the held-out answers, and some generated answers."""
     pairs, held_out = read_pairs(PAIRS), read_pairs(HELD_OUT)
     print(f"perplexity of {len(held_out)} held-out answers")
     print(f"{name}: {perplexity(model, held_out):.2f}")
@@ -116,10 +116,10 @@ def _answers(model: CausalLM, pairs: Sequence[Pair]) -> list[Generated]:
 
 
 def speed(model: CausalLM, pairs: Sequence[Pair], batch: int = 16) -> float:
-    """How many times the answers a second that one by one gives, in batches."""
+    """The speedup of batches over single texts."""
     texts = [PROMPT.format(pair.prompt) for pair in pairs]
     runs = [[_seconds(model, texts, n) for n in (1, batch)] for _ in range(RUNS)]
-    # The shortest: other programs only ever add to a time.
+    # The minimum, as other programs only add to a time.
     one, many = (len(texts) / min(run[k] for run in runs) for k in (0, 1))
     print(f"one by one: {one:.1f} tasks/s; batches of {batch}: {many:.1f} tasks/s")
     return many / one
@@ -133,23 +133,23 @@ def _seconds(model: CausalLM, texts: Sequence[str], size: int) -> float:
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for option in ("--measure", "--fit", "--speed"):
         parser.add_argument(option, action="store_true")
-    asked = parser.parse_args()
-    torch.set_num_threads(1)  # sums are taken in the same order on every machine
-    if asked.speed:
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # sums have the same order on every machine
+    if arguments.speed:
         times = speed(CausalLM.load(BASE), read_pairs(PAIRS)[:64])
         print(f"{times:.1f} times as fast")
         return
-    if asked.fit:
+    if arguments.fit:
         with tempfile.TemporaryDirectory() as directory:
             report("fitted", fitted(read_pairs(PAIRS), Path(directory)))
         return
-    if not asked.measure:
+    if not arguments.measure:
         train_base(read_pairs(CATALOGUE)).save(BASE)
     report(BASE.name, CausalLM.load(BASE))
 

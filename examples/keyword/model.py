@@ -1,4 +1,4 @@
-"""Keyword matching: the smallest backend that is of use, with no network in it."""
+"""Keyword matching: the smallest useful backend, without a neural network."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +11,7 @@ Span = tuple[int, int]
 
 
 def find_words(text: str, words: Iterable[str]) -> list[Span]:
-    """Whole words of the text, whatever their case; the longer one of two."""
+    """Find whole words, ignoring case. Of overlapping words, the longest is found."""
     longest_first = sorted({word for word in words if word}, key=len, reverse=True)
     if not longest_first:
         return []
@@ -21,7 +21,7 @@ def find_words(text: str, words: Iterable[str]) -> list[Span]:
 
 
 def keywords_by_label(labels: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
-    """The keywords of every label: its ``predicted_values``, else its own name.
+    """The keywords of every label: its ``predicted_values``, or its own name.
 
     Args:
         labels: the attributes of each ``<Label>``, by its value.
@@ -35,7 +35,7 @@ def keywords_by_label(labels: Mapping[str, Mapping[str, str]]) -> dict[str, list
 
 
 def repeated(text: str, region: Mapping[str, Any]) -> Iterator[tuple[str, Span]]:
-    """Where else the words of a finished region stand, with the region's labels."""
+    """Other occurrences of the words of a finished region, with its labels."""
     value = region.get("value") or {}
     start, end = value.get("start"), value.get("end")
     if not isinstance(start, int) or not isinstance(end, int):
@@ -47,7 +47,7 @@ def repeated(text: str, region: Mapping[str, Any]) -> Iterator[tuple[str, Span]]
 
 
 class KeywordMatcher(LabelStudioMLBase):
-    """Labels the label config's keywords, and repeats what a person labelled."""
+    """Labels keywords of the label config, and other occurrences of labeled words."""
 
     def setup(self) -> None:
         self.set("model_version", "keyword-1")

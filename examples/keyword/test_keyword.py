@@ -38,16 +38,14 @@ def finished(start: int, end: int, *labels: str) -> dict[str, Any]:
         ("", ["dragon"], []),
     ],
 )
-def test_whole_words_are_found_whatever_their_case(
+def test_whole_words_are_found_in_any_case(
     text: str, words: list[str], found: list[str]
 ) -> None:
     assert [text[start:end] for start, end in find_words(text, words)] == found
 
 
 @given(st.text(max_size=20), st.sampled_from(["dragon", "🐉", "New York"]))
-def test_offsets_count_code_points_whatever_stands_before(
-    before: str, word: str
-) -> None:
+def test_offsets_count_code_points(before: str, word: str) -> None:
     text = f"{before} {word}"
     assert (len(before) + 1, len(text)) in find_words(text, [word])
 
@@ -57,7 +55,7 @@ def test_a_label_without_keywords_is_found_by_its_own_name() -> None:
     assert keywords_by_label(labels) == {"Place": ["Place"], "Who": ["elf", "the orc"]}
 
 
-def test_a_finished_region_is_suggested_everywhere_but_where_it_stands() -> None:
+def test_a_finished_region_is_suggested_at_all_other_occurrences() -> None:
     text = "🐉 a cat, the Cat, concat, cat"
     [start, end] = [text.index("cat"), text.index("cat") + 3]
     suggested = list(repeated(text, finished(start, end, "Pet")))
@@ -96,7 +94,7 @@ def test_the_label_configs_keywords_become_valid_regions(
     assert interface.validate_prediction(found) is True
 
 
-def test_with_a_context_only_the_other_places_are_suggested(
+def test_with_a_context_only_other_occurrences_are_suggested(
     matcher: KeywordMatcher,
 ) -> None:
     task = {"id": 1, "data": {"text": "a dragon, an elf, an Elf"}}
@@ -107,7 +105,7 @@ def test_with_a_context_only_the_other_places_are_suggested(
     ]
 
 
-def test_a_region_that_came_twice_is_suggested_once(matcher: KeywordMatcher) -> None:
+def test_a_duplicate_region_is_suggested_once(matcher: KeywordMatcher) -> None:
     task = {"id": 1, "data": {"text": "elf elf"}}
     context = {"result": [finished(0, 3, "Creature"), finished(0, 3, "Creature")]}
     [suggested] = matcher.predict([task], context=context)

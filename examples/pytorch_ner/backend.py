@@ -1,4 +1,4 @@
-"""The tagger behind Label Studio."""
+"""The tagger as a Label Studio ML backend."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from lsml_bento import LabelStudioMLBase
 
 BASE = Path(__file__).with_name("base.safetensors")
 WEIGHTS = "model.safetensors"
-"""The file in the directory of a version's weights."""
+"""The file name in the directory of a version's weights."""
 
 logger = logging.getLogger(__name__)
 
 
 class NER(LabelStudioMLBase):
-    """Marks entities in the first ``Text`` that has a ``Labels`` tag.
+    """Finds entities in the first ``Text`` that has a ``Labels`` tag.
 
-    A label of the label config that the weights do not know is not predicted, and an
-    entity whose label the label config does not have is left out.
+    It predicts only labels that are both in the weights and in the label config.
     """
 
     rehearse = 0.5
-    """Sentences of the base that ``fit`` goes through again for each annotated text."""
+    """Base sentences that ``fit`` also trains on, per annotated text."""
 
     weights: Path = BASE
     tagger: Tagger
@@ -39,7 +38,7 @@ class NER(LabelStudioMLBase):
         self.set("model_version", "pytorch-ner-base")
 
     def load(self, weights: Path | None) -> None:
-        """What this sets is shared by all projects: nothing of the label config."""
+        """Load weights. All projects share them, so they ignore the label config."""
         self.weights = BASE if weights is None else weights / WEIGHTS
         self.tagger = Tagger.load(self.weights)
 
@@ -49,10 +48,10 @@ class NER(LabelStudioMLBase):
         context: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> list[dict[str, Any]]:
-        """One prediction for each task, from one forward call.
+        """Predict all tasks in one forward call.
 
-        A prediction's score is the mean probability of the text's tokens: sorted by it,
-        the tasks come first that the tagger is least sure of.
+        A prediction's score is the mean probability of the text's tokens. Sorted by it,
+        the least certain tasks come first.
         """
         texts = [str(task["data"].get(self.value) or "") for task in tasks]
         labels = self.build_label_map(self.from_name, list(self.tagger.labels))
@@ -93,8 +92,8 @@ class NER(LabelStudioMLBase):
     def fit(self, event: str, data: dict[str, Any], **kwargs: Any) -> None:
         """Learn the label config's labels from all annotated tasks.
 
-        It goes on from the weights that serve. Their labels keep their names; one that
-        they do not know is added, and one that the label config lacks is dropped.
+        Training starts from the active weights. New labels of the label config are
+        added, and labels that are no longer in it are removed.
         """
         names = self._names()
         found = (
@@ -103,8 +102,8 @@ class NER(LabelStudioMLBase):
         )
         examples = [example for example in found if example is not None]
         if not examples or not names:
-            what = "labels in the label config" if examples else "annotated texts"
-            logger.info("project %s: no %s, no version", self.project_id, what)
+            missing = "labels in the label config" if examples else "annotated texts"
+            logger.info("No version: no %s, project=%s", missing, self.project_id)
             return
         shipped = self.build_label_map(self.from_name, labels_of(base_examples()[0]))
         lessons = Lessons.of(
@@ -115,7 +114,7 @@ class NER(LabelStudioMLBase):
         for epoch in learn(tagger, lessons, schedule):
             self.report(progress=epoch.share, loss=epoch.loss, f1=epoch.f1)
             if self.should_stop:
-                logger.info("project %s: stopped, no version", self.project_id)
+                logger.info("No version: stopped, project=%s", self.project_id)
                 return
         called = {name: label for label, name in names.items()}
         metrics = measure(tagger, lessons, called)
@@ -123,7 +122,7 @@ class NER(LabelStudioMLBase):
             tagger.save(directory / WEIGHTS)
 
     def _names(self) -> dict[str, str]:
-        """What each label of the label config is called in the weights."""
+        """The names in the weights by label of the label config."""
         names: dict[str, str] = {}
         known = self.build_label_map(self.from_name, list(self.tagger.labels))
         for name, label in known.items():

@@ -1,7 +1,7 @@
-"""Annotations to examples and back: tokens, spans, BIO tags, splits.
+"""From annotations to examples and back: tokens, spans, BIO tags, splits.
 
-Every function is pure. Offsets are half-open and count code points, as Label Studio's
-do, so that ``text[start:end]`` is the entity.
+All functions are pure. Offsets count code points and the end is exclusive, as in Label
+Studio, so that ``text[start:end]`` is the entity.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ SENTENCES = Path(__file__).with_name("sentences.txt")
 LISTS = Path(__file__).with_name("lists.txt")
 
 NEW_LABEL = "PROD"
-"""Sentences with this label are kept from the base, to be learnt later."""
+"""The base is trained without sentences of this label, which is learned later."""
 
 Offsets = list[tuple[int, int]]
-"""The (start, end) of each token of a text, ascending, never overlapping."""
+"""The (start, end) of each token of a text, ascending, without overlap."""
 
 
 class Span(NamedTuple):
@@ -37,10 +37,10 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Example:
-    """A text and its entities, sorted by start, never overlapping.
+    """A text and its entities, sorted by start, without overlap.
 
     Attributes:
-        id: of the Label Studio task, or made of the text; decides the split.
+        id: of the Label Studio task, or derived from the text; decides the split.
     """
 
     id: str
@@ -51,13 +51,13 @@ class Example:
 # Tokens
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
-_JOINER = "\u200d"  # holds the parts of an emoji together
+_JOINER = "\u200d"  # joins the parts of an emoji
 
 
 def tokenize(text: str) -> Offsets:
-    """Words, and every other visible character by itself.
+    """Split into words and single other characters, without spaces.
 
-    A combining mark belongs to the word or the emoji that it stands on.
+    A combining mark belongs to the word or emoji before it.
     """
     offsets = [match.span() for match in _TOKEN.finditer(text)]
     return offsets if text.isascii() else _join_marks(text, offsets)
@@ -77,7 +77,7 @@ def _join_marks(text: str, offsets: Offsets) -> Offsets:
 
 
 def _continues(before: str, character: str) -> bool:
-    """Whether a word goes on after a mark, or an emoji after a joiner."""
+    """Whether a word continues after a mark, or an emoji after a joiner."""
     if before == _JOINER:
         return True
     return _is_mark(before) and (character == "_" or character.isalnum())
@@ -94,11 +94,11 @@ def _is_mark(character: str) -> bool:
 
 
 def snap(spans: Iterable[Span], offsets: Offsets) -> list[Span]:
-    """The spans as whole tokens, sorted, never overlapping.
+    """The spans as whole tokens, sorted, without overlap.
 
-    A reversed span is turned round, one out of range is cut, one inside a word grows
-    to the word, one that is empty or holds no token is dropped. Of two that share a
-    token the one that starts first stays, and of those the longer.
+    Reversed spans are swapped, those out of range are cut, those inside a word extended
+    to the word, and those without a token dropped. Of two that share a token, the one
+    that starts first is kept, then the longer one.
     """
     ordered = sorted(
         (Span(min(s.start, s.end), max(s.start, s.end), s.label) for s in spans),
@@ -115,7 +115,7 @@ def snap(spans: Iterable[Span], offsets: Offsets) -> list[Span]:
 
 
 def _tokens(span: Span, offsets: Offsets) -> range:
-    """The tokens that share a character with the span."""
+    """The tokens that overlap the span."""
     first = bisect_right(offsets, span.start, key=itemgetter(1))
     return range(first, bisect_left(offsets, span.end, key=itemgetter(0)))
 
@@ -123,7 +123,7 @@ def _tokens(span: Span, offsets: Offsets) -> range:
 def spans_to_tags(
     spans: Iterable[Span], offsets: Offsets, labels: Sequence[str]
 ) -> list[int]:
-    """T tags of a text; spans of other labels are left out."""
+    """The T tags of a text. Spans of other labels are ignored."""
     first_tag = {label: 1 + 2 * k for k, label in enumerate(labels)}
     tags = [0] * len(offsets)
     for span in snap((s for s in spans if s.label in first_tag), offsets):
@@ -135,9 +135,9 @@ def spans_to_tags(
 
 
 def runs(tags: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """The half-open (first, last) tokens of each entity, with its label's index.
+    """(first, last + 1, label index) of the tokens of each entity.
 
-    An inside tag that follows nothing of its label begins an entity.
+    An inside tag that does not follow a tag of its label begins an entity.
     """
     t = 0
     while t < len(tags):
@@ -165,7 +165,7 @@ def tags_to_spans(
 
 
 def read_sentences(path: Path = SENTENCES) -> list[Example]:
-    """The example's own sentences, one a line; ``#`` starts a comment."""
+    """The sentences of the example, one per line; ``#`` starts a comment."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return [parse_markup(line) for line in lines if line and not line.startswith("#")]
 
@@ -174,9 +174,10 @@ _ENTITY = re.compile(r"\[([A-Z]+) ([^\]]+)\]")
 
 
 def parse_markup(line: str) -> Example:
-    """``[PER Ana] left [LOC Porto].`` as an example.
+    """Parse ``[PER Ana] left [LOC Porto].``.
 
-    Its id is made of its text, so that a new line moves no other line to another split.
+    The id is derived from the text, so that a new line does not move others to another
+    side of the split.
     """
     text, spans, done = "", [], 0
     for match in _ENTITY.finditer(line):
@@ -190,7 +191,7 @@ def parse_markup(line: str) -> Example:
 
 @lru_cache(maxsize=1)
 def base_examples() -> tuple[list[Example], list[Example]]:
-    """(train, held out) of the sentences without the new label; lists are for train."""
+    """(train, held out) of the sentences without the new label; lists are in train."""
     known, held_out = split(
         e for e in read_sentences() if NEW_LABEL not in labels_of([e])
     )
@@ -244,7 +245,7 @@ def _region_to_span(
 
 
 def example_to_task(example: Example, value: str = "text") -> dict[str, Any]:
-    """A task to import into Label Studio, without its entities."""
+    """A task for import into Label Studio, without entities."""
     return {"id": example.id, "data": {value: example.text}}
 
 
@@ -273,7 +274,7 @@ def example_to_annotation(
 def example_to_annotated_task(
     example: Example, from_name: str, to_name: str, value: str = "text"
 ) -> dict[str, Any]:
-    """A task with one annotation, as ``annotated_tasks`` gives it."""
+    """A task with one annotation, as ``annotated_tasks`` returns it."""
     result = example_to_annotation(example, from_name, to_name)
     annotation = {"id": example.id, "result": result, "was_cancelled": False}
     return {**example_to_task(example, value), "annotations": [annotation]}
@@ -282,7 +283,7 @@ def example_to_annotated_task(
 def split(
     examples: Iterable[Example], held_out_percent: int = 20
 ) -> tuple[list[Example], list[Example]]:
-    """(train, held out) by a hash of the id: a task keeps its side for ever."""
+    """(train, held out) by a hash of the id, so that a task never changes sides."""
     sides: tuple[list[Example], list[Example]] = ([], [])
     for example in examples:
         is_held_out = zlib.crc32(example.id.encode()) % 100 < held_out_percent

@@ -1,4 +1,4 @@
-"""Entities out of a tagger's probabilities.
+"""From a tagger's probabilities to entities.
 
 Shape letters: B texts, T tokens, K labels, L = 2K + 1 tags.
 """
@@ -15,7 +15,7 @@ from examples.pytorch_ner.data import Offsets, runs
 
 
 class Entity(NamedTuple):
-    """A found span; ``score`` is the mean probability of its tokens."""
+    """An entity; ``score`` is the mean probability of its tokens."""
 
     start: int
     end: int
@@ -33,10 +33,10 @@ class Tagged(NamedTuple):
 def decode(
     probabilities: Tensor, offsets: Sequence[Offsets], labels: Sequence[str]
 ) -> list[Tagged]:
-    """Entities out of probabilities.
+    """Decode probabilities to entities.
 
-    All labels together vote on where an entity begins and ends, then its tokens vote on
-    its label: half of a name can not be a person and the other half a company.
+    The sums over all labels decide where an entity begins and ends, then its tokens
+    vote on its label. So half of a name cannot be a person and the rest a company.
 
     Args:
         probabilities: float (B, T, L).
@@ -67,7 +67,7 @@ def _decode_text(
 ) -> Tagged:
     entities: list[Entity] = []
     scores = outside[: len(offsets)]
-    # Outside, begin and inside are the tags of a text with one label.
+    # Outside, begin and inside are the same tags as those of a single label.
     for first, last, _ in runs(kinds[: len(offsets)]):
         votes = [sum(column) for column in zip(*by_label[first:last], strict=True)]
         k = max(range(len(votes)), key=votes.__getitem__)
@@ -78,5 +78,5 @@ def _decode_text(
 
 
 def _mean(scores: list[float]) -> float:
-    # Rounding may carry a sum over its terms' count; an empty text leaves no doubt.
+    # Rounding may lift a mean above 1. An empty text is certain.
     return min(1.0, sum(scores) / len(scores)) if scores else 1.0

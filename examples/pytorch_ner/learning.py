@@ -1,4 +1,4 @@
-"""What to learn from annotations, and when to stop."""
+"""What to train on, and when to stop."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from examples.pytorch_ner.scores import MICRO, Score
 from examples.pytorch_ner.train import Schedule, evaluate, train
 
 EPOCHS = (5, 80)
-"""The fewest and the most passes over the examples."""
+"""Minimum and maximum number of epochs."""
 
 PASSES = 24_000
-"""How many examples all epochs together go through: half a minute on one core."""
+"""Maximum number of examples in all epochs: about 30 s on one core."""
 
 
 class Lessons(NamedTuple):
@@ -25,8 +25,8 @@ class Lessons(NamedTuple):
 
     Attributes:
         train: annotated texts.
-        held_out: other annotated texts, never trained on; none if there are too few.
-        rehearsal: sentences that the base was trained on.
+        held_out: annotated texts for measuring, never trained on; empty if too few.
+        rehearsal: sentences of the base's training.
     """
 
     train: list[Example]
@@ -35,16 +35,16 @@ class Lessons(NamedTuple):
 
     @classmethod
     def of(cls, examples: Sequence[Example], known: Mapping[str, str]) -> Lessons:
-        """Split examples by their id, and find what to rehearse with them.
+        """Split examples by their id, and choose sentences to rehearse.
 
-        If all are on one side, all are trained on and nothing is measured. No text on
-        the held-out side is trained on, whatever its id is elsewhere.
+        If all are on one side, all are trained on and nothing is measured. A held-out
+        text is never trained on, even if another task has the same text.
 
         Args:
             examples: the annotated texts.
-            known: what the base's labels are called in the examples. A sentence with
-                a label that is not in it is not rehearsed: it would teach that what
-                annotators may mark under another name is nothing.
+            known: the names of the base's labels in the examples. Sentences with other
+                labels are not rehearsed: they would teach that such entities, which
+                annotators may mark under another name, are none.
         """
         train, held_out = split(examples)
         hidden = {example.text for example in held_out}
@@ -61,7 +61,7 @@ class Lessons(NamedTuple):
         return cls(train, held_out, rehearsal if known else [])
 
     def schedule(self, rehearse: float = 0.5, seed: int = 0) -> Schedule:
-        """More epochs the fewer examples, so that any number is learnt in a while."""
+        """More epochs for fewer examples, so that the time stays about the same."""
         fewest, most = EPOCHS
         rehearsed = min(len(self.rehearsal), math.ceil(rehearse * len(self.train)))
         epochs = max(fewest, min(most, PASSES // (len(self.train) + rehearsed)))
@@ -75,12 +75,12 @@ def _renamed(example: Example, known: Mapping[str, str]) -> Example:
 
 @dataclass(frozen=True)
 class Progress:
-    """One epoch.
+    """The state after an epoch.
 
     Attributes:
-        share: of the epochs that are over, 0 to 1.
-        loss: the epoch's mean.
-        f1: on the held-out side, NaN if there is none.
+        share: of the epochs that are done, 0 to 1.
+        loss: the mean loss of the epoch.
+        f1: on the held-out examples, NaN without any.
     """
 
     share: float
@@ -89,11 +89,11 @@ class Progress:
 
 
 def learn(tagger: Tagger, lessons: Lessons, schedule: Schedule) -> Iterator[Progress]:
-    """Train in place, one epoch for each ``next``; at the end the best weights are in.
+    """Train in place, one epoch per ``next``, and restore the best weights at the end.
 
-    The best are those with the highest F1 on the held-out side, the later of equals,
-    once a quarter of the epochs are over: a held-out side of a few texts may be lucky
-    long before the tagger has learnt. After another quarter without such an F1 it ends.
+    The best weights have the highest F1 on the held-out examples, the latest of equal
+    ones. The first quarter of the epochs does not count, as a few held-out texts may
+    get a high F1 by chance. Training stops after another quarter without a new best.
     """
     patience = max(2, schedule.epochs // 4)
     best, since, weights = -1.0, 0, None
@@ -113,7 +113,7 @@ def learn(tagger: Tagger, lessons: Lessons, schedule: Schedule) -> Iterator[Prog
 
 
 def _f1(scores: Mapping[str, Score]) -> float:
-    # Without the key nothing was to be found, and nothing was.
+    # Without the key there were no entities, and none were predicted.
     return scores[MICRO].f1 if MICRO in scores else 1.0
 
 
@@ -123,14 +123,14 @@ def measure(
     """A version's metrics.
 
     Args:
-        tagger: what was learnt.
-        lessons: from these.
-        called: the labels in the label config by their names in the tagger.
+        tagger: the trained tagger.
+        lessons: what it was trained on.
+        called: the labels of the label config by their names in the tagger.
 
     Returns:
         ``{"f1", "f1_<label>", .., "trained_on", "held_out"}``: F1 over all labels and
-        of each that the held-out side has, and how many tasks each side has. ``f1`` is
-        NaN where no entity is held out.
+        of each held-out label, and the number of tasks on each side. ``f1`` is NaN
+        without held-out entities.
     """
     scores = evaluate(tagger, lessons.held_out)
     found = {label: score for label, score in scores.items() if score.entities}

@@ -4,7 +4,7 @@ Shape letters: B texts, T tokens, F features, C channels, K labels, L = 2K + 1 t
 V buckets.
 """
 
-# ruff: noqa: N806 - shape letters are the project's one exception from lowercase names
+# ruff: noqa: N806 - shape letters are uppercase
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Config:
     Attributes:
         buckets: V, rows of the table that features are hashed into.
         channels: C, numbers per token.
-        layers: convolutions; each sees one token further to both sides.
-        dropout: share of the channels that training hides.
-        feature_dropout: share of single features that training hides.
-        word_dropout: share of tokens of which training shows the shape only, so that
-            the words around must do.
+        layers: convolutions; each sees one more token on both sides.
+        dropout: share of channels dropped in training.
+        feature_dropout: share of features dropped in training.
+        word_dropout: share of tokens that keep only their shape in training, so that
+            the tagger learns from the context.
     """
 
     buckets: int = 6144
@@ -48,7 +48,7 @@ class Config:
 
     @classmethod
     def nano(cls) -> Config:
-        """Trains on a CPU within a minute.
+        """A size that trains on a CPU within a minute.
 
         6,144 x 64 + 4 x 3 x 64 x 128 = 0.49 M numbers, 4 bytes each: 1.97 MB.
         """
@@ -66,8 +66,8 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """``x`` (B, T, C) and what its neighbours add; ``mask`` is (B, T, 1)."""
-        # Padding is zero, as the margin is: a text's logits do not depend on its batch.
+        """Mix ``x`` (B, T, C) with its neighbors; ``mask`` is (B, T, 1)."""
+        # Padding and margins are zero, so logits do not depend on the batch.
         y = functional.pad(self.norm(x) * mask, (0, 0, 1, 1))  # (B, 1 + T + 1, C)
         y = torch.cat([y[:, :-2], y[:, 1:-1], y[:, 2:]], dim=-1)  # (B, T, 3C)
         y = functional.glu(self.mix(y), dim=-1)  # (B, T, C)
@@ -76,7 +76,7 @@ class Block(nn.Module):
 
 
 class Tagger(nn.Module):
-    """Begin, inside or outside, for each label and token.
+    """Predicts begin, inside or outside for each label and token.
 
     Attributes:
         labels: K names, in the order of the head's rows: outside, then begin and inside
@@ -103,7 +103,7 @@ class Tagger(nn.Module):
         """Logits (B, T, L).
 
         Args:
-            features: int32 (B, T, F), 0 where a text has ended; on any device.
+            features: int32 (B, T, F), padded with 0; on any device.
         """
         B, T, F = features.shape
         features = to_device(features, self.head.weight.device)
@@ -117,7 +117,7 @@ class Tagger(nn.Module):
         return logits
 
     def _seen(self, features: Tensor) -> Tensor:
-        """The weight of each feature: 1, but for those that training hides."""
+        """The weight of each feature: 0 for those that training drops."""
         seen = torch.ones_like(features, dtype=torch.float32)  # (B, T, F)
         seen = functional.dropout(seen, self.config.feature_dropout)  # (B, T, F)
         drawn = torch.rand(features.shape[:2], device=seen.device)  # (B, T)
@@ -128,7 +128,7 @@ class Tagger(nn.Module):
     # Tagging
 
     def tag(self, texts: Sequence[str]) -> list[Tagged]:
-        """The entities of B texts, in one forward call unless they are very long."""
+        """Find the entities of B texts, in one forward call if possible."""
         offsets = [tokenize(text) for text in texts]
         rows = [
             encode(text, spans, self.config.buckets)
@@ -164,8 +164,8 @@ class Tagger(nn.Module):
 
         Args:
             path: the safetensors file.
-            labels: the labels to have, those of the file by default. One that the file
-                does not know starts as the mean of those that it knows.
+            labels: the labels of the tagger (default: those of the file). A label that
+                is not in the file starts as the mean of those that are.
         """
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
@@ -180,16 +180,14 @@ class Tagger(nn.Module):
 
 
 def relabel(rows: Tensor, known: Sequence[str], wanted: Sequence[str]) -> Tensor:
-    """The head's rows (2 * known + 1, ..) by name, as (2 * wanted + 1, ..)."""
+    """Reorder the head's rows (2 * known + 1, ..) to (2 * wanted + 1, ..) by name."""
     outside, pairs = rows[:1], rows[1:].reshape(len(known), 2, *rows.shape[1:])
     if list(known) == list(wanted):
         return rows
-    fresh = pairs.sum(0) / max(1, len(known))  # (2, ..)
-    picked = [
-        pairs[known.index(label)] if label in known else fresh for label in wanted
-    ]
+    new = pairs.sum(0) / max(1, len(known))  # (2, ..)
+    picked = [pairs[known.index(label)] if label in known else new for label in wanted]
     return torch.cat([outside, *picked])  # (2 * wanted + 1, ..)
 
 
 MAX_CELLS = 65536
-"""How many tokens, padding included, one forward call takes: about 100 MB of memory."""
+"""Maximum tokens per forward call, including padding: about 100 MB of memory."""

@@ -1,4 +1,4 @@
-"""How well entities are found, and what a dictionary would find."""
+"""Scores of found entities, and of a dictionary as the baseline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from examples.pytorch_ner.data import Example, Span, tokenize
 
 
 class Score(NamedTuple):
-    """How well entities were found; right means the same span and label."""
+    """The scores of found entities. A correct one has the same span and label."""
 
     precision: float
     recall: float
@@ -19,17 +19,17 @@ class Score(NamedTuple):
 
 
 MICRO = "micro"
-"""The key of the score over all labels."""
+"""The key of the scores over all labels."""
 
 
 def entity_scores(
     gold: Sequence[Iterable[Span]], found: Sequence[Iterable[Span]]
 ) -> dict[str, Score]:
-    """Scores by label, and over all labels under ``MICRO``; without any entity, none.
+    """Scores by label, and over all labels under ``MICRO``; empty without entities.
 
     Args:
-        gold: B texts' entities.
-        found: the same texts' entities, as predicted.
+        gold: the true entities of B texts.
+        found: the predicted entities of the same texts.
     """
     right: Counter[str] = Counter()
     expected: Counter[str] = Counter()
@@ -51,7 +51,7 @@ def _score(right: int, given: int, expected: int) -> Score:
 
 
 class Dictionary:
-    """The baseline: an entity is what was one in training, the longest match first."""
+    """The baseline: finds the entities of the training texts, longest match first."""
 
     def __init__(self, examples: Iterable[Example]) -> None:
         votes: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
@@ -64,7 +64,7 @@ class Dictionary:
         self._longest = max(map(len, self._labels), default=0)
 
     def find(self, text: str) -> list[Span]:
-        """The entities of a text, sorted by start."""
+        """Find the entities of a text, sorted by start."""
         offsets = tokenize(text)
         words = [text[start:end] for start, end in offsets]
         found, t = [], 0

@@ -1,4 +1,4 @@
-"""The training loop; nothing in it knows where examples come from."""
+"""The training loop, independent of where examples come from."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Schedule:
 
     Attributes:
         epochs: passes over the examples.
-        batch: B examples a step.
-        peak: the highest learning rate; it rises over the first tenth and falls to 0.
-        swap: share of the entities put in another one's place, to hide which names
-            belong to which sentence.
-        rehearse: rehearsed examples in an epoch for each of the others.
-        invent: share of the swapped names that are made up, for labels that are not
-            rehearsed: of those few names are known, and they are learnt by heart.
-        seed: of the order, the swaps and dropout.
+        batch: B, examples per step.
+        peak: the highest learning rate, reached after a tenth of the steps.
+        swap: share of entities replaced by others of their label, so that names are
+            not learned with their sentences.
+        rehearse: rehearsed examples in an epoch per other example.
+        invent: share of the replacements that are random, for labels that are not
+            rehearsed: their few known names would be memorized.
+        seed: of order, replacements and dropout.
     """
 
     epochs: int = 40
@@ -57,22 +57,22 @@ def train(
     schedule: Schedule | None = None,
     rehearsal: Sequence[Example] = (),
 ) -> Iterator[Epoch]:
-    """Train in place, one epoch for each ``next``: the caller reports, and may stop.
+    """Train in place, one epoch per ``next``, so that the caller can report and stop.
 
-    Entities whose label the tagger does not have count as outside.
+    Entities with a label that the tagger does not have count as outside.
 
     Args:
-        tagger: whose weights change.
-        examples: what to learn, all of it in each epoch.
-        schedule: how.
-        rehearsal: what not to forget, some of it in each epoch.
+        tagger: its weights change.
+        examples: all are in each epoch.
+        schedule: how to train.
+        rehearsal: examples not to forget, a sample of which is in each epoch.
     """
     plan = schedule or Schedule()
     torch.manual_seed(plan.seed)
     rng = random.Random(plan.seed)
     names = Names([*examples, *rehearsal], labels_of(rehearsal), plan.invent)
     rehearsed = min(len(rehearsal), math.ceil(plan.rehearse * len(examples)))
-    # 546 examples / 16 a step = 35 steps an epoch; x 40 epochs = 1,400 steps
+    # 546 examples / 16 per step = 35 steps per epoch; x 40 epochs = 1,400 steps
     steps = -(-(len(examples) + rehearsed) // plan.batch)
     optimizer = torch.optim.AdamW(tagger.parameters(), lr=plan.peak)
     rates = torch.optim.lr_scheduler.OneCycleLR(
@@ -108,7 +108,7 @@ def loss_of(tagger: Tagger, examples: Sequence[Example]) -> Tensor:
 
 
 def entities_by_label(examples: Iterable[Example]) -> dict[str, list[str]]:
-    """The text of every entity."""
+    """The texts of all entities, by label."""
     names: dict[str, list[str]] = {}
     for example in examples:
         for span in example.spans:
@@ -117,12 +117,12 @@ def entities_by_label(examples: Iterable[Example]) -> dict[str, list[str]]:
 
 
 class Names:
-    """Names to put in an entity's place.
+    """Names that replace entities.
 
     Args:
-        examples: whose entities they are.
-        plenty: labels that have names enough.
-        invent: share of the names of all other labels that are made up.
+        examples: their entities are the names.
+        plenty: labels with enough names.
+        invent: share of random names for all other labels.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Names:
         self._invent = invent
 
     def draw(self, label: str, rng: random.Random) -> str:
-        """Some name of a label that the examples have."""
+        """A random name for a label of the examples."""
         name = rng.choice(self._names[label])
         if self._invent and label not in self._plenty and rng.random() < self._invent:
             return invented(name, rng)
@@ -141,7 +141,7 @@ class Names:
 
 
 def invented(name: str, rng: random.Random) -> str:
-    """A name of the same shape that nobody ever had: ``Tundra 9`` as ``Polbse 4``."""
+    """A random name of the same shape: ``Tundra 9`` as ``Polbse 4``."""
     return "".join(_another(character, rng) for character in name)
 
 
@@ -156,7 +156,7 @@ def _another(character: str, rng: random.Random) -> str:
 
 
 def swap(example: Example, names: Names, share: float, rng: random.Random) -> Example:
-    """The example with some of its entities replaced by others of their label."""
+    """Replace a share of the entities by others of their label."""
     text, spans, done = "", [], 0
     for span in example.spans:
         name = example.text[span.start : span.end]

@@ -1,8 +1,8 @@
-"""Make ``base.safetensors`` out of the example's own sentences, and measure it.
+"""Train ``base.safetensors`` on the sentences of the example, and measure it.
 
 python -m examples.pytorch_ner.train_base              train, write, measure
-python -m examples.pytorch_ner.train_base --measure    measure the file as it is
-python -m examples.pytorch_ner.train_base --new-label  fit PROD from 50 sentences
+python -m examples.pytorch_ner.train_base --measure    only measure the file
+python -m examples.pytorch_ner.train_base --new-label  fit PROD on 50 sentences
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SEED = 0
 
 
 def train_base(examples: Sequence[Example], schedule: Schedule) -> Tagger:
-    """A tagger trained from nothing; the same one each time on the same machine."""
+    """Train a tagger from scratch. The result is reproducible on the same machine."""
     torch.manual_seed(schedule.seed)
     tagger = Tagger(labels_of(examples))
     for epoch in train(tagger, examples, schedule):
@@ -62,12 +62,12 @@ def new_label_examples(annotations: int) -> tuple[list[Example], list[Example]]:
 def learn_new_label(
     examples: Sequence[Example], directory: Path, rehearse: float = NER.rehearse
 ) -> Tagger:
-    """What the backend's ``fit`` makes of the base with these annotated.
+    """Fit the base weights to annotated examples, as the backend does.
 
     Args:
-        examples: to annotate.
+        examples: the annotated examples.
         directory: where the version is written.
-        rehearse: sentences of the base for each of them in an epoch.
+        rehearse: rehearsed sentences per annotated example in an epoch.
     """
     model = NER(label_config=LABEL_CONFIG.read_text(encoding="utf-8"))
     model.rehearse = rehearse
@@ -79,21 +79,21 @@ def learn_new_label(
     started = time.monotonic()
     path, metrics = testing.fit(model, tasks, directory).saved[-1]
     seconds = time.monotonic() - started
-    print(f"fit took {seconds:.0f} s and says {json.dumps(metrics)}")
+    print(f"fit took {seconds:.0f} s: {json.dumps(metrics)}")
     return Tagger.load(path / WEIGHTS)
 
 
 def dictionary_scores(
     known: Sequence[Example], examples: Sequence[Example]
 ) -> dict[str, Score]:
-    """What looking entities up in the training sentences would reach."""
+    """The scores of looking up entities of the training sentences."""
     dictionary = Dictionary(known)
     found = [dictionary.find(example.text) for example in examples]
     return entity_scores([example.spans for example in examples], found)
 
 
 def table(scores: Mapping[str, Score], baseline: Mapping[str, Score]) -> str:
-    """A line per label, in Markdown."""
+    """A Markdown table with a line per label."""
     lines = [
         "| label | entities | precision | recall | F1 | F1 of the dictionary |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -110,12 +110,12 @@ def report(
     name: str, tagger: Tagger, known: Sequence[Example], held_out: Sequence[Example]
 ) -> None:
     """Print the scores on held-out sentences."""
-    print(f"{name}: {len(known)} sentences to learn from, {len(held_out)} held out")
+    print(f"{name}: {len(known)} training sentences, {len(held_out)} held out")
     print(table(evaluate(tagger, held_out), dictionary_scores(known, held_out)))
 
 
 def show_new_label(annotations: int, rehearse: float) -> None:
-    """Learn the new label, and print what is known of it and of all else."""
+    """Learn the new label, and print its scores and those of the other labels."""
     known, held_out = new_label_examples(annotations)
     with tempfile.TemporaryDirectory() as directory:
         tagger = learn_new_label(known, Path(directory), rehearse)
@@ -128,7 +128,7 @@ def show_new_label(annotations: int, rehearse: float) -> None:
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -136,13 +136,13 @@ def main() -> None:
     parser.add_argument("--new-label", action="store_true")
     parser.add_argument("--annotations", type=int, default=50)
     parser.add_argument("--rehearse", type=float, default=NER.rehearse)
-    asked = parser.parse_args()
-    torch.set_num_threads(1)  # sums are taken in the same order on every machine
-    if asked.new_label:
-        show_new_label(asked.annotations, asked.rehearse)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # sums have the same order on every machine
+    if arguments.new_label:
+        show_new_label(arguments.annotations, arguments.rehearse)
         return
     known, held_out = base_examples()
-    if not asked.measure:
+    if not arguments.measure:
         train_base(known, Schedule(seed=SEED)).save(BASE)
     report(BASE.name, Tagger.load(BASE), known, held_out)
 

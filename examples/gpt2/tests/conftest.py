@@ -1,4 +1,4 @@
-"""What all tests of the example share."""
+"""Fixtures of the example's tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from examples.gpt2.model import BASE
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """On a busy machine two threads wait for each other, ten times as long."""
+    """Use one thread: on a busy machine, two are ten times slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -22,12 +22,12 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the shell's decides which model is tested, and none is downloaded."""
+    """Ignore the shell's variables, and download nothing."""
     for name in ("GPT2_MODEL", "GPT2_MAX_NEW_TOKENS"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="module")
 def base() -> CausalLM:
-    """The shipped checkpoint; what trains it takes one of its own."""
+    """The checkpoint of the example. Tests that train it load their own."""
     return CausalLM.load(BASE)

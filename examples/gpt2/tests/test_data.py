@@ -32,17 +32,17 @@ def task(*texts: Any, **others: Any) -> dict[str, Any]:
 # The shipped text
 
 
-def test_the_shipped_files_are_what_the_grammar_writes() -> None:
+def test_the_grammar_writes_the_files_of_the_example() -> None:
     for path, text in files().items():
         assert path.read_text(encoding="utf-8") == text
 
 
-def test_the_shipped_files_have_as_many_pairs_as_they_say() -> None:
+def test_the_files_have_the_documented_number_of_pairs() -> None:
     found = tuple(len(read_pairs(path)) for path in (CATALOGUE, PAIRS, HELD_OUT))
     assert found == COUNTS
 
 
-def test_no_held_out_question_is_learnt_under_another_wording() -> None:
+def test_no_held_out_question_is_learned_in_other_words() -> None:
     # The help desk's sentence names the topic, the greeting names the product.
     answers = {pair.answer for pair in read_pairs(PAIRS)}
     held_out = read_pairs(HELD_OUT)
@@ -55,7 +55,7 @@ def test_no_held_out_question_is_learnt_under_another_wording() -> None:
 # Tasks to pairs and back
 
 
-def test_a_pair_comes_back_from_its_task() -> None:
+def test_a_pair_survives_the_way_through_a_task() -> None:
     made = pair_to_annotated_task(PAIR, "answer", "question")
     assert task_to_pairs(made, "answer", "prompt") == [PAIR]
 
@@ -91,7 +91,7 @@ def test_each_text_of_an_answer_is_a_pair() -> None:
         {"data": {"prompt": "x"}, "annotations": [{"result": ["x", None, {}]}]},
     ],
 )
-def test_a_task_without_prompt_or_answer_teaches_nothing(found: dict[str, Any]) -> None:
+def test_a_task_without_prompt_or_answer_has_no_pairs(found: dict[str, Any]) -> None:
     assert task_to_pairs(found, "answer", "prompt") == []
 
 
@@ -109,7 +109,7 @@ def test_a_prompt_may_be_a_number_or_missing() -> None:
 # What an annotator typed
 
 
-def test_what_was_typed_is_in_the_regions_of_the_text_area() -> None:
+def test_typed_texts_are_in_the_regions_of_the_text_area() -> None:
     context = {
         "result": [
             region(["first", ""], "answer", "question"),
@@ -121,14 +121,14 @@ def test_what_was_typed_is_in_the_regions_of_the_text_area() -> None:
 
 
 @pytest.mark.parametrize("context", [None, "", "text", [], {}, {"result": None}])
-def test_a_context_without_text_has_nothing_typed(context: object) -> None:
+def test_a_context_without_text_has_no_typed_texts(context: object) -> None:
     assert typed_texts(context, "answer") == []
 
 
 # The split
 
 
-def test_a_task_keeps_its_side_when_others_come() -> None:
+def test_a_task_keeps_its_side_when_others_are_added() -> None:
     pairs = [Pair(str(n), f"prompt {n}", "answer") for n in range(200)]
     train, held_out = split(pairs)
     assert 20 <= len(held_out) <= 60

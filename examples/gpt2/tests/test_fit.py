@@ -44,7 +44,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> LocalRun:
     return fit(backend(), annotated(PAIRS_100), tmp_path_factory.mktemp("taught"))
 
 
-def test_100_pairs_lower_the_perplexity_of_answers_never_seen(
+def test_100_pairs_lower_the_perplexity_of_unseen_answers(
     taught: LocalRun, base: CausalLM
 ) -> None:
     ((path, metrics),) = taught.saved
@@ -58,7 +58,7 @@ def test_100_pairs_lower_the_perplexity_of_answers_never_seen(
     assert (metrics["trained_on"] or 0) + (metrics["held_out"] or 0) == 100
 
 
-def test_the_version_answers_as_the_help_desk_does(taught: LocalRun) -> None:
+def test_the_version_answers_like_the_help_desk(taught: LocalRun) -> None:
     ((path, _),) = taught.saved
     tasks = [{"id": n, "data": {"prompt": p.prompt}} for n, p in enumerate(UNSEEN)]
     answers = [
@@ -69,7 +69,7 @@ def test_the_version_answers_as_the_help_desk_does(taught: LocalRun) -> None:
     assert sum(text.endswith("Happy trails!") for text in answers) >= 36
 
 
-def test_progress_is_reported_and_the_best_epoch_is_what_is_saved(
+def test_progress_is_reported_and_the_best_epoch_is_saved(
     taught: LocalRun,
 ) -> None:
     shares = [report["progress"] for report in taught.reports]
@@ -86,9 +86,7 @@ def test_a_version_is_a_directory_that_transformers_reads(taught: LocalRun) -> N
     assert json.loads((path / "config.json").read_text())["model_type"] == "gpt2"
 
 
-def test_a_fit_goes_on_from_the_version_that_serves(
-    taught: LocalRun, tmp_path: Path
-) -> None:
+def test_a_fit_starts_from_the_active_version(taught: LocalRun, tmp_path: Path) -> None:
     ((path, metrics),) = taught.saved
     ((_, again),) = fit(backend(path), annotated(PAIRS_100[:30]), tmp_path).saved
     assert metrics["perplexity_before"] is not None
@@ -108,7 +106,7 @@ def test_without_answers_there_is_no_version_and_the_log_says_so(
         with caplog.at_level(logging.INFO):
             run = fit(backend(), tasks, tmp_path)
         assert (run.saved, run.reports) == ([], [])
-        assert "project 1: no answers, no version" in caplog.messages
+        assert "No version: no answers, project=1" in caplog.messages
 
 
 def test_too_few_answers_are_trained_on_and_nothing_is_measured(tmp_path: Path) -> None:
@@ -134,14 +132,14 @@ def test_a_cancelled_fit_stops_after_its_epoch_without_a_version(
     with caplog.at_level(logging.INFO):
         run = fit(backend(), annotated(PAIRS_100[:20]), tmp_path, stop_after=2)
     assert (len(run.reports), run.saved) == (2, [])
-    assert "project 1: stopped, no version" in caplog.messages
+    assert "No version: stopped, project=1" in caplog.messages
 
 
 # The loop
 
 
-def test_learning_ends_early_with_the_best_weights_and_not_the_last() -> None:
-    # So high a rate that the weights are ruined within an epoch or two.
+def test_training_stops_early_with_the_best_weights() -> None:
+    # A learning rate that ruins the weights within an epoch or two.
     model = CausalLM.load(BASE)
     train, held_out = split(PAIRS_100[:20])
     plan = Schedule(epochs=24, peak=0.05, seed=1)
@@ -152,7 +150,7 @@ def test_learning_ends_early_with_the_best_weights_and_not_the_last() -> None:
 
 
 @pytest.mark.parametrize(("pairs", "epochs"), [(1, 30), (100, 16), (400, 4), (9999, 3)])
-def test_the_more_answers_the_fewer_epochs(
+def test_more_answers_mean_fewer_epochs(
     base: CausalLM, pairs: int, epochs: int
 ) -> None:
     assert Schedule.of(base, PAIRS_100[:1] * pairs).epochs == epochs
@@ -172,7 +170,7 @@ def test_perplexity_is_that_of_each_pair_by_itself(base: CausalLM) -> None:
     assert math.isnan(perplexity(base, []))
 
 
-def test_a_unigram_model_of_nothing_is_as_surprised_as_its_vocabulary_is_large(
+def test_the_perplexity_of_an_empty_unigram_model_is_its_vocabulary_size(
     base: CausalLM,
 ) -> None:
     assert unigram_perplexity(base, [], UNSEEN) == pytest.approx(len(base.tokenizer))

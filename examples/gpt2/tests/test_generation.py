@@ -32,14 +32,14 @@ TEXTS = [PROMPT.format(prompt) for prompt in PROMPTS]
 
 
 def rounded(found: list[Generated]) -> list[tuple[str, object]]:
-    """Without the last digits, which depend on the size of a batch."""
+    """Rounded, as the last digits depend on the batch size."""
     return [(made.text, pytest.approx(made.score, abs=1e-4)) for made in found]
 
 
 # Batches
 
 
-def test_a_batch_generates_what_one_by_one_does(base: CausalLM) -> None:
+def test_a_batch_generates_the_same_as_single_texts(base: CausalLM) -> None:
     lengths = {len(base.tokenizer(text).input_ids) for text in TEXTS}
     assert len(lengths) > 5
     alone = [made for text in TEXTS for made in generate(base, [text])]
@@ -51,7 +51,7 @@ def test_batches_of_16_are_at_least_four_times_as_fast(base: CausalLM) -> None:
     assert speed(base, read_pairs(PAIRS)[:16]) >= 4
 
 
-def test_more_texts_than_a_batch_may_hold_keep_their_order(
+def test_texts_of_several_batches_keep_their_order(
     base: CausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = generate(base, TEXTS[:12])
@@ -59,7 +59,7 @@ def test_more_texts_than_a_batch_may_hold_keep_their_order(
     assert rounded(generate(base, TEXTS[:12])) == rounded(together)
 
 
-def test_no_texts_are_no_answers(base: CausalLM) -> None:
+def test_no_texts_give_no_answers(base: CausalLM) -> None:
     assert generate(base, []) == []
 
 
@@ -90,7 +90,7 @@ def test_an_answer_has_max_new_tokens_at_most(base: CausalLM) -> None:
         assert len(base.tokenizer(start.text).input_ids) == 3
 
 
-def test_a_temperature_draws_other_answers_and_none_does_not(base: CausalLM) -> None:
+def test_answers_vary_only_with_a_temperature(base: CausalLM) -> None:
     torch.manual_seed(0)
     assert generate(base, TEXTS[:4]) == generate(base, TEXTS[:4])
     drawn = {tuple(generate(base, TEXTS[:1], 12, temperature=2.0)) for _ in range(4)}
@@ -106,7 +106,7 @@ def test_a_prompt_that_is_too_long_is_cut_at_its_beginning(base: CausalLM) -> No
 
 
 def says(token: int, tokenizer: PreTrainedTokenizerFast) -> CausalLM:
-    """A model that writes one token again and again."""
+    """A model that always generates the same token."""
     size = len(tokenizer)
     network = GPT2LMHeadModel(
         GPT2Config(vocab_size=size, n_positions=16, n_embd=8, n_layer=1, n_head=1)
@@ -119,7 +119,7 @@ def says(token: int, tokenizer: PreTrainedTokenizerFast) -> CausalLM:
     return CausalLM.of(network, tokenizer)
 
 
-def test_a_word_keeps_the_space_that_sentencepiece_puts_into_it() -> None:
+def test_a_word_keeps_its_space_with_sentencepiece() -> None:
     words = {"</s>": 0, "\u2581once": 1, "\u2581upon": 2}
     plain = Tokenizer(models.WordLevel(words))
     plain.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -130,7 +130,7 @@ def test_a_word_keeps_the_space_that_sentencepiece_puts_into_it() -> None:
     assert [each.text for each in made] == [" upon upon", " upon upon"]
 
 
-def test_a_character_that_was_cut_off_is_left_out(base: CausalLM) -> None:
+def test_an_incomplete_character_is_dropped(base: CausalLM) -> None:
     first_of_three = base.tokenizer.convert_tokens_to_ids("\u00e2")
     model = says(first_of_three, base.tokenizer)
     assert [made.text for made in generate(model, TEXTS[:2], 2)] == ["", ""]
@@ -139,7 +139,7 @@ def test_a_character_that_was_cut_off_is_left_out(base: CausalLM) -> None:
 # Text and ids
 
 
-def test_answers_are_learnt_and_prompts_are_not(base: CausalLM) -> None:
+def test_answers_are_learned_and_prompts_are_not(base: CausalLM) -> None:
     pairs = [Pair("1", "Why?", "Because."), Pair("2", "Why not, then?", "So.")]
     made = base.collate(pairs)
     assert made["input_ids"].shape == made["labels"].shape
@@ -151,7 +151,9 @@ def test_answers_are_learnt_and_prompts_are_not(base: CausalLM) -> None:
         assert base.tokenizer.decode(learnt) == f" {pair.answer}<|endoftext|>"
 
 
-def test_padding_and_the_company_in_a_batch_change_no_loss(base: CausalLM) -> None:
+def test_padding_and_other_texts_of_a_batch_do_not_change_the_loss(
+    base: CausalLM,
+) -> None:
     pairs = read_pairs(HELD_OUT)[:4]
     made = base.collate(pairs)
     with torch.inference_mode():
@@ -163,8 +165,8 @@ def test_padding_and_the_company_in_a_batch_change_no_loss(base: CausalLM) -> No
             )
 
 
-def test_what_is_learnt_is_what_is_continued(base: CausalLM) -> None:
-    """An answer has the same ids behind its prompt as when it is generated."""
+def test_training_and_generation_use_the_same_ids(base: CausalLM) -> None:
+    """An answer has the same ids after its prompt in training and in generation."""
     for pair in read_pairs(PAIRS)[:20]:
         text = f"{PROMPT.format(pair.prompt)} {pair.answer}"
         assert base.encode(pair)[0][:-1] == base.tokenizer(text).input_ids
@@ -203,7 +205,7 @@ def test_any_causal_model_can_be_loaded_and_saved(
     tmp_path: Path, kind: Callable[..., PreTrainedConfig]
 ) -> None:
     tokenizer = CausalLM.load(BASE).tokenizer
-    tokenizer.pad_token = None  # as GPT-2's own has none
+    tokenizer.pad_token = None  # GPT-2's tokenizer has none
     sizes: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "max_position_embeddings": 32,
@@ -227,12 +229,12 @@ def test_any_causal_model_can_be_loaded_and_saved(
     assert [step.loss > 0 for step in learn(read, [pair], [pair], train)] == [True]
 
 
-def test_a_model_that_is_not_there_is_named_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"can not load '.*nothing'.*GPT2_MODEL"):
+def test_a_missing_model_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"cannot load '.*nothing'.*GPT2_MODEL"):
         CausalLM.load(tmp_path / "nothing")
 
 
-def test_a_tokenizer_without_an_end_of_text_is_refused() -> None:
+def test_a_tokenizer_without_end_of_text_is_an_error() -> None:
     made = CausalLM.load(BASE)
     made.tokenizer.eos_token = None
     with pytest.raises(ValueError, match="no eos_token"):

@@ -97,7 +97,7 @@ def test_an_emoji_and_a_number_are_prompts(backend: GPT2TextGeneration) -> None:
     assert [len(prediction["result"]) for prediction in found] == [1, 1]
 
 
-def test_a_label_config_without_a_text_area_is_refused_by_name() -> None:
+def test_a_label_config_without_a_text_area_is_an_error() -> None:
     with pytest.raises(ValueError, match="TextArea"):
         GPT2TextGeneration(
             label_config='<View><Text name="t" value="$t"/>'
@@ -109,7 +109,7 @@ def test_a_label_config_without_a_text_area_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("start", ["To clean", "To clean the Otter pack, shake out "])
-def test_what_was_typed_is_kept_and_continued(
+def test_typed_text_is_kept_and_continued(
     backend: GPT2TextGeneration, start: str
 ) -> None:
     (prediction,) = backend.predict([task(PROMPT)], context=typed(start))
@@ -121,7 +121,7 @@ def test_what_was_typed_is_kept_and_continued(
     )
 
 
-def test_a_context_with_nothing_typed_gets_a_whole_answer(
+def test_a_context_without_text_gets_a_whole_answer(
     backend: GPT2TextGeneration,
 ) -> None:
     plain = backend.predict([task(PROMPT)])
@@ -139,7 +139,7 @@ def test_the_last_text_is_continued_and_the_others_are_kept(
     assert last.startswith("To clean the Otter pack, ")
 
 
-def test_what_was_typed_stays_where_there_is_no_prompt(
+def test_typed_text_is_kept_without_a_prompt(
     backend: GPT2TextGeneration,
 ) -> None:
     (prediction,) = backend.predict([task("")], context=typed("Thank you"))
@@ -156,14 +156,14 @@ def test_what_was_typed_stays_where_there_is_no_prompt(
         ("Yes.\n", "", "Yes.\n"),
     ],
 )
-def test_a_space_is_there_once(before: str, after: str, whole: str) -> None:
+def test_texts_are_joined_with_one_space(before: str, after: str, whole: str) -> None:
     assert joined(before, after) == whole
 
 
 # Settings
 
 
-def test_extra_params_come_before_the_environment() -> None:
+def test_extra_params_override_the_environment() -> None:
     environ = {"GPT2_MAX_NEW_TOKENS": "16"}
     assert Decoding.of({}, {}) == (64, 0.0)
     assert Decoding.of({}, environ) == (16, 0.0)
@@ -183,7 +183,7 @@ def test_extra_params_come_before_the_environment() -> None:
         {"temperature": float("inf")},
     ],
 )
-def test_a_number_that_means_nothing_is_named(given: dict[str, Any]) -> None:
+def test_an_invalid_number_is_an_error(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(given))} is .*extra params"):
         Decoding.of(given, {})
 
@@ -195,7 +195,7 @@ def test_extra_params_of_a_project_change_its_answers(base: CausalLM) -> None:
     assert len(base.tokenizer(f" {text_of(prediction)}").input_ids) == 3
 
 
-def test_the_model_is_the_environments_and_so_is_its_version(
+def test_the_environment_chooses_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: CausalLM
 ) -> None:
     assert base_model() == str(BASE)

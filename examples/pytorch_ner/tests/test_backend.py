@@ -42,7 +42,7 @@ def found(prediction: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def rounded(predictions: list[dict[str, Any]]) -> list[Any]:
-    """Without the last digits, which depend on the size of a batch."""
+    """Rounded, as the last digits depend on the batch size."""
     return [
         (
             [(r["id"], r["value"]["labels"]) for r in p["result"]],
@@ -68,7 +68,7 @@ def test_regions_name_the_tags_of_the_label_config() -> None:
         assert region["type"] == "labels"
 
 
-def test_offsets_slice_the_words_out_of_text_with_emoji_and_marks(ner: NER) -> None:
+def test_offsets_are_correct_with_emoji_and_combining_marks(ner: NER) -> None:
     (prediction,) = ner.predict([task(TEXT)])
     assert found(prediction) == [
         ("Zoe\u0308 Keller", "PER"),
@@ -94,13 +94,13 @@ def test_scores_are_probabilities_and_ids_are_unique(ner: NER) -> None:
         assert len({region["id"] for region in regions}) == len(regions)
 
 
-def test_predictions_of_two_batches_are_those_of_both_together(ner: NER) -> None:
+def test_predictions_do_not_depend_on_the_batch(ner: NER) -> None:
     a, b = TASKS[:5], TASKS[5:30]
     apart = ner.predict(a) + ner.predict(b)
     assert rounded(apart) == rounded(ner.predict(a + b))
 
 
-def test_one_task_that_is_long_leaves_the_others_alone(ner: NER) -> None:
+def test_a_long_task_does_not_change_the_others(ner: NER) -> None:
     long = task(" ".join([TEXT] * 500))
     together = ner.predict([TASKS[0], long, TASKS[1]])
     alone = ner.predict([TASKS[0]]) + ner.predict([TASKS[1]])
@@ -115,13 +115,13 @@ def test_a_label_that_the_weights_do_not_know_is_not_predicted(ner: NER) -> None
     assert strange.predict([task(TEXT, "content")])[0]["result"] == []
 
 
-def test_a_label_that_the_label_config_lacks_is_left_out() -> None:
+def test_a_label_missing_in_the_label_config_is_not_predicted() -> None:
     config = labels_config('<Label value="LOC"/>')
     (prediction,) = backend(config).predict([task(TEXT, "content")])
     assert found(prediction) == [("Porto", "LOC")]
 
 
-def test_labels_go_by_the_names_of_the_label_config() -> None:
+def test_labels_have_the_names_of_the_label_config() -> None:
     config = labels_config(
         '<Label value="Who" predicted_values="PER,ORG"/>', '<Label value="loc"/>'
     )

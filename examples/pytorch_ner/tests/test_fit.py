@@ -70,7 +70,7 @@ def examples_on(held_out: bool, count: int) -> list[Example]:
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> LocalRun:
-    """The fit of a few product sentences with the label config that comes with it."""
+    """A fit of a few product sentences with the label config of the example."""
     return fit(backend(), annotated(PRODUCTS), tmp_path_factory.mktemp("first"))
 
 
@@ -98,7 +98,7 @@ def test_every_epoch_is_reported(first: LocalRun) -> None:
     assert all(0.0 <= report["f1"] <= 1.0 for report in first.reports)
 
 
-def test_a_new_label_of_the_label_config_is_learnt_and_predicted(
+def test_a_new_label_of_the_label_config_is_learned_and_predicted(
     first: LocalRun,
 ) -> None:
     model = backend(weights=first.saved[0][0])
@@ -116,7 +116,7 @@ def test_a_new_label_of_the_label_config_is_learnt_and_predicted(
         assert 0.0 < prediction["score"] <= 1.0
 
 
-def test_rehearsing_forgets_less(first: LocalRun, tmp_path: Path) -> None:
+def test_rehearsal_reduces_forgetting(first: LocalRun, tmp_path: Path) -> None:
     model = backend()
     model.rehearse = 0.0
     ((path, _),) = fit(model, annotated(PRODUCTS), tmp_path).saved
@@ -139,9 +139,7 @@ def test_the_same_annotations_make_the_same_weights(tmp_path: Path) -> None:
 # Where it starts
 
 
-def test_it_goes_on_from_the_version_that_serves(
-    first: LocalRun, tmp_path: Path
-) -> None:
+def test_a_fit_starts_from_the_active_version(first: LocalRun, tmp_path: Path) -> None:
     few, version = annotated(PRODUCTS[:2]), first.saved[0][0]
     ((again, _),) = fit(backend(weights=version), few, tmp_path / "again").saved
     ((anew, _),) = fit(backend(), few, tmp_path / "anew").saved
@@ -150,19 +148,19 @@ def test_it_goes_on_from_the_version_that_serves(
 
 
 def distance(path: Path, start: Path = BASE) -> float:
-    """How far training moved the rows of the features."""
+    """How far training moved the feature embeddings."""
     a, b = Tagger.load(path).embed.weight, Tagger.load(start).embed.weight
     return float((a - b).detach().norm())
 
 
-def test_the_weights_have_the_size_of_the_version_before(tmp_path: Path) -> None:
+def test_the_weights_keep_their_size(tmp_path: Path) -> None:
     Tagger(["PER"], SMALL).save(tmp_path / WEIGHTS)
     model = backend(weights=tmp_path)
     ((path, _),) = fit(model, annotated(PRODUCTS[:3]), tmp_path / "new").saved
     assert Tagger.load(path / WEIGHTS).config == SMALL
 
 
-def test_a_fit_changes_neither_the_base_nor_the_model_that_serves(
+def test_a_fit_changes_neither_the_base_nor_the_serving_model(
     tmp_path: Path,
 ) -> None:
     before, model = BASE.read_bytes(), backend()
@@ -177,7 +175,7 @@ def test_a_fit_changes_neither_the_base_nor_the_model_that_serves(
 # Labels
 
 
-def test_labels_that_go_by_another_name_in_the_weights_stay_what_they_are(
+def test_labels_with_another_name_in_the_weights_keep_it(
     tmp_path: Path,
 ) -> None:
     label_config = config(
@@ -224,7 +222,7 @@ def test_a_label_config_without_labels_makes_no_version(
     with caplog.at_level(logging.INFO):
         run = fit(backend(label_config), annotated(PRODUCTS[:2]), tmp_path)
     assert run.saved == []
-    assert "project 1: no labels in the label config, no version" in caplog.messages
+    assert "No version: no labels in the label config, project=1" in caplog.messages
 
 
 # Odd and few annotations
@@ -241,7 +239,7 @@ def test_without_annotations_there_is_no_version_and_the_log_says_so(
         with caplog.at_level(logging.INFO):
             run = fit(backend(), tasks, tmp_path)
         assert (run.saved, run.reports) == ([], [])
-        assert "project 1: no annotated texts, no version" in caplog.messages
+        assert "No version: no annotated texts, project=1" in caplog.messages
 
 
 @pytest.mark.parametrize("held_out", [False, True])
@@ -256,7 +254,7 @@ def test_too_few_annotations_are_trained_on_and_nothing_is_measured(
     assert Tagger.load(path / WEIGHTS).labels == LABELS
 
 
-def test_odd_annotations_are_learnt_from_as_far_as_they_go(tmp_path: Path) -> None:
+def test_invalid_annotations_are_learned_as_far_as_possible(tmp_path: Path) -> None:
     text = "\U0001f600 Ana Keller flew to Porto"
     odd: list[Any] = [
         [],
@@ -277,7 +275,7 @@ def test_odd_annotations_are_learnt_from_as_far_as_they_go(tmp_path: Path) -> No
     assert Tagger.load(path / WEIGHTS).labels == LABELS
 
 
-def test_offsets_behind_an_emoji_are_learnt_as_they_were_marked(tmp_path: Path) -> None:
+def test_offsets_after_an_emoji_are_learned_as_annotated(tmp_path: Path) -> None:
     examples = [
         parse_markup(f"\U0001f600\U0001f44d\U0001f3ff the [PROD {name}] broke")
         for name in ("zumbler", "fendle", "quorbit", "plask", "trindle", "voxer")
@@ -301,7 +299,7 @@ def test_a_cancelled_fit_stops_after_its_epoch_without_a_version(
     with caplog.at_level(logging.INFO):
         run = fit(backend(), annotated(PRODUCTS), tmp_path, stop_after=2)
     assert (len(run.reports), run.saved) == (2, [])
-    assert "project 1: stopped, no version" in caplog.messages
+    assert "No version: stopped, project=1" in caplog.messages
 
 
 def lessons() -> Lessons:
@@ -312,8 +310,8 @@ def lessons() -> Lessons:
     return Lessons(train, held_out, [])
 
 
-def test_learning_ends_with_the_best_weights_and_not_the_last() -> None:
-    # So high a rate that the weights are ruined within an epoch or two.
+def test_training_ends_with_the_best_weights() -> None:
+    # A learning rate that ruins the weights within an epoch or two.
     tagger = Tagger.load(BASE)
     plan = Schedule(epochs=16, peak=0.3, seed=1)
     steps = list(learn(tagger, lessons(), plan))
@@ -322,8 +320,8 @@ def test_learning_ends_with_the_best_weights_and_not_the_last() -> None:
     assert measure(tagger, lessons(), {})["f1"] == pytest.approx(best)
 
 
-def test_no_epoch_is_chosen_before_a_quarter_of_them_are_over() -> None:
-    # Texts in which nothing is marked: it forgets more with each epoch.
+def test_no_epoch_of_the_first_quarter_is_chosen() -> None:
+    # Texts without entities, so that it forgets more with each epoch.
     found = lessons()
     train = [Example(e.id, e.text, ()) for e in found.train]
     forgetting, tagger = Lessons(train, found.held_out, []), Tagger.load(BASE)
@@ -334,7 +332,7 @@ def test_no_epoch_is_chosen_before_a_quarter_of_them_are_over() -> None:
     assert measure(tagger, forgetting, {})["f1"] == pytest.approx(max(later))
 
 
-def test_learning_ends_early_where_it_gets_no_better() -> None:
+def test_training_stops_early_without_progress() -> None:
     plan = Schedule(epochs=16, peak=0.3, seed=1)
     steps = list(learn(Tagger.load(BASE), lessons(), plan))
     best = max(range(len(steps)), key=lambda n: (steps[n].f1, n))
@@ -345,7 +343,7 @@ def test_learning_ends_early_where_it_gets_no_better() -> None:
 # What it learns from
 
 
-def test_what_is_held_out_is_never_trained_on_and_a_task_keeps_its_side() -> None:
+def test_held_out_tasks_are_never_trained_on() -> None:
     made = Lessons.of(PRODUCTS, NAMES)
     assert (made.train, made.held_out) == split(PRODUCTS)
     more = Lessons.of([*OTHERS, *PRODUCTS], NAMES)
@@ -380,7 +378,7 @@ def test_sentences_with_labels_that_the_label_config_lacks_are_not_rehearsed() -
 @pytest.mark.parametrize(
     ("annotations", "epochs"), [(1, 80), (100, 80), (1000, 19), (90_000, 5)]
 )
-def test_the_more_annotations_the_fewer_epochs(annotations: int, epochs: int) -> None:
+def test_more_annotations_mean_fewer_epochs(annotations: int, epochs: int) -> None:
     example = parse_markup("[PER Ana] left.")
     made = Lessons([example] * annotations, [], [example] * 200)
     assert made.schedule().epochs == pytest.approx(epochs, abs=1)
@@ -396,10 +394,10 @@ def test_invented_names_keep_the_shape() -> None:
     assert len(set(names)) > 10
 
 
-def test_nothing_held_out_and_nothing_to_find_are_told_apart() -> None:
+def test_nothing_held_out_differs_from_no_entities() -> None:
     tagger = Tagger(["PER"], SMALL).eval()
     with torch.no_grad():
-        tagger.head.bias[0] = 99.0  # all is outside
+        tagger.head.bias[0] = 99.0  # everything is outside
     bare = Example("1", "nobody", ())
     assert math.isnan(measure(tagger, Lessons([bare], [], []), {})["f1"])
     for held_out, f1 in (([], math.nan), ([bare], 1.0)):

@@ -60,20 +60,20 @@ def test_padding_does_not_change_logits(texts: list[str]) -> None:
         torch.testing.assert_close(row[: len(alone)], alone, rtol=1e-4, atol=1e-4)
 
 
-def test_training_hides_features_and_tagging_does_not() -> None:
+def test_training_drops_features_and_tagging_does_not() -> None:
     tagger = Tagger(LABELS, SMALL)
     rows = collate([encode(TEXTS[0], tokenize(TEXTS[0]), SMALL.buckets)])
     assert not torch.equal(tagger.train()(rows), tagger.train()(rows))
     assert torch.equal(tagger.eval()(rows), tagger.eval()(rows))
 
 
-def test_texts_without_tokens_are_tagged_with_nothing() -> None:
+def test_texts_without_tokens_have_no_entities() -> None:
     tagger = Tagger(LABELS, SMALL)
     assert tagger.tag([]) == []
     assert tagger.tag(["", "  "]) == [([], 1.0), ([], 1.0)]
 
 
-def test_long_texts_take_turns_and_nothing_else_is_found(
+def test_long_texts_are_tagged_in_batches_with_the_same_result(
     base: Tagger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes: list[tuple[int, ...]] = []
@@ -108,7 +108,7 @@ def test_an_entity_has_one_label_by_the_vote_of_its_tokens() -> None:
     assert tagged.score == pytest.approx((0.4 + 0.9 + 0.8) / 3)
 
 
-def test_weights_come_back_as_they_were(tmp_path: Path) -> None:
+def test_weights_are_saved_and_loaded(tmp_path: Path) -> None:
     tagger = Tagger(LABELS, SMALL).eval()
     tagger.save(tmp_path / "t.safetensors")
     again = Tagger.load(tmp_path / "t.safetensors")
@@ -133,7 +133,7 @@ def test_a_new_label_starts_as_the_mean_of_the_known() -> None:
     assert relabel(rows[:1], [], ["PROD"]).tolist() == [0.0, 0.0, 0.0]
 
 
-def test_training_lowers_the_loss_and_repeats_itself() -> None:
+def test_training_lowers_the_loss_and_is_reproducible() -> None:
     examples = read_sentences()[:32]
 
     def losses() -> list[float]:
@@ -173,7 +173,7 @@ def test_the_base_beats_the_dictionary_on_held_out_sentences(base: Tagger) -> No
     assert scores[MICRO].f1 > 0.65
 
 
-def test_the_readme_states_what_is_measured(base: Tagger) -> None:
+def test_the_readme_has_the_measured_scores(base: Tagger) -> None:
     readme = (BASE.parent / "README.md").read_text(encoding="utf-8")
     stated = readme.partition("--measure")[2]
     for label, score in evaluate(base, base_examples()[1]).items():
@@ -205,7 +205,7 @@ def test_fifty_annotations_teach_a_new_label_beyond_their_own_words(
     assert evaluate(tagger, base_examples()[1])[MICRO].f1 > 0.55
 
 
-def test_the_base_finds_entities_behind_an_emoji(base: Tagger) -> None:
+def test_the_base_finds_entities_after_an_emoji(base: Tagger) -> None:
     text = "\U0001f600 Anna Kowalczuk flew to Porto on 4 May 2021."
     tagged = base.tag([text])[0]
     assert [(text[e.start : e.end], e.label) for e in tagged.entities] == [
