@@ -22,11 +22,7 @@ from lsml_bento.cli.options import debug_option, directory_argument, resolve
 @click.option(
     "--name", metavar="NAME", help="Name of the service (default: that of DIR)."
 )
-@click.option(
-    "--force",
-    is_flag=True,
-    help="Overwrite files in an existing directory.",
-)
+@click.option("--force", is_flag=True, help="Overwrite files in an existing directory.")
 @debug_option(expose=False)
 def create(
     directory: Path,

@@ -26,9 +26,7 @@ class DoctorError(LsmlError):
 
 @click.command()
 @click.option(
-    "--label-studio",
-    metavar="URL",
-    help="Address of Label Studio (LABEL_STUDIO_URL).",
+    "--label-studio", metavar="URL", help="Address of Label Studio (LABEL_STUDIO_URL)."
 )
 @click.option(
     "--backend-url",

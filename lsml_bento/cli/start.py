@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +32,33 @@ from lsml_bento.processes.opening import absolute_paths
 _SERVED = "lsml_bento.processes.bentoml_target:svc"
 _ALL_INTERFACES = "0.0.0.0"  # noqa: S104 - Label Studio is often on another machine
 
-_VARIABLES = {
-    "workers": "WORKERS",
-    "threads": "THREADS",
-    "max_batch_size": "LSML_MAX_BATCH_SIZE",
-    "model_dir": "MODEL_DIR",
-    "log_level": "LOG_LEVEL",
-    "basic_auth_user": "BASIC_AUTH_USER",
-    "basic_auth_pass": "BASIC_AUTH_PASS",
-    "pipeline": "LSML_PIPELINE",
-    "model": "LSML_PIPELINE_MODEL",
-    "device": "LSML_PIPELINE_DEVICE",
-    "name": "LSML_PIPELINE_NAME",
+
+_SETTINGS = {
+    "pipeline": ("LSML_PIPELINE", "PIPELINE", "Serve a transformers pipeline"),
+    "model": ("LSML_PIPELINE_MODEL", "MODEL", "Model of the pipeline"),
+    "device": ("LSML_PIPELINE_DEVICE", "DEVICE", "Device of the pipeline"),
+    "name": ("LSML_PIPELINE_NAME", "NAME", "Name of the backend"),
+    "basic-auth-user": ("BASIC_AUTH_USER", "USER", "Require Basic auth"),
+    "basic-auth-pass": ("BASIC_AUTH_PASS", "PASSWORD", "Password of Basic auth"),
+    "workers": ("WORKERS", "N", "Serving processes, default 1"),
+    "threads": ("THREADS", "N", "Parallel predict calls, default 1"),
+    "max-batch-size": ("LSML_MAX_BATCH_SIZE", "N", "Batch size, default 32"),
+    "model-dir": ("MODEL_DIR", "DIR", "Files of a label_studio_ml model"),
 }
-"""The variables that pass options to the server, as other users can read argv."""
+"""Options by name, with the variable that passes each to the server: argv is public."""
+
+_TYPES = {"N": click.IntRange(1), "PIPELINE": click.Choice(PIPELINES)}
+
+
+def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for name, (variable, metavar, text) in reversed(_SETTINGS.items()):
+        command = click.option(
+            f"--{name}",
+            type=_TYPES.get(metavar),
+            metavar=metavar,
+            help=f"{text} ({variable}).",
+        )(command)
+    return command
 
 
 class StartError(LsmlError):
@@ -56,25 +70,6 @@ class StartError(LsmlError):
     "directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path)
 )
 @root_dir_option
-@click.option(
-    "--pipeline",
-    type=click.Choice(PIPELINES),
-    metavar="PIPELINE",
-    help="Serve a transformers pipeline (LSML_PIPELINE).",
-)
-@click.option(
-    "--model", metavar="MODEL", help="Model of the pipeline (LSML_PIPELINE_MODEL)."
-)
-@click.option(
-    "--device",
-    metavar="DEVICE",
-    help="Device of the pipeline (LSML_PIPELINE_DEVICE).",
-)
-@click.option(
-    "--name",
-    metavar="NAME",
-    help="Name of the backend (LSML_PIPELINE_NAME).",
-)
 @click.option(
     "-p",
     "--port",
@@ -91,40 +86,7 @@ class StartError(LsmlError):
     show_default=True,
     help="Address to listen on.",
 )
-@click.option(
-    "--basic-auth-user",
-    metavar="USER",
-    help="Require Basic auth (BASIC_AUTH_USER).",
-)
-@click.option(
-    "--basic-auth-pass",
-    metavar="PASSWORD",
-    help="Password for Basic auth (BASIC_AUTH_PASS).",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Serving processes (WORKERS; default: 1).",
-)
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Parallel predict calls (THREADS; default: 1).",
-)
-@click.option(
-    "--max-batch-size",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Batch size (LSML_MAX_BATCH_SIZE; default: 32).",
-)
-@click.option(
-    "--model-dir",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Files of a label_studio_ml model (MODEL_DIR).",
-)
+@_setting_options
 @log_level_option
 @debug_option("Log at level DEBUG and show tracebacks.")
 def start(
@@ -264,9 +226,11 @@ def _environ(options: dict[str, Any]) -> dict[str, str]:
     """The server's environment. Options override variables."""
     # BentoML waits for its usage report to be sent before it starts.
     environ = {"BENTOML_DO_NOT_TRACK": "true", **os.environ}
-    for option, variable in _VARIABLES.items():
-        if options[option] is not None:
-            environ[variable] = str(options[option])
+    variables = {name: variable for name, (variable, *_) in _SETTINGS.items()}
+    for name, variable in {**variables, "log-level": "LOG_LEVEL"}.items():
+        value = options[name.replace("-", "_")]
+        if value is not None:
+            environ[variable] = str(value)
     return absolute_paths(environ)
 
 

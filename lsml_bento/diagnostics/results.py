@@ -155,9 +155,7 @@ def check_prediction(
     return len(result)
 
 
-def _prediction_problems(
-    prediction: dict[str, Any],
-) -> Iterator[tuple[Severity, str]]:
+def _prediction_problems(prediction: dict[str, Any]) -> Iterator[tuple[Severity, str]]:
     score = prediction.get("score")
     if score is None:
         yield "note", "no score: the Data Manager cannot sort by it"

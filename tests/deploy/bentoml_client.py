@@ -1,4 +1,4 @@
-"""What BentoML's client makes of deployment files; a process, as importing it warns.
+"""Parses deployment files with BentoML's client, in a process, as its import warns.
 
 Reads a JSON list of files from standard input, and writes ``{"faults": [..], "worker":
 {..}}``: the fault of each file, or None, and what the worker's service is.
@@ -18,11 +18,11 @@ from bentoml._internal.cloud.schemas.schemasv2 import CreateDeploymentSchema
 from deploy.bentocloud.worker import Worker
 
 _CLIENT = cattrs.Converter(forbid_extra_keys=True)
-"""As BentoML's own converter, which leaves out without a word what it does not know."""
+"""BentoML's own converter, which drops unknown keys without an error."""
 
 
 def fault(manifest: dict[str, Any]) -> str | None:
-    """What the client would ignore or refuse in a file."""
+    """What the client would ignore or reject in a file."""
     try:
         parsed = _CLIENT.structure(manifest, CreateDeploymentSchema)
     except cattrs.BaseValidationError as error:

@@ -1,4 +1,4 @@
-"""What deploy/ ships, read as kubectl, kustomize and compose read it."""
+"""The files in deploy/, read as kubectl, kustomize and compose read them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 COMPONENTS = ("gpu", "object-store", "autoscaling")
-"""Directories that change the base."""
+"""Components that change the base."""
 
 Manifest = dict[str, Any]
 
 _MERGE_KEYS = {"volumeMounts": "mountPath", "ports": "containerPort"}
-"""By which entries of a list are told apart; by their names in all other lists.
+"""The keys that identify entries of a list; in all other lists, it is their name.
 
 Source: Kubernetes' API reference, "patch strategy" and "patch merge key".
 """
 
 
 def documents(path: Path) -> list[Manifest]:
-    """The documents of a file, those without content left out."""
+    """The non-empty documents of a file."""
     with path.open(encoding="utf-8") as file:
         return [found for found in yaml.safe_load_all(file) if found]
 
@@ -36,7 +36,7 @@ def document(path: Path) -> Manifest:
 
 
 def built(*components: str) -> list[Manifest]:
-    """What ``kubectl kustomize`` makes of the base with these components."""
+    """The output of ``kubectl kustomize`` for the base with these components."""
     made: list[Manifest] = []
     for name in ("base", *components):
         directory = KUBERNETES / name
@@ -50,13 +50,13 @@ def built(*components: str) -> list[Manifest]:
 
 
 def named(manifests: list[Manifest], kind: str, name: str) -> Manifest:
-    """The only manifest of a kind and name."""
+    """The only manifest with a kind and name."""
     [found] = [m for m in manifests if _identity(m) == (kind, name)]
     return found
 
 
 def pods(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest, Manifest]]:
-    """Name, labels and spec of the pods that manifests make."""
+    """Name, labels and spec of the pods of manifests."""
     for manifest in manifests:
         if manifest["kind"] in {"Deployment", "StatefulSet"}:
             template = manifest["spec"]["template"]
@@ -76,7 +76,7 @@ def container(component: str, *components: str) -> Manifest:
 
 
 def probes(component: str) -> set[str]:
-    """The paths that Kubernetes asks a server, or a worker, for."""
+    """The paths of the health checks of a server, or a worker."""
     return {
         value["httpGet"]["path"]
         for key, value in container(component).items()
@@ -97,7 +97,7 @@ def _patched(manifests: list[Manifest], change: Manifest) -> list[Manifest]:
 
 
 def merged(old: Manifest, change: Manifest) -> Manifest:
-    """A strategic merge: None removes, lists of objects are merged entry by entry."""
+    """A strategic merge: None removes, and lists of objects are merged by entry."""
     made = dict(old)
     for key, value in change.items():
         if value is None:

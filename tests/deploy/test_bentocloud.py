@@ -1,4 +1,4 @@
-"""What BentoCloud gets: files that BentoML's client reads, to the last key."""
+"""BentoML's client reads every key of the files for BentoCloud."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MISTAKES = {
 
 @cache
 def client() -> dict[str, Any]:
-    """What BentoML's client says of both files and of all mistakes, asked once."""
+    """The client's result for both files and all mistakes, computed once."""
     files = [SERVER, WORKER, *({**SERVER, **change} for change in MISTAKES.values())]
     done = subprocess.run(
         [sys.executable, "-m", "tests.deploy.bentoml_client"],
@@ -60,14 +60,14 @@ def test_the_client_knows_every_key() -> None:
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_misspelt_key_or_a_wrong_value_would_be_found(mistake: str) -> None:
+def test_a_misspelled_key_or_a_wrong_value_is_found(mistake: str) -> None:
     found = client()["faults"][2 + list(MISTAKES).index(mistake)]
 
     assert found is not None
     assert mistake in found or "invalid value for type" in found
 
 
-def test_the_server_is_there_for_label_studio() -> None:
+def test_the_server_is_always_available_to_label_studio() -> None:
     service = plain_service(NER)
     [name] = SERVER["services"]
     given = SERVER["services"][name]
@@ -80,7 +80,7 @@ def test_the_server_is_there_for_label_studio() -> None:
     assert timeout_s > Settings.from_env({}).predict_deadline_s
 
 
-def test_the_worker_s_service_runs_a_command_and_answers_its_probes() -> None:
+def test_the_worker_service_runs_a_command_and_answers_health_checks() -> None:
     worker = client()["worker"]
     program, command, *arguments = worker["cmd"]
     found = main.get_command(click.Context(main), command)
@@ -98,13 +98,13 @@ def test_the_worker_s_service_runs_a_command_and_answers_its_probes() -> None:
     assert scaling == {"min_replicas": 1, "max_replicas": 1}
 
 
-def test_the_bentos_have_the_names_that_are_deployed() -> None:
+def test_the_deployments_name_the_bentos() -> None:
     assert SERVER["bento"] == f"{document(ROOT / 'bentofile.yaml')['name']}:latest"
     assert WORKER["bento"] == f"{BENTOFILE['name']}:latest"
     assert BENTOFILE["service"] == "deploy.bentocloud.worker:Worker"
 
 
-def test_the_worker_s_bento_is_the_server_s_with_another_service() -> None:
+def test_the_worker_bento_is_the_server_bento_with_another_service() -> None:
     server = document(NER / "bentofile.yaml")
     own = {"service", "name", "description", "include"}
 
@@ -114,11 +114,11 @@ def test_the_worker_s_bento_is_the_server_s_with_another_service() -> None:
     }
 
 
-def test_the_proxy_before_the_worker_is_in_its_image() -> None:
+def test_the_proxy_of_the_worker_is_in_its_image() -> None:
     assert client()["worker"]["requirements"] == [f"fastapi=={version('fastapi')}"]
 
 
-def test_both_read_the_same_secrets_and_versions() -> None:
+def test_server_and_worker_read_the_same_secrets_and_versions() -> None:
     assert SERVER["secrets"] == WORKER["secrets"]
     server = {entry["name"]: entry["value"] for entry in SERVER["envs"]}
     worker = {entry["name"]: entry["value"] for entry in WORKER["envs"]}

@@ -1,4 +1,4 @@
-"""Compose files: valid, and of a piece with what the processes do."""
+"""The compose files are valid and consistent with what the processes do."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_every_file_is_valid() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_an_unknown_key_would_be_found(tmp_path: Path) -> None:
+def test_an_unknown_key_is_found(tmp_path: Path) -> None:
     text = (COMPOSE / "compose.yaml").read_text(encoding="utf-8")
     misspelt = tmp_path / "compose.yaml"
     misspelt.write_text(text.replace("stop_grace_period", "stop_grace"))
@@ -59,7 +59,7 @@ def test_the_processes_are_those_of_kubernetes() -> None:
     assert SERVICES["server"]["ports"][0].endswith(":3000")
 
 
-def test_a_service_is_killed_later_than_it_ends_by_itself() -> None:
+def test_a_service_has_time_to_stop_before_it_is_killed() -> None:
     command = SERVICES["server"]["command"]
     timeout_s = int(command[command.index("--timeout-graceful-shutdown") + 1])
 
@@ -84,7 +84,7 @@ def test_server_and_worker_share_versions_and_nothing_else() -> None:
             assert environment[name].startswith("/data/")
 
 
-def test_the_gpu_file_adds_to_services_that_there_are() -> None:
+def test_the_gpu_file_extends_existing_services() -> None:
     added = document(COMPOSE / "compose.gpu.yaml")["services"]
 
     assert added.keys() == {"server", "worker"}

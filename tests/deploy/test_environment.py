@@ -1,4 +1,4 @@
-"""Every environment name that files for users show is one that something reads."""
+"""Every environment variable in files for users is read by something."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ OTHERS = {
     "SSRF_PROTECTION_ENABLED": "Label Studio's: whether it calls private addresses",
     "UV_TORCH_BACKEND": "uv's: which torch it installs",
 }
-"""Names that are not ours, with whose they are."""
+"""Variables of other programs, with their owners."""
 
 _PREFIXES = (
     *("LSML", "LABEL_STUDIO", "BASIC_AUTH", "REDIS", "BENTOML"),
@@ -65,7 +65,7 @@ _SHOWN = (
     re.compile(rf"(?<![\w.&?-])({_NAME})="),  # set, as in a shell
     re.compile(rf"\$[({{]?({_NAME})"),  # read, as in a shell
     re.compile(rf"^ARG ({_NAME})", re.MULTILINE),
-    # Variables by their looks, wherever they stand.
+    # Anything that looks like a variable.
     re.compile(rf"\b((?:{'|'.join(_PREFIXES)})_{_NAME})\b"),
 )
 
@@ -76,7 +76,7 @@ def shown(text: str) -> set[str]:
 
 
 def declared(value: Any) -> Iterator[str]:
-    """The names under the keys of YAML that hold variables."""
+    """The names under the YAML keys that hold variables."""
     if isinstance(value, list):
         for entry in value:
             yield from declared(entry)
@@ -100,7 +100,7 @@ def names_in(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_every_name_is_a_setting_or_somebody_else_s(path: Path) -> None:
+def test_every_name_is_a_setting_or_of_another_program(path: Path) -> None:
     unknown = names_in(path) - environment_names().keys() - OTHERS.keys()
 
     assert unknown == set(), (
@@ -109,7 +109,7 @@ def test_every_name_is_a_setting_or_somebody_else_s(path: Path) -> None:
     )
 
 
-def test_the_files_show_variables_and_others_are_still_shown() -> None:
+def test_the_files_show_variables_and_the_list_of_others_is_current() -> None:
     found = {name for path in FILES for name in names_in(path)}
 
     assert found >= {"LSML_HOME", "REDIS_URL", "LSML_WORKER", "WORKERS"}
@@ -127,12 +127,12 @@ def test_the_files_show_variables_and_others_are_still_shown() -> None:
         ("redis://:$(REDIS_PASS)@redis", "REDIS_PASS"),
     ],
 )
-def test_a_misspelt_name_would_be_found(text: str, name: str) -> None:
+def test_a_misspelled_name_is_found(text: str, name: str) -> None:
     assert name in shown(text)
     assert name not in environment_names().keys() | OTHERS.keys()
 
 
-def test_names_under_keys_of_yaml_are_found() -> None:
+def test_names_under_yaml_keys_are_found() -> None:
     read = yaml.safe_load(
         """
         services: {x: {environment: {ONE: 1}}}

@@ -1,4 +1,4 @@
-"""The manifests: valid, of a piece with one another and with what the processes do."""
+"""The manifests are valid and consistent with each other and with the processes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ REDIS_USER = 999
 
 @cache
 def shipped() -> list[Manifest]:
-    """Every manifest that a mixture of components leads to, once."""
+    """Every manifest of every combination of components, once."""
     found = [
         *documents(KUBERNETES / "secret.example.yaml"),
         *documents(WORKER_OF_YATAI),
@@ -58,7 +58,7 @@ def test_every_manifest_is_valid_without_an_unknown_field(kubernetes: str) -> No
         kubernetes_validate.validate(manifest, kubernetes, strict=True)
 
 
-def test_an_unknown_field_would_be_found() -> None:
+def test_an_unknown_field_is_found() -> None:
     server = named(built(), "Deployment", "pytorch-ner-server")
     server["spec"]["template"]["spec"]["terminationGracePeriod"] = 120
 
@@ -81,7 +81,7 @@ def test_every_file_belongs_to_its_kustomization(directory: str) -> None:
     assert kustomization["kind"] == kinds.get(directory, "Component")
 
 
-def test_pods_run_as_users_by_number_and_may_nothing_else() -> None:
+def test_pods_run_as_numeric_users_without_privileges() -> None:
     found = list(pods(shipped()))
     assert {name for name, _, _ in found} >= {"pytorch-ner-redis", "pytorch-ner-server"}
 
@@ -103,7 +103,7 @@ def test_pods_run_as_users_by_number_and_may_nothing_else() -> None:
             assert each["resources"]["requests"].keys() == {"cpu", "memory"}
 
 
-def test_a_server_may_answer_what_runs_before_it_is_killed() -> None:
+def test_a_server_has_time_to_finish_requests_before_it_is_killed() -> None:
     server = named(built(), "Deployment", "pytorch-ner-server")
     pod = server["spec"]["template"]["spec"]
     [each] = pod["containers"]
@@ -115,14 +115,14 @@ def test_a_server_may_answer_what_runs_before_it_is_killed() -> None:
     assert pod["terminationGracePeriodSeconds"] >= pre_stop_s + timeout_s + 10
 
 
-def test_a_worker_may_put_its_job_back_before_it_is_killed() -> None:
+def test_a_worker_has_time_to_requeue_its_job_before_it_is_killed() -> None:
     for name, _, pod in pods(shipped()):
         if name == "pytorch-ner-worker":
             assert pod["terminationGracePeriodSeconds"] >= 30
             assert pod["shareProcessNamespace"] is True
 
 
-def test_probes_and_services_ask_ports_that_there_are() -> None:
+def test_probes_and_services_use_existing_ports() -> None:
     ports = {"pytorch-ner-server": 3000, "pytorch-ner-worker": 9091}
     for name, _, pod in pods(shipped()):
         [each] = pod["containers"]
@@ -144,7 +144,7 @@ def test_probes_and_services_ask_ports_that_there_are() -> None:
             assert target == pod["containers"][0]["ports"][0]["name"]
 
 
-def test_a_pod_lives_before_it_is_ready_and_is_not_killed_meanwhile() -> None:
+def test_a_pod_is_not_killed_before_it_is_ready() -> None:
     found = [pod for _, _, pod in pods(shipped())]
     probed = [each for pod in found for each in pod["containers"]]
     asked = [each for each in probed if "startupProbe" in each]
@@ -159,7 +159,7 @@ def test_a_pod_lives_before_it_is_ready_and_is_not_killed_meanwhile() -> None:
         }
 
 
-def test_the_secret_that_the_readme_makes_has_every_key() -> None:
+def test_the_secret_of_the_readme_has_every_key() -> None:
     readme = (KUBERNETES / "README.md").read_text(encoding="utf-8")
     secret = document(KUBERNETES / "secret.example.yaml")
 
@@ -169,7 +169,7 @@ def test_the_secret_that_the_readme_makes_has_every_key() -> None:
 
 
 @pytest.mark.parametrize("place", ["kubernetes", "bentocloud", "yatai"])
-def test_the_s3fs_that_a_readme_adds_goes_with_the_pinned_fsspec(place: str) -> None:
+def test_the_s3fs_of_the_readme_matches_the_pinned_fsspec(place: str) -> None:
     requirements = ROOT / "bentos" / "pytorch_ner" / "requirements.txt"
     lines = requirements.read_text(encoding="utf-8").splitlines()
     [pinned] = [line for line in lines if line.startswith("fsspec==")]
@@ -179,7 +179,7 @@ def test_the_s3fs_that_a_readme_adds_goes_with_the_pinned_fsspec(place: str) -> 
     assert f"echo 's3fs=={pinned.partition('==')[2]}' >> bentos/" in readme
 
 
-def test_every_name_that_a_pod_refers_to_is_shipped() -> None:
+def test_every_name_that_a_pod_refers_to_exists() -> None:
     [secret] = documents(KUBERNETES / "secret.example.yaml")
     for mixture in MIXTURES:
         manifests = built(*mixture)
@@ -204,7 +204,7 @@ def test_every_name_that_a_pod_refers_to_is_shipped() -> None:
 
 
 @pytest.mark.parametrize("component", ["server", "worker"])
-def test_a_home_is_a_pod_s_own_and_the_store_is_shared(component: str) -> None:
+def test_each_pod_has_its_own_home_and_the_store_is_shared(component: str) -> None:
     manifests = built()
     settings = named(manifests, "ConfigMap", "pytorch-ner-settings")["data"]
     deployment = named(manifests, "Deployment", f"pytorch-ner-{component}")
@@ -234,7 +234,7 @@ def test_with_an_object_store_no_volume_is_claimed() -> None:
 
 
 @pytest.mark.parametrize("component", ["server", "worker"])
-def test_a_gpu_is_asked_for_and_the_rest_stays(component: str) -> None:
+def test_the_gpu_component_only_requests_gpus(component: str) -> None:
     plain, patched = container(component), container(component, "gpu")
 
     limits = patched["resources"]["limits"]
@@ -242,7 +242,7 @@ def test_a_gpu_is_asked_for_and_the_rest_stays(component: str) -> None:
     assert {**patched, "resources": None} == {**plain, "resources": None}
 
 
-def test_the_worker_s_command_is_one() -> None:
+def test_the_worker_command_exists() -> None:
     for name, _, pod in pods(shipped()):
         if name != "pytorch-ner-worker":
             continue
@@ -268,7 +268,7 @@ def test_all_images_are_of_this_version() -> None:
     assert f"{change['name']}:{change['newTag']}" == image
 
 
-def test_the_autoscaler_asks_for_what_the_adapter_makes_of_our_metric() -> None:
+def test_the_autoscaler_uses_the_metric_of_the_adapter() -> None:
     [rule] = document(KUBERNETES / "prometheus-adapter.yaml")["rules"]["custom"]
     manifests = built("autoscaling")
     scaler = named(manifests, "HorizontalPodAutoscaler", "pytorch-ner-server")["spec"]

@@ -1,4 +1,4 @@
-"""What Yatai's controller gets: fields that it has, and values that it passes on."""
+"""The resources for Yatai have only fields and values that its controller passes on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WORKER = document(YATAI / "worker.yaml")
 
 
 def check(manifest: Manifest) -> None:
-    """Raise ``jsonschema.ValidationError`` for what would be pruned or refused."""
+    """Raise ``jsonschema.ValidationError`` for what would be dropped or rejected."""
     schema = {**SCHEMAS[manifest["kind"]], "$defs": SCHEMAS["$defs"]}
     jsonschema.Draft202012Validator(schema).validate(manifest)
 
@@ -52,7 +52,7 @@ def test_what_the_controller_would_drop_is_found(field: str, value: Any) -> None
         check({**DEPLOYMENT, "spec": spec})
 
 
-def test_the_deployment_runs_the_ready_image_without_runners() -> None:
+def test_the_deployment_runs_the_prebuilt_image_without_runners() -> None:
     assert DEPLOYMENT["spec"]["bento"] == BENTO["metadata"]["name"]
     assert "runners" not in DEPLOYMENT["spec"] | BENTO["spec"]
     ours = f"pytorch-ner:{version('lsml-bento')}"
@@ -82,13 +82,13 @@ def test_server_and_worker_share_secrets_versions_and_a_namespace() -> None:
     }
 
 
-def test_the_server_computes_with_as_many_threads_as_it_has_cpus() -> None:
+def test_the_server_has_as_many_threads_as_cpus() -> None:
     server = {entry["name"]: entry["value"] for entry in DEPLOYMENT["spec"]["envs"]}
     limits = DEPLOYMENT["spec"]["resources"]["limits"]
     assert server["OMP_NUM_THREADS"] == limits["cpu"]
 
 
-def test_the_worker_is_that_of_kubernetes_with_a_bucket() -> None:
+def test_the_worker_equals_that_of_kubernetes_with_a_bucket() -> None:
     manifests = built("object-store")
     theirs = named(manifests, "Deployment", "pytorch-ner-worker")["spec"]
     settings = named(manifests, "ConfigMap", "pytorch-ner-settings")["data"]

@@ -1,12 +1,12 @@
-"""Images that are really built, and containers that really run, without a daemon.
+"""Builds real images and runs real containers, without a daemon.
 
-Debian's buildah builds a Dockerfile as root, in a chroot; the official Python image is
-replaced by a stand-in that mmdebstrap makes, so that no registry is asked.
+Debian's buildah builds a Dockerfile as root, in a chroot. mmdebstrap makes a stand-in
+for the official Python image, so that no registry is needed.
 
-Behind a proxy, what a build needs is set from outside: ``LSML_IMAGES_ENV`` holds
-variables of the stand-in (``NAME=value``, one a line), ``LSML_IMAGES_VOLUMES`` volumes
-of each build (``/here:/there:ro``, separated by spaces). With ``ANY_TORCH=1`` among the
-variables, torch is taken from where uv finds it, in place of PyTorch's own index.
+Behind a proxy, set ``LSML_IMAGES_ENV`` to variables of the stand-in (``NAME=value``,
+one per line) and ``LSML_IMAGES_VOLUMES`` to volumes of each build (``/here:/there:ro``,
+separated by spaces). With ``ANY_TORCH=1`` among the variables, uv installs torch from
+its default index instead of PyTorch's.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _VOLUMES = ("/etc/apt:/etc/apt:ro", "/etc/resolv.conf:/etc/resolv.conf:ro")
 
 
 class ToolMissingError(AssertionError):
-    """What builds images is not installed."""
+    """A tool for building images is not installed."""
 
     def __init__(self, tool: str) -> None:
         super().__init__(
@@ -54,7 +54,7 @@ class ToolMissingError(AssertionError):
 
 
 class Buildah:
-    """buildah with a store of its own, which holds the stand-in.
+    """buildah with its own store, which holds the stand-in.
 
     Args:
         store: a directory for images.
@@ -70,15 +70,15 @@ class Buildah:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What every call of ``buildah`` gets."""
+        """The options of every call of ``buildah``."""
         return {**os.environ, "BUILDAH_ISOLATION": "chroot"}
 
     def command(self, *words: object) -> list[str]:
-        """``buildah WORDS`` on this store."""
+        """Run ``buildah WORDS`` on this store."""
         return ["buildah", *self._root, *map(str, words)]
 
     def call(self, *words: object, timeout_s: float = 900) -> str:
-        """What ``buildah WORDS`` prints."""
+        """The output of ``buildah WORDS``."""
         done = subprocess.run(
             self.command(*words),
             env=self.environ,
@@ -92,7 +92,7 @@ class Buildah:
         return done.stdout.strip()
 
     def build(self, context: Path, dockerfile: Path, *options: str) -> Image:
-        """Build a Dockerfile as it is."""
+        """Build a Dockerfile unchanged."""
         name = f"localhost/{uuid.uuid4().hex}"
         volumes = [*_VOLUMES, *os.environ.get("LSML_IMAGES_VOLUMES", "").split()]
         mounts = [word for volume in volumes for word in ("-v", volume)]
@@ -101,17 +101,17 @@ class Buildah:
         return Image(self, name)
 
     def close(self) -> None:
-        """Remove all that was built; gigabytes, which pytest would keep."""
+        """Remove everything that was built: gigabytes, which pytest would keep."""
         self.call("rm", "--all")
         self.call("rmi", "--all", "--force")
-        # Its overlay file system leaves the directory mounted on itself.
+        # The overlay file system leaves the directory mounted on itself.
         for partition in psutil.disk_partitions(all=True):
             if Path(partition.mountpoint).is_relative_to(self._store):
                 subprocess.run(["umount", partition.mountpoint], check=True)
         shutil.rmtree(self._store, ignore_errors=True)
 
     def _make_base(self) -> None:
-        """The stand-in for the official images of Python."""
+        """The stand-in for the official Python images."""
         CACHE.mkdir(parents=True, exist_ok=True)
         archive = CACHE / f"{RELEASE}.tar"
         if not archive.exists():
@@ -127,7 +127,7 @@ class Buildah:
         wrapper = CACHE / "uv"
         wrapper.write_text(_UV)
         self.call("copy", "--chmod=755", container, wrapper, "/usr/local/bin/uv")
-        # Debian's own Python asks before pip writes into it; the official image's not.
+        # Unlike the official image, Debian's Python does not let pip install into it.
         settings = [f"PATH={_PATH}", "PIP_BREAK_SYSTEM_PACKAGES=1"]
         settings += ["UV_BREAK_SYSTEM_PACKAGES=1"]
         settings += os.environ.get("LSML_IMAGES_ENV", "").splitlines()
@@ -141,26 +141,26 @@ class Buildah:
 
 @dataclass(frozen=True)
 class Image:
-    """An image that was built."""
+    """A built image."""
 
     buildah: Buildah
     name: str
 
     @cached_property
     def configuration(self) -> dict[str, Any]:
-        """What the image says of a container: ``User``, ``Env``, ``Cmd``, .."""
+        """The config of the image: ``User``, ``Env``, ``Cmd``, .."""
         found = json.loads(self.buildah.call("inspect", "--type", "image", self.name))
         configuration: dict[str, Any] = found["OCIv1"]["config"]
         return configuration
 
     @property
     def variables(self) -> dict[str, str]:
-        """The environment that is baked in."""
+        """The environment of the image."""
         pairs = (entry.partition("=") for entry in self.configuration["Env"])
         return {name: value for name, _, value in pairs}
 
     def says(self, *command: str) -> str:
-        """What a command prints in a new container, without the entrypoint."""
+        """The output of a command in a new container, without the entrypoint."""
         container = self.buildah.call("from", "--pull-never", self.name)
         try:
             return self.buildah.call("run", container, "--", *command)
@@ -176,7 +176,7 @@ class Image:
         volumes: Mapping[Path, str] | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> Container:
-        """A container, not started: the entrypoint with arguments, else with ``Cmd``.
+        """Create a container that runs the entrypoint with arguments, or with ``Cmd``.
 
         Args:
             name: for messages.
@@ -207,13 +207,13 @@ class Image:
 
 @dataclass
 class Container(Server):
-    """A container's processes, which a runtime signals by the first of them."""
+    """A container's processes. A runtime sends signals to the first of them."""
 
     buildah: Buildah = field(kw_only=True)
     container: str = field(kw_only=True)
 
     def tree(self) -> list[psutil.Process]:
-        """All that lives of it; a process that named itself has no mark any more."""
+        """All live processes; one that changed its title has lost its mark."""
         found = super().tree()
         with suppress(psutil.NoSuchProcess):
             found += psutil.Process(self.pid).children(recursive=True)
@@ -221,7 +221,7 @@ class Container(Server):
 
     @property
     def inside(self) -> list[psutil.Process]:
-        """Its processes without buildah's, the first one first."""
+        """The processes without those of buildah, the first one first."""
         found = []
         for process in self.tree():
             with suppress(psutil.Error):
@@ -230,14 +230,14 @@ class Container(Server):
         return sorted(found, key=psutil.Process.create_time)
 
     def kill(self) -> None:
-        """Kill every process of it, those too that buildah's end would hide."""
+        """Kill every process, including those that buildah leaves behind."""
         for process in self.tree():
             with suppress(psutil.Error):
                 process.kill()
         super().kill()
 
     def signal(self) -> None:
-        """What ``docker stop`` sends to the first process."""
+        """Send what ``docker stop`` sends to the first process."""
         if inside := self.inside:
             with suppress(psutil.NoSuchProcess):
                 inside[0].send_signal(self.stop_signal)
@@ -253,7 +253,7 @@ class Container(Server):
 
 
 def owned(directory: Path) -> Path:
-    """A directory as a fresh volume on ``/data`` is: the image's user owns it."""
+    """A directory like a new volume on ``/data``: the image's user owns it."""
     directory.mkdir(parents=True, exist_ok=True)
     os.chown(directory, USER, USER)
     return directory

@@ -1,7 +1,7 @@
-"""The images of a bento and of a new backend: built, run, probed and ended.
+"""Build, run, check and stop the images of a bento and of a new backend.
 
-Debian's buildah stands in for Docker, and a Debian for the official Python image; the
-Dockerfiles and the commands are those of production.
+Debian's buildah replaces Docker, and Debian the official Python image. The Dockerfiles
+and the commands are those of production.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.images, pytest.mark.timeout(1800)]
 
 NER_CONFIG = (ROOT / "examples" / "pytorch_ner" / "label_config.xml").read_text()
 STATE = {"LSML_HOME": "/data", "LSML_MODEL_STORE": "/data/models"}
-"""What both images have in them."""
+"""Files that both images contain."""
 EXTERNAL = {"LSML_WORKER": "external"}
 
 
@@ -45,14 +45,14 @@ def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
 
 @pytest.fixture(scope="module")
 def bento_image(buildah: Buildah, tmp_path_factory: pytest.TempPathFactory) -> Image:
-    """The default bento's."""
+    """The image of the default bento."""
     made = build(tmp_path_factory.mktemp("bento"))
     return buildah.build(made.path, made.dockerfile)
 
 
 @pytest.fixture(scope="module")
 def backend_image(buildah: Buildah, tmp_path_factory: pytest.TempPathFactory) -> Image:
-    """A new backend's, made around a class that takes its time."""
+    """The image of a new backend with a slow class."""
     parent = tmp_path_factory.mktemp("backend")
     model = BACKENDS / "learner" / "model.py"
     made = run("create", "learner", "--from", model, cwd=parent)
@@ -84,7 +84,7 @@ def worker_of(
 
 
 def answers(worker: Container) -> bool:
-    """Whether it is ready; whoever it is that could not start says why."""
+    """Whether it is ready. Fails with the log of a container that did not start."""
     assert worker.is_running(), worker.tail()
     try:
         return bool(ready(worker.url).json() == {"status": "trains"})
@@ -95,7 +95,7 @@ def answers(worker: Container) -> bool:
 # The default bento
 
 
-def test_the_bento_s_image_runs_as_a_user_who_may_write_state(
+def test_the_bento_image_runs_as_a_user_who_can_write_state(
     bento_image: Image,
 ) -> None:
     assert bento_image.configuration["User"] == "bentoml"
@@ -104,7 +104,7 @@ def test_the_bento_s_image_runs_as_a_user_who_may_write_state(
     empty = [name for name, value in bento_image.variables.items() if not value]
     assert empty == []
     assert STATE.items() <= bento_image.variables.items()
-    # As `docker exec` calls it: where the image puts it, with the image's variables.
+    # As `docker exec` runs it: from the image's PATH, with the image's variables.
     assert "No jobs yet" in bento_image.says("lsml-bento", "jobs", "list")
 
 
@@ -124,7 +124,7 @@ def ner_event(number: int, text: str, result: list[dict[str, Any]]) -> dict[str,
 
 
 def predicted(url: str, texts: list[str]) -> tuple[set[str], int]:
-    """The versions that answer, and how many predictions came."""
+    """The versions that answer, and the number of predictions."""
     body = {
         "tasks": [{"id": n, "data": {"text": text}} for n, text in enumerate(texts)],
         "project": PROJECT,
@@ -137,7 +137,7 @@ def predicted(url: str, texts: list[str]) -> tuple[set[str], int]:
     return {slot["model_version"] for slot in slots if slot}, len(slots)
 
 
-def test_the_bento_s_two_commands_learn_and_end_in_order(
+def test_server_and_worker_of_the_bento_train_and_stop(
     bento_image: Image, tmp_path: Path
 ) -> None:
     data = owned(tmp_path / "data")
@@ -189,7 +189,7 @@ def test_the_bento_s_two_commands_learn_and_end_in_order(
 
 
 def ends_after_its_answer(server: Container, ask: Callable[[], object]) -> None:
-    """A request that runs when the server is told to end is answered before it does."""
+    """A running request is answered before the server stops."""
     answered: list[object] = []
     thread = threading.Thread(target=lambda: answered.append(ask()))
     thread.start()
@@ -204,7 +204,7 @@ def ends_after_its_answer(server: Container, ask: Callable[[], object]) -> None:
 # A new backend
 
 
-def test_a_new_backend_s_image_runs_as_a_number_that_may_write_state(
+def test_the_image_of_a_new_backend_runs_as_a_numeric_user_who_can_write_state(
     backend_image: Image,
 ) -> None:
     assert backend_image.configuration["User"] == "1034:1034"
@@ -215,7 +215,7 @@ def test_a_new_backend_s_image_runs_as_a_number_that_may_write_state(
 
 
 def healthcheck(container: Container) -> int:
-    """The exit code of the image's HEALTHCHECK, run beside the server."""
+    """The exit code of the image's HEALTHCHECK, run next to the server."""
     lines = (ROOT / "lsml_bento" / "template" / "Dockerfile").read_text().splitlines()
     [line] = [line for line in lines if "urllib.request" in line]
     code = line.split('"')[5].replace(":9090", f":{container.port}")
@@ -225,7 +225,7 @@ def healthcheck(container: Container) -> int:
 
 
 def slowly(server: Container) -> None:
-    """A prediction that takes four seconds."""
+    """A prediction that takes 4 s."""
     body = {
         "tasks": [{"id": 1, "data": {"text": "x", "sleep_s": 4}}],
         "project": PROJECT,
@@ -236,7 +236,7 @@ def slowly(server: Container) -> None:
     assert answer.status_code == 200, answer.text
 
 
-def test_a_new_backend_s_server_and_worker_end_in_order(
+def test_server_and_worker_of_a_new_backend_stop_cleanly(
     backend_image: Image, tmp_path: Path
 ) -> None:
     data = owned(tmp_path / "data")
@@ -278,7 +278,7 @@ def test_a_new_backend_s_server_and_worker_end_in_order(
         ends_after_its_answer(server, lambda: slowly(server))
 
 
-def test_a_killed_serving_process_ends_the_bento_s_container(
+def test_a_killed_serving_process_stops_the_container(
     bento_image: Image, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -296,7 +296,7 @@ def test_a_killed_serving_process_ends_the_bento_s_container(
 # An example, as its docker-compose.yml builds it
 
 
-def test_an_example_s_image_serves_it(buildah: Buildah, tmp_path: Path) -> None:
+def test_the_image_of_an_example_serves_it(buildah: Buildah, tmp_path: Path) -> None:
     dockerfile = ROOT / "examples" / "Dockerfile"
     ignored = f"--ignorefile={dockerfile}.dockerignore"
     arguments = "--build-arg=EXAMPLE=keyword", "--build-arg=EXTRAS="
