@@ -227,13 +227,13 @@ def test_from_a_legacy_directory_makes_a_backend_that_passes(tmp_path: Path) -> 
     assert (tmp_path / "new" / "requirements.txt").read_text().endswith(".whl\n")
 
 
-def test_from_says_when_no_label_config_came_along(tmp_path: Path) -> None:
+def test_from_says_if_there_is_no_label_config(tmp_path: Path) -> None:
     source = write(tmp_path / "old", model=MODEL)
     done = run(
         "create", "new", "--from", f"{source / 'model.py'}:Chooser", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    assert "There is no label_config.xml beside model.py: put your" in done.stdout
+    assert "There is no label_config.xml beside model.py: save your" in done.stdout
 
 
 def test_from_its_own_directory_keeps_the_model(tmp_path: Path) -> None:

@@ -297,7 +297,7 @@ def terminal(place: Place, *arguments: str) -> Iterator[Terminal]:
 def test_watch_and_json_cannot_be_combined(place: Place) -> None:
     done = place.run("jobs", "list", "--watch", "--json")
     assert done.returncode == 2
-    assert "--watch is for people" in done.stderr
+    assert "--watch and --json cannot be combined" in done.stderr
 
 
 def test_jobs_are_the_same_on_redis(tmp_path: Path, redis_server: str) -> None:
