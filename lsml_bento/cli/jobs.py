@@ -216,7 +216,7 @@ def _print_facts(job: Job, state: State) -> None:
     from rich.text import Text
 
     from lsml_bento.cli.tables import console, facts, status_of
-    from lsml_bento.cli.text import metrics_of, waits_for
+    from lsml_bento.cli.text import at, metrics_of, took, waits_for
     from lsml_bento.jobs.job import JobStatus
     from lsml_bento.jobs.job_store import JobStore
 
@@ -224,7 +224,7 @@ def _print_facts(job: Job, state: State) -> None:
     rows: dict[str, Any] = {"job": job.id, "project": job.project, "event": job.event}
     rows["status"] = status_of(job)
     if job.status is JobStatus.QUEUED:
-        rows["waiting"] = waits_for(job, time.time())
+        rows["queue"] = waits_for(job, time.time())
     if job.cancel_requested and not job.status.is_end:
         rows["stopping"] = "yes"
     rows |= {
@@ -238,7 +238,13 @@ def _print_facts(job: Job, state: State) -> None:
         "attempts": str(job.attempts),
         "worker": job.worker,
     }
-    shown.print(facts({**rows, **_times(job)}))
+    details, times = job.details(), ["created", "due", "started", "finished"]
+    if job.status.is_end:
+        times.remove("due")
+    rows |= {name: at(details[f"{name}_at"]) for name in times}
+    if job.started_at:
+        rows["took"] = took(job, time.time())
+    shown.print(facts(rows))
     for title, lines in (
         ("traceback", (job.traceback or "").splitlines()),
         ("log", JobStore(state).log_tail(job.id)),
@@ -246,16 +252,3 @@ def _print_facts(job: Job, state: State) -> None:
         if lines:
             shown.print(Text(f"\n{title}", "dim"))
             shown.print(Text("\n".join(lines)), soft_wrap=True)
-
-
-def _times(job: Job) -> dict[str, str | None]:
-    from lsml_bento.cli.text import at, took
-
-    details = job.details()
-    return {
-        "created": at(details["created_at"]),
-        "due": at(details["due_at"]) if not job.status.is_end else None,
-        "started": at(details["started_at"]),
-        "finished": at(details["finished_at"]),
-        "took": took(job, time.time()) if job.started_at else None,
-    }

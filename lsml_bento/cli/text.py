@@ -70,7 +70,9 @@ def ago(moment: float | str | None, now: float | None = None) -> str:
     """
     if moment is None:
         return "-"
-    passed = (time.time() if now is None else now) - seconds_of(moment)
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp()
+    passed = (time.time() if now is None else now) - moment
     if abs(passed) < 1:
         return "now"
     return f"in {span(-passed)}" if passed < 0 else f"{span(passed)} ago"
@@ -79,13 +81,6 @@ def ago(moment: float | str | None, now: float | None = None) -> str:
 def at(moment: str | None) -> str | None:
     """A time in full, and how long ago it was."""
     return None if moment is None else f"{moment} ({ago(moment)})"
-
-
-def seconds_of(moment: float | str) -> float:
-    """A time in seconds since the epoch."""
-    if isinstance(moment, str):
-        return datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp()
-    return moment
 
 
 def span(seconds: float) -> str:

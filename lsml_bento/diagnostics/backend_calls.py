@@ -211,7 +211,9 @@ def _check_results(
     if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         return check("fail", errors[0] + more, remedy)
-    named = {str(p.get("model_version", version)) for p in _flat(results)}
+    # All results are predictions or lists of predictions, as there were no errors.
+    lists = [entry if isinstance(entry, list) else [entry] for entry in results]
+    named = {str(p.get("model_version", version)) for ps in lists for p in ps}
     if named == {str(version)} or not named:
         return ok
     return check(
@@ -220,11 +222,6 @@ def _check_results(
         "Label Studio adds the same predictions at every retrieval",
         "return the same model_version in both",
     )
-
-
-def _flat(results: list[Any]) -> list[dict[str, Any]]:
-    lists = [entry if isinstance(entry, list) else [entry] for entry in results]
-    return [one for entry in lists for one in entry if isinstance(one, dict)]
 
 
 def _call(

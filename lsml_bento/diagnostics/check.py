@@ -107,20 +107,18 @@ def check_model(
     times: list[float] = []
     predictions = regions = 0
     for number, task in enumerate(tasks, 1):
-        slots, seconds = _call(predict, [task], None, f"task {number}", findings)
+        place = f"task {number}"
+        slots, seconds = _call(predict, [task], None, place, findings)
         times.append(seconds)
         singles.append(slots[0] if slots else None)
-        for prediction in predictions_of(singles[-1], f"task {number}", findings):
+        for prediction in predictions_of(singles[-1], place, findings):
             predictions += 1
-            regions += check_prediction(
-                interface, prediction, task, f"task {number}", findings
-            )
+            regions += check_prediction(interface, prediction, task, place, findings)
     together, batch_s = _call(predict, tasks, None, "all tasks in one call", findings)
     _compare(singles, together, predict, tasks[0], findings)
     if not regions and not findings.all():
-        findings.add(
-            "warning", "all tasks", "predict returned no regions for any of them"
-        )
+        what = "predict returned no regions for any of them"
+        findings.add("warning", "all tasks", what)
     _suggest(interface, predict, tasks[0], singles[0], findings)
     return ModelReport(
         tasks=len(tasks),
@@ -180,11 +178,8 @@ def _compare(
     """A task must get the same prediction alone and in a call with others."""
     again = _call(predict, [task], None, "", Findings())[0] if singles[0] else []
     if again and again[0] and singles[0] and not _same(again[0], singles[0]):
-        findings.add(
-            "note",
-            "task 1",
-            "not deterministic: two calls returned different predictions",
-        )
+        what = "not deterministic: two calls returned different predictions"
+        findings.add("note", "task 1", what)
         return
     for number, (alone, slot) in enumerate(zip(singles, together, strict=False), 1):
         if alone is None or slot is None or _same(alone, slot):
@@ -194,11 +189,8 @@ def _compare(
             what = f"in a call with others it gets the prediction of task {other[0]}"
             findings.add("error", f"task {number}", f"{what}: keep the tasks' order")
         else:
-            findings.add(
-                "warning",
-                f"task {number}",
-                "it gets another prediction in a call with others",
-            )
+            what = "it gets another prediction in a call with others"
+            findings.add("warning", f"task {number}", what)
 
 
 def _suggest(
@@ -218,9 +210,8 @@ def _suggest(
     for finding in own.all():
         findings.add("warning", finding.message, "")
     if slots and slots[0] is not None:
-        for prediction in predictions_of(
-            for_annotator(slots[0]), "a suggestion", findings
-        ):
+        answer = for_annotator(slots[0])
+        for prediction in predictions_of(answer, "a suggestion", findings):
             check_prediction(interface, prediction, task, "a suggestion", findings)
 
 

@@ -6,7 +6,6 @@ import os
 import socket
 import time
 from collections.abc import Generator, Iterator
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import jwt
 from label_studio_sdk.core.api_error import ApiError
 from label_studio_sdk.core.client_wrapper import SyncClientWrapper
 
-from lsml_bento.contract import Task
+from lsml_bento.contract import Task, parse_project
 from lsml_bento.diagnostics.connection import (
     Check,
     SampleProject,
@@ -215,7 +214,7 @@ def _read_project(
     tasks = json_of(http.get(f"api/projects/{number}/tasks/", params={"page_size": 50}))
     backends = json_of(http.get("api/ml", params={"project": number}))
     found = SampleProject(
-        _key_of(row),
+        str(parse_project(row)),
         row.get("label_config") or "<View/>",
         tasks if isinstance(tasks, list) else [],
         backends if isinstance(backends, list) else None,
@@ -223,12 +222,6 @@ def _read_project(
     if not found.tasks:
         return check("warn", f"project {number} has no tasks", "import some"), found
     return check("ok", f"project {number} ({row.get('title')}) can be read"), found
-
-
-def _key_of(row: dict[str, Any]) -> str:
-    created = str(row.get("created_at") or "1970-01-01T00:00:00Z")
-    moment = datetime.fromisoformat(created.replace("Z", "+00:00"))
-    return f"{row['id']}.{int(moment.timestamp())}"
 
 
 def _check_file(media: Media, tasks: list[Task]) -> Check:

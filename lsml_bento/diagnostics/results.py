@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from label_studio_sdk.label_interface import LabelInterface
@@ -99,25 +100,20 @@ def predictions_of(
     if slot is None:
         return []
     entry = json.loads(slot)
+    error = partial(findings.add, "error", place)
     predictions = []
     for prediction in entry if isinstance(entry, list) else [entry]:
         if not isinstance(prediction, dict):
-            findings.add(
-                "error",
-                place,
+            error(
                 f"the prediction is {json.dumps(prediction)[:80]}, not an object: "
-                "Label Studio answers 500 and does not open the task; use [] for none",
+                "Label Studio answers 500 and does not open the task; use [] for none"
             )
         elif "result" not in prediction:
-            findings.add(
-                "error", place, "the prediction has no result: Label Studio skips it"
-            )
+            error("the prediction has no result: Label Studio skips it")
         elif not isinstance(prediction["result"], list):
-            findings.add(
-                "error",
-                place,
+            error(
                 f"result is {json.dumps(prediction['result'])[:80]}, not a list: Label "
-                "Studio rejects the whole batch; use [] for no regions",
+                "Studio rejects the whole batch; use [] for no regions"
             )
         else:
             predictions.append(prediction)
@@ -136,8 +132,7 @@ def check_prediction(
         findings.add(severity, place, what)
     result = prediction["result"]
     for number, region in enumerate(result):
-        found = list(_region_problems(interface, region, result, task))
-        for severity, what in found:
+        for severity, what in _region_problems(interface, region, result, task):
             findings.add(severity, f"{place}, region {number}", what)
     ids = Counter(
         (str(region["id"]), str(region.get("from_name")))
@@ -195,10 +190,7 @@ def _region_problems(
         found += _sdk_problems(interface, region, result)
     yield from found
     if not region.get("id"):
-        yield (
-            "note",
-            "no id: Label Studio generates one, so relations cannot refer to it",
-        )
+        yield "note", "no id: Label Studio generates one, relations cannot refer to it"
 
 
 def _control(interface: LabelInterface, region: dict[str, Any]) -> ControlTag | str:
