@@ -38,9 +38,9 @@ def command_line(directory: Path, *words: str) -> str:
     return shlex.join(["lsml-bento", *words, *place])
 
 
-def notify_worker(backend: OpenBackend, job: Job, directory: Path) -> None:
-    """Have a job started when it is due, or say that no worker will do it."""
-    backend.notify_worker(job)
+def dispatch(backend: OpenBackend, job: Job, directory: Path) -> None:
+    """Enqueue a job, and say if no worker is running."""
+    backend.dispatch(job)
     if backend.has_no_worker:
         place = shlex.quote(str(directory))
         click.echo(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lsml_bento.cli.backend import command_line, notify_worker, open_backend
+from lsml_bento.cli.backend import command_line, dispatch, open_backend
 from lsml_bento.cli.options import backend_options
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def retry(job: str, directory: Path, as_json: bool) -> None:
                 "jobs can be retried."
             )
         if found.status is JobStatus.QUEUED:
-            notify_worker(backend, found, directory)
+            dispatch(backend, found, directory)
 
 
 def _print_details(state: State, job: Job) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lsml_bento.cli.backend import command_line, notify_worker, open_backend
+from lsml_bento.cli.backend import command_line, dispatch, open_backend
 from lsml_bento.cli.options import backend_options
 from lsml_bento.errors import LsmlError
 
@@ -53,7 +53,7 @@ def train(project: str | None, directory: Path, wait: bool, as_json: bool) -> No
                 click.echo(f"Follow it: `{hint}`")
         elif not wait:
             print_json({"job": job.id})
-        notify_worker(backend, job, directory)
+        dispatch(backend, job, directory)
         if wait:
             follow_job(backend.state, job, as_json=as_json, hint=hint)
 

@@ -45,11 +45,11 @@ class OpenBackend:
     settings: Settings
     state: State
 
-    def notify_worker(self, job: Job) -> None:
-        """Have a job started when it is due, even if the queue cannot be reached."""
+    def dispatch(self, job: Job) -> None:
+        """Enqueue a job. If the queue is unavailable, a worker finds the job itself."""
         from lsml_bento.processes.wiring import open_queue
 
-        with suppress(LsmlError):  # a worker finds the job by itself
+        with suppress(LsmlError):
             queue = open_queue(self.settings, self.spec)
             queue.enqueue(job.id, job.due_at)
             queue.close()
