@@ -59,7 +59,7 @@ class Annotator:
         found: dict[str, Any] = answer.json()
         return found
 
-    def ended(self, job: str, timeout_s: float = 30) -> dict[str, Any]:
+    def ended(self, job: str, timeout_s: float = 90) -> dict[str, Any]:
         """The job once it has ended."""
         ends = {"succeeded", "failed", "cancelled"}
         eventually(

@@ -163,7 +163,7 @@ def test_a_redis_restart_loses_no_event(machines: Machines, redis: RedisServer) 
     redis.start()
 
     annotator = machines[0].annotator
-    ended = annotator.ended(annotator.annotate(3), timeout_s=60)
+    ended = annotator.ended(annotator.annotate(3))
     assert ended["status"] == "succeeded", ended
     for machine in machines:
         machine.annotator.serves("3 tasks", ended["version"], timeout_s=20)
@@ -200,7 +200,7 @@ def test_killing_a_machine_during_a_fit_loses_no_job(machines: Machines) -> None
     assert dead.trains(holder)
     dead.kill()
 
-    ended = alive.annotator.ended(job, timeout_s=60)
+    ended = alive.annotator.ended(job)
     assert (ended["status"], ended["attempts"]) == ("succeeded", 2)
     assert alive.trains(ended["worker"])
     alive.annotator.serves("4 tasks", ended["version"])

@@ -87,7 +87,7 @@ class Annotator:
             return found
 
         ends = {"succeeded", "failed", "cancelled"}
-        eventually(lambda: read()["status"] in ends, lambda: str(read()), 60)
+        eventually(lambda: read()["status"] in ends, lambda: str(read()), 150)
         return read()
 
     def answers(self, prompt: str, version: str) -> str:
