@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 LABEL_STUDIO := .venvs/label-studio/.ready
 
 # The longest part first.
-PARTS := test-modules test-servers test-adapters test-cli test-studio test-faults-once \
+PARTS := test-servers test-cli test-modules test-studio test-adapters test-faults-once \
   test-examples
 
 .PHONY: setup redis-server serve demo test $(PARTS) test-faults test-images e2e fuzz check format bench bench-learning clean
