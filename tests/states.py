@@ -13,7 +13,7 @@ from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import State
 
-KINDS = ("memory", "sqlite", "redis", "hasty redis")
+KINDS = ("memory", "sqlite", "redis", "redis for events")
 
 RULE_KINDS = ("memory", "redis")
 """For tests of one rule after the other.
@@ -32,7 +32,8 @@ def open_state(kind: str, tmp_path: Path, redis_url: str = "") -> State:
         return MemoryState()
     if kind == "sqlite":
         return SqliteState(tmp_path / f"{uuid.uuid4().hex}.db", "test")
-    return RedisState(redis_url, uuid.uuid4().hex, is_hasty=kind == "hasty redis")
+    state = RedisState(redis_url, uuid.uuid4().hex)
+    return state.for_events(0.5) if kind == "redis for events" else state
 
 
 def url_of(kind: str, request: pytest.FixtureRequest) -> str:

@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 
 _READ_WAIT_S = 0.5
 _MOST_KEYS = 500
-"""Read by one statement."""
+"""Keys that one statement reads."""
 
 _CHECKPOINT_EVERY_S = 1.0
 _LONG_LOG, _LONGEST_LOG = 20_000, 60_000
-"""Pages of 4 KiB: with so many, writers are made to wait for a checkpoint; with the
-second number, one of them makes it itself."""
+"""Length of SQLite's write-ahead log in pages of 4 KiB. Over the first, the checkpoint
+blocks writers until it is complete; over the second, a writer makes the checkpoint."""
 
 _Answer = TypeVar("_Answer")
 
@@ -42,11 +42,11 @@ class SqliteState(State):
     """``State`` on SQLite in WAL mode: readers never wait for a writer.
 
     Args:
-        path: the database file; its directory is made.
-        owner: the backend's name. One backend per file: a second one is refused.
+        path: the database file; its directory is created.
+        owner: the backend's name. A file belongs to one backend.
 
     Raises:
-        StateError: if the file can not be used or belongs to another backend.
+        StateError: if the file cannot be used or belongs to another backend.
     """
 
     def __init__(self, path: Path, owner: str) -> None:
@@ -64,24 +64,21 @@ class SqliteState(State):
         if found != owner:
             self.close()
             raise StateError(
-                f"{path.parent} holds the state of the backend {found!r} and this one "
-                f"is {owner!r}: set LSML_HOME to a directory of its own"
+                f"{path.parent} holds the state of the backend {found!r}, and this one "
+                f"is {owner!r}: set LSML_HOME to another directory"
             )
 
     def get(self, key: str) -> str | None:
-        """The value of a key; waits 500 ms at most."""
         with self._translated("read"):
             return _get(self._connection(_READ_WAIT_S), key)
 
     def scan(
         self, prefix: str, after: str = "", limit: int | None = None
     ) -> list[Pair]:
-        """Keys in order; waits 500 ms at most."""
         with self._translated("read"):
             return _scan(self._connection(_READ_WAIT_S), prefix, after, limit)
 
     def change(self, work: Callable[[Change], _Answer], wait_s: float = 2.0) -> _Answer:
-        """Do ``work`` in one transaction, once no other process writes."""
         with (
             self._translated("written"),
             self._transaction(self._connection(wait_s)) as connection,
@@ -107,7 +104,7 @@ class SqliteState(State):
         self._local = threading.local()
 
     def _claim(self, connection: sqlite3.Connection, owner: str) -> str:
-        """Make the tables, and the file this backend's unless it is another's."""
+        """Create the tables; returns the owner, which is this backend if none was."""
         with self._transaction(connection):
             for statement in _SCHEMA:
                 connection.execute(statement)
@@ -134,7 +131,7 @@ class SqliteState(State):
             ) from error
 
     def _connection(self, wait_s: float) -> sqlite3.Connection:
-        """This thread's connection, which waits so long for other writers."""
+        """This thread's connection, set to wait ``wait_s`` for other writers."""
         found: _Connection | None = getattr(self._local, "connection", None)
         if found is None:
             found = sqlite3.connect(
@@ -156,15 +153,15 @@ class SqliteState(State):
 
 
 class _Connection(sqlite3.Connection):
-    """A connection that can be referred to weakly, as an ended thread's must go."""
+    """A connection that can be weakly referenced, so that it ends with its thread."""
 
     wait_s: float | None = None
 
 
 class _Checkpoints:
-    """Copies what was written from SQLite's log into its file, beside the writers.
+    """Checkpoints SQLite's write-ahead log in a background thread.
 
-    SQLite itself does it in a commit: 10 to 50 ms, once in some 90 events.
+    SQLite would do it within a commit: 10 to 50 ms, about once in 90 events.
     """
 
     def __init__(self, path: Path) -> None:
@@ -175,7 +172,7 @@ class _Checkpoints:
         self._thread: threading.Thread | None = None
 
     def ask(self) -> None:
-        """Have it done some time; returns at once."""
+        """Request a checkpoint; returns at once."""
         self._asked.set()
         with self._lock:
             if self._thread is None:
@@ -186,7 +183,7 @@ class _Checkpoints:
                 self._thread.start()
 
     def close(self) -> None:
-        """Make the one that was asked for, and end."""
+        """Make the checkpoint that was requested, if any, then stop."""
         with self._lock:
             if self._thread is None:
                 return
@@ -211,10 +208,10 @@ class _Checkpoints:
             with closing(sqlite3.connect(self._path)) as connection:
                 found = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
                 if found[1] > _LONG_LOG:
-                    # Writers went on all the time; they wait for what they added.
+                    # Writers kept appending: block them until the log is copied.
                     connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
         except sqlite3.Error as error:
-            log.debug("no checkpoint of %s this time: %s", self._path, error)
+            log.debug("Checkpoint failed: %s path=%s", error, self._path)
 
 
 def _get(connection: sqlite3.Connection, key: str) -> str | None:
@@ -225,7 +222,7 @@ def _get(connection: sqlite3.Connection, key: str) -> str | None:
 
 
 def _get_all(connection: sqlite3.Connection, keys: list[str]) -> list[str | None]:
-    """Several values in one statement: each one lets other threads come between."""
+    """Several values in one statement: other threads may run between statements."""
     found: dict[str, str] = {}
     for start in range(0, len(keys), _MOST_KEYS):
         page = keys[start : start + _MOST_KEYS]
@@ -242,8 +239,8 @@ def _scan(
         "SELECT key, value FROM entries "
         "WHERE key >= ? AND key < CAST(? AS TEXT) AND key > ? "
         "ORDER BY key LIMIT ?",
-        # SQLite seeks the first bound and steps from there. The byte is behind all
-        # that UTF-8 holds.
+        # SQLite seeks to the first bound and steps from there. UTF-8 never contains
+        # the byte 0xFF, so it sorts after every key with the prefix.
         (
             *(max(prefix, after), prefix.encode() + b"\xff"),
             *(after, -1 if limit is None else limit),

@@ -85,7 +85,8 @@ class EventWriter:
         enqueue: Callable[[Job], None],
         inbox: Path | None = None,
     ) -> None:
-        self._state = state
+        self._state = state.for_events(_WAIT_S)
+        self._patient_state = state.for_events(_PATIENT_S)
         self._job_store = JobStore(state)
         self._rules = rules
         self._enqueue = enqueue
@@ -218,28 +219,32 @@ class EventWriter:
                 log.warning("Event in a file left out: %s", error)
         is_slow = len(bodies) == 1 and self._refused_alone >= _OFTEN
         try:
-            self._apply(events, _PATIENT_S if is_slow else _WAIT_S)
+            self._apply(events, is_patient=is_slow)
         except StateError:
             self._refused_alone += len(bodies) == 1
             raise
         self._refused_alone = 0
 
-    def _apply(self, events: list[Event], wait_s: float = _WAIT_S) -> list[Receipt]:
+    def _apply(self, events: list[Event], *, is_patient: bool = False) -> list[Receipt]:
         """Store events in one change, or one by one if that fails.
 
         Raises:
             StateError: if nothing was stored.
         """
         rules = self._rules()
+        state = self._patient_state if is_patient else self._state
+        wait_s = _PATIENT_S if is_patient else _WAIT_S
         try:
-            taken = self._state.change(
+            taken = state.change(
                 lambda change: self._take_all(change, events, rules), wait_s
             )
         except StateError:
             raise
         except Exception as error:
             if len(events) > 1:
-                return [r for e in events for r in self._apply([e], wait_s)]
+                return [
+                    r for e in events for r in self._apply([e], is_patient=is_patient)
+                ]
             [e] = events
             log.exception("Event not stored: %s project=%s", e.action, e.project)
             return [Receipt(None, f"not taken: {type(error).__name__}")]

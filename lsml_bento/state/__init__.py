@@ -1,1 +1,1 @@
-"""What all processes of a backend agree on."""
+"""State that all processes of a backend share."""

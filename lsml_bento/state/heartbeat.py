@@ -1,4 +1,4 @@
-"""Which processes of a backend live, so that two different ones do not share a name."""
+"""Heartbeats of a backend's processes: two different classes cannot share a name."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from lsml_bento.state.store import Change, State, below, key_of
 log = logging.getLogger(__name__)
 
 BEAT_S = 5.0
-"""How often a process says that it lives."""
+"""Seconds between heartbeats."""
 
 GONE_S = 15.0
-"""A process that was silent for so long is gone."""
+"""Seconds without a heartbeat after which a process counts as dead."""
 
 
 class Heartbeat:
-    """One process's entry among those of its backend.
+    """The heartbeat of one process.
 
     Args:
-        state: shared by all of them.
+        state: shared by all processes of the backend.
         model_class: the name of the user's class.
-        now: the time, in seconds since the epoch.
+        now: the time in seconds since the epoch.
     """
 
     def __init__(
@@ -43,40 +43,40 @@ class Heartbeat:
         self._model_class = model_class
         self._now = now
         self._key = key_of("process", uuid.uuid4().hex)
-        self._leaving = threading.Event()
+        self._stopping = threading.Event()
 
     def announce(self) -> None:
-        """Come in, and say every ``BEAT_S`` from now on that this process lives.
+        """Register this process, then send a heartbeat every ``BEAT_S``.
 
-        A state that does not answer keeps nobody out.
+        If the state is unavailable, the process starts anyway.
 
         Raises:
-            NameTaken: if a process of another class is there.
+            NameTaken: if a process of another class is running under this name.
         """
         try:
-            self._state.change(self._come)
+            self._state.change(self._register)
         except NameTaken:
             raise
         except StateError as error:
-            log.warning("this process is not announced yet: %s", error)
-        threading.Thread(target=self._stay, name="presence", daemon=True).start()
+            log.warning("Heartbeat not stored yet: %s", error)
+        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 
     def beat(self) -> None:
-        """Say that this process lives; nothing happens if nobody can hear it."""
+        """Store one heartbeat; do nothing if the state is unavailable."""
         with suppress(StateError):
-            self._state.change(self._say)
+            self._state.change(self._store)
 
     def leave(self) -> None:
-        """Go."""
-        self._leaving.set()
+        """Stop, and remove this process's entry."""
+        self._stopping.set()
         with suppress(StateError):
             self._state.change(lambda change: change.delete(self._key))
 
-    def _stay(self) -> None:
-        while not self._leaving.wait(BEAT_S):
+    def _run(self) -> None:
+        while not self._stopping.wait(BEAT_S):
             self.beat()
 
-    def _come(self, change: Change) -> None:
+    def _register(self, change: Change) -> None:
         for key, value in change.scan(below("process")):
             other = json.loads(value)
             if other["seen"] < self._now() - GONE_S:
@@ -84,14 +84,14 @@ class Heartbeat:
             elif other["class"] != self._model_class:
                 raise NameTaken(
                     f"process {other['pid']} on {other['host']} serves the class "
-                    f"{other['class']} under this backend's name, and this one is "
+                    f"{other['class']} under this backend's name, and this one serves "
                     f"{self._model_class}: give one of them another name with "
-                    "create_service(.., name=..); if it was renamed, stop the old one "
-                    f"and wait {GONE_S:g} s"
+                    "create_service(..., name=...). If you renamed the class, stop the "
+                    f"old process and wait {GONE_S:g} s"
                 )
-        self._say(change)
+        self._store(change)
 
-    def _say(self, change: Change) -> None:
+    def _store(self, change: Change) -> None:
         entry = {
             "class": self._model_class,
             "host": socket.gethostname(),

@@ -1,4 +1,4 @@
-"""State in memory, and changes that keep their writes until they are done."""
+"""State in memory, and changes that buffer their writes."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from lsml_bento.state.store import Change, Pair, State
 
 _Answer = TypeVar("_Answer")
 Values = dict[str, str | None]
-"""Keys with their values; None for a key that is not there."""
+"""Keys with their values; None for an absent key."""
 
 
 class BufferedChange:
-    """A ``Change`` that keeps its writes until it is done.
+    """A ``Change`` that buffers its writes until it is complete.
 
     Args:
         get: reads a key of the state.
         scan: scans the state, as ``State.scan``.
-        get_all: reads several keys; where it is None, reading ahead is worth nothing.
-        scan_all: scans several prefixes, None for one that holds too much.
-        seen: where to note what was read; what scans may note there as well.
+        get_all: reads several keys; None where prefetching saves nothing.
+        scan_all: scans several prefixes; its result is None for one with too many keys.
+        seen: records what was read; the functions may add to it.
 
     Attributes:
-        seen: keys read, with the values they had; None where there was none.
-        writes: keys to set, or to remove where the value is None.
+        seen: keys read, with the values they had; None for absent keys.
+        writes: keys to set, or to delete where the value is None.
     """
 
     def __init__(
@@ -48,18 +48,16 @@ class BufferedChange:
         self.writes: Values = {}
 
     def suppose(self, values: Values) -> None:
-        """Take these for the values of the state's keys, and read none; scans do."""
+        """Use these values in place of reads; scans still read the state."""
         self._get = values.get
         self._get_all = lambda keys: [values.get(key) for key in keys]
 
     def fetch(self, keys: Iterable[str]) -> None:
-        """Read keys ahead."""
         new = [key for key in dict.fromkeys(keys) if key not in self.seen]
         if new and self._get_all is not None:
             self.seen.update(zip(new, self._get_all(new), strict=True))
 
     def fetch_below(self, prefixes: Iterable[str]) -> None:
-        """Scan prefixes ahead."""
         new = [p for p in dict.fromkeys(prefixes) if p not in self._scanned]
         if new and self._scan_all is not None:
             for prefix, pairs in zip(new, self._scan_all(new), strict=True):
@@ -67,7 +65,6 @@ class BufferedChange:
                     self._scanned[prefix] = pairs
 
     def get(self, key: str) -> str | None:
-        """The value of a key as this change left it."""
         if key in self.writes:
             return self.writes[key]
         if key not in self.seen:
@@ -77,7 +74,6 @@ class BufferedChange:
     def scan(
         self, prefix: str, after: str = "", limit: int | None = None
     ) -> list[Pair]:
-        """The keys as this change left them."""
         own: Values = {}
         for key in self._order[bisect_left(self._order, max(prefix, after)) :]:
             if not key.startswith(prefix):
@@ -94,11 +90,9 @@ class BufferedChange:
         return sorted(pairs)[:limit]
 
     def put(self, key: str, value: str) -> None:
-        """Set a key."""
         self._write(key, value)
 
     def delete(self, key: str) -> None:
-        """Remove a key."""
         self._write(key, None)
 
     def _write(self, key: str, value: str | None) -> None:
@@ -108,7 +102,7 @@ class BufferedChange:
 
 
 class MemoryState(State):
-    """State that lives and dies with its process: for tests and classes used alone."""
+    """State that ends with its process: for tests and classes used without a server."""
 
     def __init__(self) -> None:
         self.writes = 0
@@ -117,14 +111,12 @@ class MemoryState(State):
         self._lock = threading.RLock()
 
     def get(self, key: str) -> str | None:
-        """The value of a key."""
         with self._lock:
             return self._values.get(key)
 
     def scan(
         self, prefix: str, after: str = "", limit: int | None = None
     ) -> list[Pair]:
-        """Keys in order."""
         found: list[Pair] = []
         with self._lock:
             place = bisect_left(self._order, max(prefix, after))
@@ -136,7 +128,6 @@ class MemoryState(State):
         return found
 
     def change(self, work: Callable[[Change], _Answer], wait_s: float = 2.0) -> _Answer:
-        """Do ``work`` while no other thread may."""
         with self._lock:
             change = BufferedChange(self._values.get, self.scan)
             answer = work(change)
@@ -156,4 +147,4 @@ class MemoryState(State):
             self._values[key] = value
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there is nothing to release."""

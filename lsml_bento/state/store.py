@@ -1,9 +1,9 @@
-"""What every process of a backend must agree on: ordered keys, changed in transactions.
+"""A key-value store that all processes of a backend share, changed in transactions.
 
-One interface with three fillings (memory, SQLite, Redis) holds everything: the models'
-values, the ledger of jobs, the journal of annotations, and which version is active. The
-rules stand above it, once (``job_store``, ``journal``, ``versions``); below it there is
-only storage, and every filling passes one test-suite.
+One interface, three implementations: memory, SQLite and Redis. It holds the models'
+values, jobs, annotations, and which version is active. The rules are in the modules
+that use it (``jobs.job_store``, ``jobs.annotations``, ``versions``). Implementations
+only store, and all pass the same tests.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lsml_bento.contract import Project
 
 SEPARATOR = "\x1f"
 PAGE = 500
-"""Entries that ``each`` holds at a time."""
+"""Entries that ``each`` reads at a time."""
 
 _Answer = TypeVar("_Answer")
 Pair = tuple[str, str]
@@ -26,82 +26,81 @@ Pair = tuple[str, str]
 
 
 def key_of(*parts: str | int) -> str:
-    """A key; all parts but the last one are free of ``SEPARATOR``."""
+    """A key of parts; only the last part may contain ``SEPARATOR``."""
     return SEPARATOR.join(map(str, parts))
 
 
 def below(*parts: str | int) -> str:
-    """What the keys under these parts begin with."""
+    """The prefix of all keys that begin with these parts."""
     return SEPARATOR.join([*map(str, parts), ""])
 
 
 def last_of(key: str, prefix: str) -> str:
-    """What follows a prefix in a key."""
+    """The rest of a key after a prefix."""
     return key[len(prefix) :]
 
 
 class Change(Protocol):
-    """A transaction: what it reads stays so until it is done, or it is done again."""
+    """A serializable transaction: it is retried if what it read has changed."""
 
     def fetch(self, keys: Iterable[str]) -> None:
-        """Read keys that will be got, in one go where each costs a round trip."""
+        """Prefetch keys, in one request where each ``get`` costs a round trip."""
 
     def fetch_below(self, prefixes: Iterable[str]) -> None:
-        """Read what lies below prefixes that will be scanned whole, in one go too."""
+        """Prefetch whole prefixes that will be scanned, in one request too."""
 
     def get(self, key: str) -> str | None:
-        """The value of a key, None where there is none."""
+        """The value of a key as this change left it, None for an absent key."""
 
     def scan(
         self, prefix: str, after: str = "", limit: int | None = None
     ) -> list[Pair]:
-        """Keys that begin with a prefix and sort behind ``after``, in order."""
+        """Keys that begin with a prefix and sort after ``after``, in order."""
 
-    def put(self, key: str, value: str) -> None:
-        """Set a key."""
+    def put(self, key: str, value: str) -> None: ...
 
     def delete(self, key: str) -> None:
-        """Remove a key; nothing happens where there is none."""
+        """Delete a key, if it exists."""
 
 
 class State(ABC):
-    """Ordered keys and values, seen by every process as soon as a change is done.
+    """Ordered keys and values; a completed change is visible to every process at once.
 
-    Keys sort by code point. A project without ``created_at`` is never stored:
-    ``resolve`` it.
+    Keys sort by code point. Projects are stored with their ``created_at`` only: call
+    ``resolve`` first.
 
     Attributes:
-        writes: how often this process wrote. As long as it stays, what this process
-            read is not out of date by its own doing.
+        writes: how often this process has written. While it is unchanged, this process
+            has not itself invalidated what it read.
     """
 
     writes: int = 0
 
     @abstractmethod
     def get(self, key: str) -> str | None:
-        """The value of a key, None where there is none.
+        """The value of a key, None for an absent key.
 
         Raises:
-            StateError: if no answer came within 500 ms.
+            StateError: if the store did not respond within 500 ms.
         """
 
     @abstractmethod
     def scan(
         self, prefix: str, after: str = "", limit: int | None = None
     ) -> list[Pair]:
-        """Keys that begin with a prefix and sort behind ``after``, in order.
+        """Keys that begin with a prefix and sort after ``after``, in order.
 
         Raises:
-            StateError: if no answer came in time.
+            StateError: if the store did not respond within 500 ms per page.
         """
 
     @abstractmethod
     def change(self, work: Callable[[Change], _Answer], wait_s: float = 2.0) -> _Answer:
-        """Do ``work`` in a transaction: all of its changes are seen, or none.
+        """Run ``work`` in a transaction: all of its writes are applied, or none.
 
         Args:
-            work: called again if another process came between, so that it may do
-                nothing but read and write the change.
+            work: called again if another writer interferes, so it must do nothing but
+                read and write the change.
             wait_s: how long to wait for other writers.
 
         Raises:
@@ -110,10 +109,18 @@ class State(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Release files and connections."""
+
+    def for_events(self, wait_s: float) -> State:
+        """The same state for the one thread that stores events.
+
+        A remote store makes this one faster and gives up after ``wait_s``, since Label
+        Studio waits only 1 s for the response to a webhook. ``close`` closes it too.
+        """
+        return self
 
     def each(self, prefix: str) -> Iterator[Pair]:
-        """Every key that begins with a prefix, a page in memory at a time."""
+        """Every key that begins with a prefix, read a page at a time."""
         after = ""
         while page := self.scan(prefix, after, PAGE):
             yield from page
@@ -124,10 +131,10 @@ class State(ABC):
     # Values per project, which models get and set
 
     def read(self, project: Project) -> dict[str, Any]:
-        """All values of a project, empty for an unknown one.
+        """All values of a project; empty for an unknown project.
 
         Raises:
-            StateError: if no answer came within 500 ms.
+            StateError: if the store did not respond within 500 ms.
         """
         prefix = below("value", *identify(project))
         return {
@@ -135,7 +142,7 @@ class State(ABC):
         }
 
     def write(self, project: Project, values: Mapping[str, Any]) -> None:
-        """Set several values at once, or none of them.
+        """Set several values in one transaction.
 
         Raises:
             StateError: if the store stayed locked, is full or not writable.
@@ -152,25 +159,24 @@ class State(ABC):
         self.change(work)
 
     def projects(self) -> list[Project]:
-        """Every known project, the one that was known first first.
+        """Every known project, in the order in which they became known.
 
         Raises:
-            StateError: if no answer came within 500 ms.
+            StateError: if the store did not respond within 500 ms.
         """
         return known_projects(self)
 
 
 class Reader(Protocol):
-    """What can be scanned: a state, or a change of it."""
+    """A state or a change."""
 
     def scan(
         self, prefix: str, after: str = "", limit: int | None = None
-    ) -> list[Pair]:
-        """As ``State.scan``."""
+    ) -> list[Pair]: ...
 
 
 def known_projects(reader: Reader) -> list[Project]:
-    """Every known project, the one that was known first first."""
+    """Every known project, in the order in which they became known."""
     prefix = below("project")
     found = [
         (int(since), last_of(key, prefix).split(SEPARATOR))
@@ -180,20 +186,20 @@ def known_projects(reader: Reader) -> list[Project]:
 
 
 def know(change: Change, project: Project) -> None:
-    """Remember that there is such a project, and since when."""
+    """Record that a project exists, and since when."""
     key = key_of("project", *identify(project))
     if change.get(key) is None:
         change.put(key, str(time.time_ns()))
 
 
 def resolve(project: Project, reader: Reader) -> Project:
-    """The project that is meant, with a ``created_at``.
+    """The project with its ``created_at``.
 
-    Without one, the newest known project of that id is meant; where none is known, the
-    project gets ``created_at`` 0.
+    Where the request named none, it is the newest known project of that id, or
+    ``created_at`` 0 if none is known.
 
     Raises:
-        StateError: if the state did not answer.
+        StateError: if the state did not respond.
     """
     if project.created_at is not None:
         return project
@@ -202,7 +208,7 @@ def resolve(project: Project, reader: Reader) -> Project:
 
 
 def identify(project: Project) -> tuple[str, int]:
-    """What is kept for a project is kept under this.
+    """The key parts under which everything of a project is stored.
 
     Raises:
         ValueError: if the project has no ``created_at``.
@@ -213,15 +219,15 @@ def identify(project: Project) -> tuple[str, int]:
 
 
 def encode(key: str, value: object) -> str:
-    """A value as the JSON that is kept.
+    """A value as JSON text.
 
     Raises:
-        TypeError: if it is not JSON.
+        TypeError: if JSON cannot hold it.
     """
     try:
         return json.dumps(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(
-            f"set({key!r}, ..) takes what JSON can hold, and this "
-            f"{type(value).__name__} it can not ({error}): convert it first"
+            f"set({key!r}, ...) takes values that JSON can hold, and this "
+            f"{type(value).__name__} is not one ({error}): convert it first"
         ) from error

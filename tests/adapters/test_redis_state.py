@@ -19,7 +19,7 @@ from lsml_bento.jobs.event_writer import EventWriter
 from lsml_bento.jobs.events import Event, parse_event
 from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.training_policy import TrainingRules
-from lsml_bento.state.store import Change
+from lsml_bento.state.store import Change, State
 from tests.e2e.processes import free_port
 from tests.redis_server import RedisServer
 
@@ -40,6 +40,11 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
         yield made
 
 
+def open_state(url: str, *, for_events: bool) -> State:
+    state = RedisState(url, "test")
+    return state.for_events(0.5) if for_events else state
+
+
 def put_a(change: Change) -> None:
     change.put("a", "2")
 
@@ -48,7 +53,7 @@ def increment(change: Change) -> None:
     change.put("a", str(int(change.get("a") or 0) + 1))
 
 
-def uses(state: RedisState) -> list[Callable[[], object]]:
+def uses(state: State) -> list[Callable[[], object]]:
     """Every way to ask something of a state."""
     return [
         lambda: state.get("a"),
@@ -159,9 +164,7 @@ class TestOthersComeBetween:
             change.put("b", "1")
 
         start = time.monotonic()
-        with pytest.raises(
-            StateError, match=r"other writers came between \d+ times in"
-        ):
+        with pytest.raises(StateError, match=r"other writers interfered \d+ times in"):
             state.change(work, 0.3)
         assert 0.2 < time.monotonic() - start < 1
         assert state.get("b") is None
@@ -269,10 +272,10 @@ class TestRestart:
             assert state.get("a") == str(step)
         state.close()
 
-    def test_a_restart_costs_a_busy_thread_in_a_hurry_one_call(
+    def test_a_restart_costs_the_busy_event_state_one_call(
         self, server: RedisServer
     ) -> None:
-        state = RedisState(server.url, "test", is_hasty=True)
+        state = RedisState(server.url, "test").for_events(0.5)
         state.change(increment)
         server.kill()
         server.start()
@@ -284,10 +287,10 @@ class TestRestart:
         assert state.get("a") == "2"
         state.close()
 
-    def test_a_restart_is_not_noticed_by_an_idle_thread_in_a_hurry(
+    def test_a_restart_is_not_noticed_by_the_idle_event_state(
         self, server: RedisServer
     ) -> None:
-        state = RedisState(server.url, "test", is_hasty=True)
+        state = RedisState(server.url, "test").for_events(0.5)
         for step in ("1", "2"):
             state.change(increment)
             assert state.get("a") == step
@@ -296,11 +299,11 @@ class TestRestart:
             time.sleep(1.1)
         state.close()
 
-    @pytest.mark.parametrize("is_hasty", [False, True])
+    @pytest.mark.parametrize("for_events", [False, True])
     def test_a_kill_in_the_middle_of_writes_loses_and_doubles_none(
-        self, server: RedisServer, is_hasty: bool
+        self, server: RedisServer, for_events: bool
     ) -> None:
-        state = RedisState(server.url, "test", is_hasty=is_hasty)
+        state = open_state(server.url, for_events=for_events)
         done, unsure = [], []
         ended = threading.Event()
 
@@ -375,11 +378,11 @@ class TestRestart:
 
 
 class TestHang:
-    @pytest.mark.parametrize("is_hasty", [False, True])
+    @pytest.mark.parametrize("for_events", [False, True])
     def test_every_use_of_a_redis_that_hangs_ends_in_time(
-        self, server: RedisServer, is_hasty: bool
+        self, server: RedisServer, for_events: bool
     ) -> None:
-        state = RedisState(server.url, "test", is_hasty=is_hasty)
+        state = open_state(server.url, for_events=for_events)
         state.write(ONE, {"a": 1})
         server.pause()
 
@@ -393,10 +396,10 @@ class TestHang:
         assert state.read(ONE)["a"] in (1, 2)
         state.close()
 
-    def test_a_change_in_a_hurry_waits_no_longer_than_it_says(
+    def test_a_change_for_events_waits_no_longer_than_asked(
         self, server: RedisServer
     ) -> None:
-        state = RedisState(server.url, "a", wait_s=5)
+        state = RedisState(server.url, "a", wait_s=5).for_events(0.2)
         state.change(increment, 0.2)
         server.pause()
         start = time.monotonic()
@@ -406,16 +409,17 @@ class TestHang:
 
         assert time.monotonic() - start < 1
         server.resume()
-        wait_for(lambda: state.get("a") == "2")  # it guessed, and had sent that
+        wait_for(lambda: state.get("a") == "2")  # the guess was right, so it was sent
         state.change(increment, 0.2)
         assert state.get("a") == "3"
         state.close()
 
-    def test_a_change_in_a_hurry_that_has_to_read_waits_no_longer_either(
+    def test_a_change_for_events_that_has_to_read_waits_no_longer_either(
         self, server: RedisServer
     ) -> None:
-        state = RedisState(server.url, "a", wait_s=5)
-        state.change(increment)
+        main = RedisState(server.url, "a", wait_s=5)
+        state = main.for_events(0.2)
+        main.change(increment)
         server.pause()
         start = time.monotonic()
 
@@ -484,8 +488,8 @@ class TestWrongUrl:
             RedisState(url, "test")
 
         assert str(refused.value) == (
-            "REDIS_URL is not the URL of a Redis: check REDIS_URL; it is written "
-            "redis://:password@host:6379/0, rediss:// with TLS, or unix:///path"
+            "REDIS_URL is not a Redis URL: use redis://:password@host:6379/0, "
+            "rediss:// for TLS, or unix:///path"
         )
         assert refused.value.__suppress_context__
         assert refused.value.status == 503
@@ -509,7 +513,7 @@ class TestWrongUrl:
 
         text = str(refused.value)
         assert text.startswith(f"the state in Redis at {where} could not be read: ")
-        assert text.endswith("; check REDIS_URL, and that Redis runs there")
+        assert text.endswith("; check REDIS_URL, and that Redis is running there")
         assert "s3cret" not in text
         assert time.monotonic() - start < 5
 
@@ -626,6 +630,27 @@ class TestOwners:
             keys = sorted(admin.keys())
 
         assert keys == [b"lsml:{ner}:order", b"lsml:{ner}:values"]
+
+
+def test_what_the_event_state_writes_counts_as_written_by_the_process(
+    state: RedisState,
+) -> None:
+    for_events = state.for_events(0.2)
+    before = state.writes
+
+    for_events.change(put_a)
+
+    assert state.writes == before + 1
+    assert state.get("a") == "2"
+
+
+def test_closing_a_state_closes_its_event_states(server: RedisServer) -> None:
+    state = RedisState(server.url, "test")
+    state.for_events(0.2).change(put_a)
+    state.close()
+
+    with redis.Redis.from_url(server.url) as admin:
+        assert len(admin.client_list()) == 1
 
 
 def test_closing_lets_go_of_the_connections_of_every_thread(

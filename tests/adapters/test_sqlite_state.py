@@ -75,8 +75,8 @@ class TestTrouble:
             SqliteState(path, "choices")
 
         assert str(refused.value) == (
-            f"{tmp_path} holds the state of the backend 'ner' and this one is "
-            "'choices': set LSML_HOME to a directory of its own"
+            f"{tmp_path} holds the state of the backend 'ner', and this one is "
+            "'choices': set LSML_HOME to another directory"
         )
         assert refused.value.status == 503
         SqliteState(path, "ner").close()

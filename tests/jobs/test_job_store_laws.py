@@ -32,7 +32,7 @@ from tests.states import KINDS, open_state, url_of
 
 GATHERED = TrainingRules(policy=TrainingPolicy(2, quiet_s=5, max_wait_s=20))
 LEGACY = TrainingRules(each_event=True)
-EXAMPLES = {"memory": 120, "sqlite": 25, "redis": 15, "hasty redis": 15}
+EXAMPLES = {"memory": 120, "sqlite": 25, "redis": 15, "redis for events": 15}
 START = 1_800_000_000.0
 
 ACTIONS = (

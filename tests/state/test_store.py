@@ -41,7 +41,8 @@ class Place(NamedTuple):
             return MemoryState()
         if self.kind == "sqlite":
             return SqliteState(Path(self.where), self.owner)
-        return RedisState(self.where, self.owner, is_hasty=self.kind == "hasty redis")
+        state = RedisState(self.where, self.owner)
+        return state.for_events(0.5) if self.kind == "redis for events" else state
 
 
 def place_of(kind: str, request: pytest.FixtureRequest) -> Place:
@@ -129,7 +130,9 @@ class TestEveryState:
     def test_a_value_that_is_not_json_is_refused_and_nothing_is_written(
         self, state: State, value: object
     ) -> None:
-        with pytest.raises(TypeError, match=r"^set\('b', \.\.\) takes what JSON can"):
+        with pytest.raises(
+            TypeError, match=r"^set\('b', \.\.\.\) takes values that JSON can"
+        ):
             state.write(ONE, {"a": 1, "b": value})
 
         assert state.read(ONE) == {}
@@ -139,7 +142,7 @@ class TestEveryState:
         for _ in range(100_000):
             value = [value]
 
-        with pytest.raises(TypeError, match="takes what JSON can hold"):
+        with pytest.raises(TypeError, match="takes values that JSON can hold"):
             state.write(ONE, {"a": value})
 
     def test_a_project_without_a_creation_time_is_not_stored(
@@ -356,8 +359,10 @@ def test_guesses_never_hide_what_another_process_wrote(
 ) -> None:
     """Two processes that guess what they will read, and one that reads it."""
     memory, owner = MemoryState(), uuid.uuid4().hex
-    processes = [
-        RedisState(redis_server, owner, is_hasty=hasty) for hasty in (True, True, False)
+    processes: list[State] = [
+        RedisState(redis_server, owner).for_events(0.5),
+        RedisState(redis_server, owner).for_events(0.5),
+        RedisState(redis_server, owner),
     ]
     with pytest.MonkeyPatch.context() as patch:
         # A wrong guess is followed by the next one at once.
@@ -382,7 +387,7 @@ def test_all_states_give_the_same_answers_to_any_sequence_of_changes(
     others: list[State] = [
         SqliteState(tmp_path_factory.mktemp("state") / "state.db", "test"),
         RedisState(redis_server, uuid.uuid4().hex),
-        RedisState(redis_server, uuid.uuid4().hex, is_hasty=True),
+        RedisState(redis_server, uuid.uuid4().hex).for_events(0.5),
     ]
     try:
         for operations, stop in changes:

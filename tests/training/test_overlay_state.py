@@ -106,7 +106,9 @@ def test_what_json_can_not_hold_is_refused_and_nothing_is_kept(
     below: MemoryState, value: Any
 ) -> None:
     state = captured(below)
-    with pytest.raises(TypeError, match=r"set\('bad', \.\.\) takes what JSON can hold"):
+    with pytest.raises(
+        TypeError, match=r"set\('bad', \.\.\.\) takes values that JSON can hold"
+    ):
         state.write(ONE, {"good": 1, "label_config": "<View/>", "bad": value})
 
     assert state.values == {}

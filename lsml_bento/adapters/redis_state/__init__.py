@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from itertools import count
 from typing import TypeVar
 
+from redis import Redis
 from redis.exceptions import BusyLoadingError, ReadOnlyError, RedisError
 
-from lsml_bento.adapters.redis_state.client import open_client
+from lsml_bento.adapters.redis_state.client import LeanRedis, open_client
 from lsml_bento.adapters.redis_state.guesses import Guesses
 from lsml_bento.adapters.redis_state.scripts import CHANGE, PAGE, SCAN, SCAN_ALL
 from lsml_bento.errors import StateError
@@ -28,35 +29,32 @@ _Answer = TypeVar("_Answer")
 class RedisState(State):
     """``State`` on Redis: one hash with the values, one sorted set with their order.
 
-    Nothing connects before the first call, and what Redis cut is connected anew, so a
-    backend may start before its Redis and outlive a restart of it. Keys and values are
-    text that UTF-8 can hold.
+    It connects at the first call and reconnects when Redis dropped the connection, so
+    a backend may start before its Redis and outlive a restart of it. Keys and values
+    are text that UTF-8 can encode.
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://``, with a password or without.
-        owner: the backend's name. Backends of other names live beside it.
-        wait_s: how long to wait for a connection and for each answer.
-        is_hasty: whether its changes spare what they can: those of a busy thread.
+        owner: the backend's name. Several backends can share one Redis.
+        wait_s: timeout in seconds for connecting and for each reply.
 
     Raises:
-        StateError: if the URL is none.
+        StateError: if the URL is invalid.
     """
 
-    def __init__(
-        self, url: str, owner: str, *, wait_s: float = 0.5, is_hasty: bool = False
-    ) -> None:
+    _client_class: type[Redis] = Redis
+
+    def __init__(self, url: str, owner: str, *, wait_s: float = 0.5) -> None:
         self.writes = 0
         self._lock = threading.Lock()
         self._wait_s = wait_s
         self._url = url
         self._owner = owner
-        self._in_haste: dict[float, RedisState] = {}
-        self._is_hasty = is_hasty
-        self._guesses = Guesses()
-        # In braces, so that a cluster keeps both on one node.
+        self._event_states: list[_EventState] = []
+        # The braces make a cluster keep both keys on one node.
         self._values = f"lsml:{{{owner}}}:values"
         self._order = f"lsml:{{{owner}}}:order"
-        self._client = open_client(url, wait_s, is_lean=is_hasty)
+        self._client = open_client(url, wait_s, self._client_class)
         options = self._client.get_connection_kwargs()
         self._password = options.get("password") or ""
         self._where = options.get("path") or "{}:{}/{}".format(
@@ -69,7 +67,6 @@ class RedisState(State):
         self._change_script = self._client.register_script(CHANGE)
 
     def get(self, key: str) -> str | None:
-        """The value of a key, in one round trip."""
         with self._translated("read"):
             found: str | None = self._client.hget(self._values, key)  # type: ignore[assignment]
         return found
@@ -77,7 +74,7 @@ class RedisState(State):
     def scan(
         self, prefix: str, after: str = "", limit: int | None = None
     ) -> list[Pair]:
-        """Keys in order; one round trip for each 1,000, which see each their moment."""
+        """Scan in pages of 1,000 keys; each page is one round trip and one snapshot."""
         found: list[Pair] = []
         wanted = sys.maxsize if limit is None else limit
         while (size := min(PAGE, wanted - len(found))) > 0:
@@ -89,32 +86,23 @@ class RedisState(State):
         return found
 
     def change(self, work: Callable[[Change], _Answer], wait_s: float = 2.0) -> _Answer:
-        """Do ``work`` on what Redis holds, then write if what it read is still so.
+        """Run ``work`` optimistically: write only if what it read is unchanged.
 
-        Every key that ``work`` got, or found in a scan, is compared in the step that
-        writes. A key that comes new into what it scanned is not noticed (a phantom):
-        a rule that must know of it has to ``get`` a key which then changes, as the
-        ledger's do. An error that ``work`` raises counts only if what it read was still
-        so then: else it may have seen half of another's change, and runs again.
-
-        One in a hurry guesses what it will read (``Guesses``), which spares a round
-        trip: a wrong guess is found out as what another wrote is.
+        Every key that ``work`` got, or found in a scan, is compared in the script that
+        writes. A key added to a scanned range goes unnoticed (a phantom read): a rule
+        that depends on such keys must also ``get`` a key that changes with them, as the
+        job store's rules do. An error from ``work`` is raised only if what it read was
+        still unchanged. Otherwise it may have seen half of another change, and ``work``
+        runs again.
 
         Args:
-            work: as ``State.change`` says.
-            wait_s: for how long to run ``work`` again while others come between, and
-                to wait for an answer at most.
+            work: see ``State.change``.
+            wait_s: how long to retry ``work`` while other writers interfere.
 
         Raises:
-            StateError: as ``State.change`` says. If Redis went silent while it wrote,
-                the change may have been done nevertheless.
+            StateError: see ``State.change``. If Redis stopped responding during the
+                write, the change may have been applied nevertheless.
         """
-        if wait_s < self._wait_s:
-            try:
-                return self._hurried(wait_s).change(work, wait_s)
-            finally:
-                with self._lock:
-                    self.writes += 1
         deadline = time.monotonic() + wait_s
         for attempt in count():
             if done := self._tried(work, self._begin(deadline)):
@@ -123,35 +111,37 @@ class RedisState(State):
             if time.monotonic() + pause > deadline:
                 raise StateError(
                     f"the state in Redis at {self._where} could not be written: other "
-                    f"writers came between {attempt + 1} times in {wait_s} s; try again"
+                    f"writers interfered {attempt + 1} times in {wait_s} s; try again"
                 )
             time.sleep(pause)
         raise AssertionError("count() ended")
 
     def close(self) -> None:
         """Close the connections of all threads."""
-        for state in (self, *self._in_haste.values()):
+        for state in (self, *self._event_states):
             state._client.connection_pool.disconnect()
 
-    def _hurried(self, wait_s: float) -> RedisState:
-        """The same state, over connections that wait no longer for an answer."""
-        with self._lock:
-            if wait_s not in self._in_haste:
-                self._in_haste[wait_s] = RedisState(
-                    self._url, self._owner, wait_s=wait_s, is_hasty=True
-                )
-            return self._in_haste[wait_s]
+    def for_events(self, wait_s: float) -> State:
+        """The same state, faster for the one thread that stores events.
+
+        It keeps one connection, waits ``wait_s`` for each reply, and predicts what the
+        next change will read (see ``Guesses``).
+        """
+        state = _EventState(self, wait_s)
+        self._event_states.append(state)
+        return state
 
     def _begin(self, deadline: float) -> BufferedChange:
-        """A change whose reads end some time, even where each of them is slow."""
-        # The functions do not know the change: a cycle would be left to the collector.
+        """A change whose reads fail after the deadline, even where each one is slow."""
+        # The functions do not refer to the change: a reference cycle would live until
+        # the garbage collector runs.
         seen: Values = {}
 
         def in_time() -> None:
             if time.monotonic() > deadline + self._wait_s:
                 raise StateError(
                     f"the state in Redis at {self._where} could not be written: Redis "
-                    "answers too slowly; check REDIS_URL and the load of Redis"
+                    "responds too slowly; check REDIS_URL and the load of Redis"
                 )
 
         def get(key: str) -> str | None:
@@ -183,9 +173,7 @@ class RedisState(State):
     def _tried(
         self, work: Callable[[Change], _Answer], change: BufferedChange
     ) -> tuple[_Answer] | None:
-        """What ``work`` answered; None if what it read was not so any more."""
-        if self._is_hasty and (guess := self._guesses.take()) is not None:
-            change.suppose(guess)
+        """What ``work`` returned, in a tuple; None if what it read has changed."""
         try:
             answer = work(change)
         except StateError:
@@ -194,11 +182,7 @@ class RedisState(State):
             if self._holds(change):
                 raise
             return None
-        if not self._applied(change):
-            return None
-        if self._is_hasty:
-            self._guesses.keep(change)
-        return (answer,)
+        return (answer,) if self._applied(change) else None
 
     def _page(self, prefix: str, after: str, size: int) -> list[Pair]:
         first = f"({after}" if after >= prefix else f"[{prefix}"
@@ -209,7 +193,7 @@ class RedisState(State):
         return self._paired(keys, values)
 
     def _pages(self, prefixes: list[str]) -> list[list[Pair] | None]:
-        """What lies below each prefix; None where that is more than a page."""
+        """The keys below each prefix; None where they exceed one page."""
         ranges = [end for p in prefixes for end in (f"[{p}", _behind(p))]
         with self._translated("read"):
             found = self._scan_all_script(
@@ -230,7 +214,7 @@ class RedisState(State):
         return list(zip(keys, values, strict=True))  # type: ignore[arg-type]
 
     def _holds(self, change: BufferedChange) -> bool:
-        """Whether what a change read was so, all of it at one moment."""
+        """Whether everything that a change read is still unchanged, in one snapshot."""
         return not change.seen or self._compare_and_write(change.seen, {})
 
     def _applied(self, change: BufferedChange) -> bool:
@@ -239,8 +223,11 @@ class RedisState(State):
         try:
             return self._compare_and_write(change.seen, change.writes)
         finally:
-            with self._lock:
-                self.writes += 1
+            self._count_write()
+
+    def _count_write(self) -> None:
+        with self._lock:
+            self.writes += 1
 
     def _compare_and_write(self, seen: Values, writes: Values) -> bool:
         present, absent = _split(seen)
@@ -260,31 +247,59 @@ class RedisState(State):
         except (OSError, RedisError) as error:
             advice = next(
                 (text for kind, text in _ADVICE.items() if isinstance(error, kind)),
-                "check REDIS_URL, and that Redis runs there",
+                "check REDIS_URL, and that Redis is running there",
             )
             problem = str(error) or type(error).__name__
             if self._password:
                 problem = problem.replace(self._password, "***")
-            # Without its cause: a server that does not know AUTH repeats what it got.
+            # Without the cause: a server without AUTH echoes the password it got.
             raise StateError(
                 f"the state in Redis at {self._where} could not be {done}: "
                 f"{problem.rstrip('.?')}; {advice}"
             ) from None
 
 
+class _EventState(RedisState):
+    """A ``RedisState`` for one thread: one connection, and predicted reads.
+
+    A correct prediction saves a round trip. A wrong one is found by the comparison that
+    also finds what other writers changed.
+    """
+
+    _client_class = LeanRedis
+
+    def __init__(self, state: RedisState, wait_s: float) -> None:
+        super().__init__(state._url, state._owner, wait_s=wait_s)
+        self._parent = state
+        self._guesses = Guesses()
+
+    def _tried(
+        self, work: Callable[[Change], _Answer], change: BufferedChange
+    ) -> tuple[_Answer] | None:
+        if (guess := self._guesses.take()) is not None:
+            change.suppose(guess)
+        if done := super()._tried(work, change):
+            self._guesses.keep(change)
+        return done
+
+    def _count_write(self) -> None:
+        super()._count_write()
+        self._parent._count_write()
+
+
 _ADVICE: dict[type[Exception], str] = {
-    BusyLoadingError: "wait until Redis has read its data, or check REDIS_URL",
+    BusyLoadingError: "wait until Redis has loaded its data, or check REDIS_URL",
     ReadOnlyError: "check REDIS_URL: it must name the primary, not a replica",
 }
 
 
 def _behind(prefix: str) -> bytes:
-    """The end of what begins with a prefix: a byte that no UTF-8 holds comes last."""
+    """The end of a prefix's range: UTF-8 never contains the byte 0xFF."""
     return b"(" + prefix.encode() + b"\xff"
 
 
 def _split(entries: Values) -> tuple[list[str], list[str]]:
-    """Key, value, key, value, .. of those with a value, and the keys without one."""
+    """``[key, value, key, value, ...]`` of keys with a value; the keys without one."""
     there: list[str] = []
     gone: list[str] = []
     for key, value in entries.items():

@@ -1,7 +1,7 @@
-"""What the next change will read, guessed from what the last one left.
+"""Predicts what the next change will read from what the last one left.
 
-Events come one after the other, each of a new annotation, into the job that waits. So
-what an event reads is nearly always what the one before it left, or not there.
+Consecutive events are mostly about new annotations and join the same waiting job. So
+what an event reads is nearly always what the previous event wrote, or absent.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 from lsml_bento.state.memory import BufferedChange, Values
 
 _KEPT = 10_000
-"""Characters of a value at most: the journal's largest are not read again."""
+"""Longest value kept, in characters: the largest annotations are not read again."""
 
 CAREFUL = 10
-"""Changes that read before the next guess, once one was wrong: where processes take
-turns, each would be."""
+"""Changes that read after a wrong guess: where processes alternate, every guess would
+be wrong."""
 
 
 class Guesses:
-    """Guesses for the changes of one thread after the other.
+    """Guesses for the consecutive changes of one thread.
 
-    A guess may be wrong: whoever uses it compares it in the step that writes.
+    A guess may be wrong: the caller must compare it in the step that writes.
     """
 
     def __init__(self) -> None:
@@ -28,10 +28,9 @@ class Guesses:
         self._careful = 0
 
     def take(self) -> Values | None:
-        """The values that the next change reads, every other key being absent.
+        """The values that the next change will read; every other key is absent.
 
-        None where it has to read: at first, and for a while after a guess that came to
-        nothing.
+        None where the change must read: at first, and for a while after a wrong guess.
         """
         if self._is_out:
             self._is_out, self._careful = False, CAREFUL
@@ -43,7 +42,7 @@ class Guesses:
         return guess
 
     def keep(self, change: BufferedChange) -> None:
-        """Remember what a change left that was done."""
+        """Remember what a successful change left."""
         self._is_out = False
         self._left = {
             key: value

@@ -1,9 +1,9 @@
-"""What Redis does in one step."""
+"""Lua scripts that Redis executes atomically."""
 
 from __future__ import annotations
 
 PAGE = 1000
-"""Entries of one call: Lua's ``unpack`` ends at 8,000."""
+"""Entries per call: Lua's ``unpack`` takes 8,000 at most."""
 
 SCAN = """
 local keys = redis.call('ZRANGEBYLEX', KEYS[2], ARGV[1], ARGV[2], 'LIMIT', 0, ARGV[3])
@@ -22,7 +22,7 @@ end
 return found
 """
 
-# Sets before it removes: a Redis that is full refuses the first command or none.
+# It sets before it deletes: a full Redis refuses the first command or none.
 CHANGE = """
 local values, order, at = KEYS[1], KEYS[2], 3
 local function following() at = at + 1; return ARGV[at] end
