@@ -47,15 +47,15 @@ def update_fn(function: _Function) -> _Function:
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What a model object reaches of the server it lives in.
+class ModelRuntime:
+    """What the process provides to a model object.
 
     Attributes:
         project: whose tasks it predicts.
-        state: its values.
-        media: files that its task data names.
-        version: the model version it is made for; None for the base.
-        run: the job that its ``fit`` runs in.
+        state: where its values are stored.
+        media: opens the files that task data refers to.
+        version: the model version it was made for; None for the base version.
+        run: the job in which ``fit`` runs.
     """
 
     project: Project
@@ -65,30 +65,28 @@ class Surroundings:
     run: Run = field(default_factory=NoRun)
 
 
-current_surroundings: ContextVar[Surroundings | None] = ContextVar(
-    "surroundings", default=None
-)
-"""Of the user's code that runs now, in this thread."""
+current_runtime: ContextVar[ModelRuntime | None] = ContextVar("runtime", default=None)
+"""The runtime of the user code that this thread is running."""
 
 
 @contextmanager
-def surrounded_by(surroundings: Surroundings) -> Iterator[None]:
-    """Objects made inside the block belong to these surroundings.
+def use_runtime(runtime: ModelRuntime) -> Iterator[None]:
+    """Give this runtime to model objects that are created inside the block.
 
-    The constructor's arguments are HumanSignal's, and users override it, so that what
-    the server adds must come another way.
+    The constructor cannot take it: its arguments are HumanSignal's, and users override
+    it.
     """
-    token = current_surroundings.set(surroundings)
+    token = current_runtime.set(runtime)
     try:
         yield
     finally:
-        current_surroundings.reset(token)
+        current_runtime.reset(token)
 
 
-def media_here() -> Media | None:
-    """The media of the surroundings that code runs in; None outside of a server."""
-    surroundings = current_surroundings.get()
-    return None if surroundings is None else surroundings.media
+def current_media() -> Media | None:
+    """The media of the runtime that code runs in; None outside of a server."""
+    runtime = current_runtime.get()
+    return None if runtime is None else runtime.media
 
 
 class LabelStudioMLBase:
@@ -101,7 +99,6 @@ class LabelStudioMLBase:
     Attributes:
         project_id: the project's id as Label Studio shows it.
         label_interface: the parsed label config.
-        surroundings: what the server lends: project, state and media.
     """
 
     INITIAL_MODEL_VERSION: ClassVar[str] = "0.0.1"
@@ -147,7 +144,7 @@ class LabelStudioMLBase:
         Raises:
             LabelConfigError: if the label config does not parse.
         """
-        self.surroundings = current_surroundings.get() or Surroundings(
+        self._lsml = current_runtime.get() or ModelRuntime(
             Project(str(project_id or ""), 0)
         )
         self.project_id = project_id or ""
@@ -155,7 +152,7 @@ class LabelStudioMLBase:
         self.use_label_config(label_config or EMPTY)
         self.setup()
         # Stored last: while setup() runs, no version of a new project is known.
-        stored = self._state.read(self.surroundings.project).get("model_version")
+        stored = self._lsml.state.read(self._lsml.project).get("model_version")
         self.set("model_version", stored or self.INITIAL_MODEL_VERSION)
 
     # What a user writes
@@ -223,7 +220,7 @@ class LabelStudioMLBase:
             NotTraining: outside of the ``fit`` of a job.
             TrainingError: if Label Studio can not be read.
         """
-        return self.surroundings.run.annotated_tasks()
+        return self._lsml.run.annotated_tasks()
 
     def report(self, progress: float | None = None, **metrics: float) -> None:
         """Show on the job how far it is.
@@ -236,17 +233,17 @@ class LabelStudioMLBase:
             TypeError: if one is not a number.
         """
         done = None if progress is None else min(1.0, max(0.0, float(progress)))
-        self.surroundings.run.report(done, _numbers(metrics))
+        self._lsml.run.report(done, _numbers(metrics))
 
     @property
     def should_stop(self) -> bool:
         """Whether the job was cancelled; its process is killed a few seconds later."""
-        return self.surroundings.run.should_stop
+        return self._lsml.run.should_stop
 
     @property
     def events(self) -> list[TrainingEvent]:
         """The (action, annotation id) of all events that the job gathered."""
-        return self.surroundings.run.events
+        return self._lsml.run.events
 
     def save_weights(
         self, metrics: Mapping[str, float] | None = None
@@ -265,7 +262,7 @@ class LabelStudioMLBase:
             WeightsError: if the block wrote nothing, or the disk is full.
             TypeError: if a metric is not a number.
         """
-        return self.surroundings.run.save_weights(_numbers(metrics or {}))
+        return self._lsml.run.save_weights(_numbers(metrics or {}))
 
     # State
 
@@ -279,9 +276,9 @@ class LabelStudioMLBase:
             return self._label_config
         if key == "parsed_label_config":
             return json.dumps(self.parsed_label_config)
-        value = self._state.read(self.surroundings.project).get(key)
+        value = self._lsml.state.read(self._lsml.project).get(key)
         if key == "model_version":
-            return self.surroundings.version or value or self.INITIAL_MODEL_VERSION
+            return self._lsml.version or value or self.INITIAL_MODEL_VERSION
         return value
 
     def set(self, key: str, value: Any) -> None:
@@ -293,9 +290,12 @@ class LabelStudioMLBase:
         """
         if key == "model_version":
             value = "" if value is None else str(value)
-        project = self.surroundings.project
-        if not isinstance(value, str) or self._state.read(project).get(key) != value:
-            self._state.write(project, {key: value})
+        project = self._lsml.project
+        if (
+            not isinstance(value, str)
+            or self._lsml.state.read(project).get(key) != value
+        ):
+            self._lsml.state.write(project, {key: value})
 
     def has(self, key: str) -> bool:
         """Whether a key of this project's state was ever set."""
@@ -311,9 +311,9 @@ class LabelStudioMLBase:
         """
         self.label_interface = parse_label_config(label_config)
         self._label_config = label_config
-        project = self.surroundings.project
-        if self._state.read(project).get("label_config") != label_config:
-            self._state.write(project, {"label_config": label_config})
+        project = self._lsml.project
+        if self._lsml.state.read(project).get("label_config") != label_config:
+            self._lsml.state.write(project, {"label_config": label_config})
 
     @property
     def label_config(self) -> str:
@@ -428,7 +428,7 @@ class LabelStudioMLBase:
 
     def get_label_studio_access_token(self) -> str | None:
         """The API key of Label Studio, if ``LABEL_STUDIO_API_KEY`` is set."""
-        return self.surroundings.media.access_token()
+        return self._lsml.media.access_token()
 
     def get_local_path(
         self,
@@ -454,7 +454,7 @@ class LabelStudioMLBase:
         Raises:
             MediaError: if the file can not be read or must not be.
         """
-        return self.surroundings.media.local_path(
+        return self._lsml.media.local_path(
             url,
             task_id=task_id,
             project_dir=project_dir,
@@ -493,10 +493,6 @@ class LabelStudioMLBase:
             return value
         path = self.get_local_path(value, task_id=task.get("id"))
         return Path(path).read_text(encoding="utf-8") if read_file else path
-
-    @property
-    def _state(self) -> State:
-        return self.surroundings.state
 
 
 def rules_of(model: type[LabelStudioMLBase], *, each_event: bool) -> TrainingRules:

@@ -16,7 +16,7 @@ from typing import Any
 from lsml_bento.contract import Context, Task
 from lsml_bento.error_text import locate
 from lsml_bento.errors import DeviceLost, MediaError, ModelError, OutOfMemory
-from lsml_bento.model.base_class import LabelStudioMLBase, current_surroundings
+from lsml_bento.model.base_class import LabelStudioMLBase, current_runtime
 from lsml_bento.model.render import render
 
 _LASTING = re.compile(
@@ -46,7 +46,7 @@ def call(
     """
     arguments = {**params, "context": context}
     tasks = _copied(tasks)
-    token = current_surroundings.set(model.surroundings)
+    token = current_runtime.set(model._lsml)
     try:
         return model.predict(tasks, **_accepted(type(model).predict, arguments))
     except KeyboardInterrupt:
@@ -70,7 +70,7 @@ def call(
         # asyncio takes these for its own: a future can not even hold a StopIteration.
         raise ModelError(f"predict() raised {locate(error)}") from error
     finally:
-        current_surroundings.reset(token)
+        current_runtime.reset(token)
 
 
 def is_device_lost() -> bool:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from lsml_bento.contract import Project, Task
 from lsml_bento.error_text import locate
 from lsml_bento.errors import LsmlError, ModelSetupError, StateError, WeightsError
-from lsml_bento.model.base_class import LabelStudioMLBase, Surroundings, surrounded_by
+from lsml_bento.model.base_class import LabelStudioMLBase, ModelRuntime, use_runtime
 from lsml_bento.model.invoke import try_sample
 from lsml_bento.model.loader import ModelClass, ModelSource
 from lsml_bento.model.media import Media
@@ -175,10 +175,10 @@ class ModelFactory:
     def _construct(
         self, model_class: ModelClass, key: ModelKey, version: Version | None
     ) -> LabelStudioMLBase:
-        surroundings = Surroundings(
+        runtime = ModelRuntime(
             key.project, self._state, self._media, version.version if version else None
         )
-        with surrounded_by(surroundings):
+        with use_runtime(runtime):
             model = model_class(
                 project_id=key.project.id, label_config=key.label_config
             )
@@ -188,7 +188,7 @@ class ModelFactory:
     def _load(self, model: LabelStudioMLBase, version: Version | None) -> None:
         """Call ``load``, or set what it set on an object of the same weights."""
         # By version, not by tag: load may read what fit set, beside its weights.
-        named = (str(model.surroundings.project), version.version) if version else ()
+        named = (str(model._lsml.project), version.version) if version else ()
         shared = type(model), named
         may_share = model.share_loaded and (model.thread_safe or self._shares)
         with self._loading:

@@ -182,7 +182,7 @@ class ModelPool:
         with self._held(key, self.version(key.project), serving=True) as entry:
             model = self._take(entry)
             try:
-                yield model, model.surroundings.version
+                yield model, model._lsml.version
             finally:
                 self._keep(entry, model)
 
@@ -294,7 +294,7 @@ class ModelPool:
     def _keep(self, entry: _Entry, model: LabelStudioMLBase) -> None:
         with self._lock:
             # A base that stood in for a version is dropped once that version is made.
-            is_old = model.surroundings.version != entry.own_version
+            is_old = model._lsml.version != entry.own_version
             if not is_old and not any(other is model for other in entry.idle):
                 entry.idle.append(model)
 
@@ -309,7 +309,7 @@ class ModelPool:
         except LsmlError as error:
             entry.failure = (time.monotonic(), error)
             raise
-        if model.surroundings.version == entry.version:
+        if model._lsml.version == entry.version:
             entry.holds = _Holds.VERSION
         else:
             entry.holds = _Holds.STAND_IN if is_stand_in else _Holds.BASE

@@ -109,6 +109,6 @@ def fit(
         if stop_after is None
         else _CancelledRun(tasks, directory, stop_after)
     )
-    model.surroundings = replace(model.surroundings, run=run)
+    model._lsml = replace(model._lsml, run=run)
     model.fit(event, data or {}, job_id=run.job_id)
     return run

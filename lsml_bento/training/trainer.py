@@ -18,9 +18,9 @@ from lsml_bento.jobs.job import Job
 from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.base_class import (
     LabelStudioMLBase,
-    Surroundings,
+    ModelRuntime,
     rules_of,
-    surrounded_by,
+    use_runtime,
 )
 from lsml_bento.model.invoke import try_sample
 from lsml_bento.model.label_config import EMPTY
@@ -117,9 +117,9 @@ class Trainer:
         """A new object with the weights of a version."""
         project = run.job.of
         label_config = self._state.read(project).get("label_config") or EMPTY
-        surroundings = Surroundings(project, state, self._media, run=run)
+        runtime = ModelRuntime(project, state, self._media, run=run)
         try:
-            with surrounded_by(surroundings):
+            with use_runtime(runtime):
                 model = model_class(project_id=project.id, label_config=label_config)
                 model.load(self._path(version))
         except LsmlError:
@@ -139,7 +139,7 @@ class Trainer:
     def _fit(self, model: LabelStudioMLBase, job: Job) -> None:
         data = JobStore(self._state).data(job.id)
         try:
-            with surrounded_by(model.surroundings):
+            with use_runtime(model._lsml):
                 model.fit(job.event, data, job_id=job.id)
         except LsmlError:
             raise

@@ -12,7 +12,7 @@ from lsml_bento.adapters.transformers_pipelines import PipelineModel
 from lsml_bento.contract import Project
 from lsml_bento.diagnostics.results import check_results
 from lsml_bento.errors import MediaError
-from lsml_bento.model.base_class import Surroundings, surrounded_by
+from lsml_bento.model.base_class import ModelRuntime, use_runtime
 from lsml_bento.model.invoke import call
 from lsml_bento.model.render import render
 
@@ -47,9 +47,9 @@ def maker(monkeypatch: pytest.MonkeyPatch, files: Path) -> Make:
     def make(pipeline: str, model: Path, config: str, **extra: Any) -> PipelineModel:
         monkeypatch.setenv("LSML_PIPELINE", pipeline)
         monkeypatch.setenv("LSML_PIPELINE_MODEL", str(model))
-        surroundings = Surroundings(ONE, media=Folder(files))
-        surroundings.state.write(ONE, {"extra_params": extra})
-        with surrounded_by(surroundings):
+        runtime = ModelRuntime(ONE, media=Folder(files))
+        runtime.state.write(ONE, {"extra_params": extra})
+        with use_runtime(runtime):
             made = PipelineModel("1", config)
             made.load(None)
         return made

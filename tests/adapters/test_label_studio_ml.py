@@ -23,7 +23,7 @@ from lsml_bento.adapters.label_studio_ml import functions
 from lsml_bento.backend_dir import find_target
 from lsml_bento.contract import Project
 from lsml_bento.errors import SettingsError
-from lsml_bento.model.base_class import LabelStudioMLBase, Surroundings, surrounded_by
+from lsml_bento.model.base_class import LabelStudioMLBase, ModelRuntime, use_runtime
 from lsml_bento.model.label_config import parse_tags
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.settings import Settings
@@ -315,7 +315,7 @@ class RecordingMedia:
 
 def test_a_server_decides_which_files_are_read() -> None:
     media = RecordingMedia()
-    with surrounded_by(Surroundings(Project("1", 0), media=media)):
+    with use_runtime(ModelRuntime(Project("1", 0), media=media)):
         path = functions.get_image_local_path(
             "/data/upload/1/a.png", label_studio_host="http://studio", task_id=7
         )
@@ -329,7 +329,7 @@ def test_the_name_of_a_container_is_not_where_label_studio_answers(
 ) -> None:
     monkeypatch.setenv("HOSTNAME", "3f2a9c1b")
     media = RecordingMedia()
-    with surrounded_by(Surroundings(Project("1", 0), media=media)):
+    with use_runtime(ModelRuntime(Project("1", 0), media=media)):
         functions.get_image_local_path("/data/upload/1/a.png")
     assert media.asked["ls_host"] is None
 

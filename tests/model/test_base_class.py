@@ -13,7 +13,7 @@ from semver import Version
 from lsml_bento import LabelStudioMLBase, ModelResponse, PredictionValue
 from lsml_bento.contract import Project
 from lsml_bento.errors import LabelConfigError, MediaError
-from lsml_bento.model.base_class import Surroundings, surrounded_by
+from lsml_bento.model.base_class import ModelRuntime, use_runtime
 from lsml_bento.state.memory import MemoryState
 from tests.doubles import CONFIG, OTHER_CONFIG
 
@@ -72,17 +72,17 @@ class TestState:
 
     def test_a_value_that_is_not_json_says_so(self) -> None:
         with pytest.raises(
-            TypeError, match=r"set\('a', \.\.\) takes what JSON can hold"
+            TypeError, match=r"set\('a', \.\.\.\) takes values that JSON can hold"
         ):
             LabelStudioMLBase().set("a", object())
 
     def test_an_array_is_refused_as_such(self) -> None:
-        with pytest.raises(TypeError, match="this ndarray it can not"):
+        with pytest.raises(TypeError, match="this ndarray is not one"):
             LabelStudioMLBase().set("a", np.zeros(2))
 
     def test_objects_of_one_project_see_each_other_at_once(self) -> None:
-        here = Surroundings(Project("1", 5), MemoryState())
-        with surrounded_by(here):
+        here = ModelRuntime(Project("1", 5), MemoryState())
+        with use_runtime(here):
             first, second = LabelStudioMLBase("1"), LabelStudioMLBase("1")
         other = LabelStudioMLBase("1")
 
@@ -94,7 +94,7 @@ class TestState:
     def test_the_label_config_in_use_is_the_state_s(self) -> None:
         state = MemoryState()
         project = Project("1", 5)
-        with surrounded_by(Surroundings(project, state)):
+        with use_runtime(ModelRuntime(project, state)):
             model = LabelStudioMLBase("1", CONFIG)
         model.use_label_config(OTHER_CONFIG)
 
@@ -112,7 +112,7 @@ class TestVersions:
                 seen.append(str(self.model_version))
                 seen.append(state.read(project).get("model_version"))
 
-        with surrounded_by(Surroundings(project, state)):
+        with use_runtime(ModelRuntime(project, state)):
             Curious()
 
         assert seen == ["0.0.1", None]
@@ -227,8 +227,8 @@ class TestMedia:
 
     @pytest.fixture
     def model(self, files: Files) -> LabelStudioMLBase:
-        here = Surroundings(Project("1", 5), MemoryState(), files)
-        with surrounded_by(here):
+        here = ModelRuntime(Project("1", 5), MemoryState(), files)
+        with use_runtime(here):
             return LabelStudioMLBase("1")
 
     def test_a_path_is_asked_of_the_server(

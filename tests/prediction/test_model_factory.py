@@ -70,7 +70,7 @@ class TestWeights:
         model = factory_of(Named, store).make(key(), None)
 
         assert vars(model)["loaded"].name == "base"
-        assert model.surroundings.version is None
+        assert model._lsml.version is None
 
     def test_a_version_gets_its_directory(self, store: Store) -> None:
         store.promote("v1", holds="what v1 learned")
@@ -78,7 +78,7 @@ class TestWeights:
         model = factory_of(Named, store).make(key(), "v1")
 
         assert vars(model)["loaded"].name == "what v1 learned"
-        assert model.surroundings.version == "v1"
+        assert model._lsml.version == "v1"
 
     def test_a_version_without_weights_gets_none(self, store: Store) -> None:
         store.promote_without_weights("v1")
@@ -86,7 +86,7 @@ class TestWeights:
         model = factory_of(Named, store).make(key(), "v1")
 
         assert vars(model)["loaded"].name == "base"
-        assert model.surroundings.version == "v1"
+        assert model._lsml.version == "v1"
 
     def test_one_of_a_fit_that_wrote_no_weights_has_those_of_its_parent(
         self, store: Store
@@ -97,7 +97,7 @@ class TestWeights:
         model = factory_of(Named, store).make(key(), "v2")
 
         assert vars(model)["loaded"].name == "v1"
-        assert model.surroundings.version == "v2"
+        assert model._lsml.version == "v2"
 
 
 class TestSharing:
@@ -247,5 +247,5 @@ class TestWhatIsNoGood:
     def test_a_missing_version_leaves_the_base(self, store: Store) -> None:
         model, lacks = factory_of(Named, store).make_or_base(key(project=TWO), "v7")
 
-        assert model.surroundings.version is None
+        assert model._lsml.version is None
         assert lacks

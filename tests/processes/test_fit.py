@@ -221,7 +221,7 @@ raise Odd
         assert "no_such_module" in message["failed"]
 
 
-class TestItsSurroundings:
+class TestItsProcess:
     def test_what_was_imported_lives_on_between_fits(self, child: Child) -> None:
         child.run("pass")
         child.run("self.report(fits=len(fits), pid=os.getpid())")

@@ -15,7 +15,7 @@ from label_studio_sdk._extensions.label_studio_tools.core.utils import io as sdk
 from label_studio_sdk._extensions.label_studio_tools.core.utils.params import get_env
 from label_studio_sdk.label_interface import LabelInterface
 
-from lsml_bento.model.base_class import media_here
+from lsml_bento.model.base_class import current_media
 from lsml_bento.model.media import names_a_file
 
 package_name = "label-studio-ml"
@@ -126,7 +126,7 @@ def get_local_path(
         "image_dir": image_dir,
         "download_resources": download_resources,
     }
-    media = media_here()
+    media = current_media()
     if media is None:
         path: str = sdk_io.get_local_path(
             url,
