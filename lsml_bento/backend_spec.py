@@ -1,4 +1,4 @@
-"""What names a backend to another process: which class, where, and whose state."""
+"""Identifies a backend to its other processes: class, directory, name, home."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
+_LENGTH = 63
+_NAME = re.compile(rf"[a-z0-9]([a-z0-9.-]{{0,{_LENGTH - 2}}}[a-z0-9])?")
 
 
 @dataclass(frozen=True)
 class BackendSpec:
-    """A backend as its processes hand it to one another.
+    """A backend, in the form that its processes pass to each other.
 
     Attributes:
         target: the class, ``"module:Class"``.
-        directory: put on the import path; empty where the module is found anyway.
-        name: the service's.
-        home: ``LSML_HOME``, settled.
+        directory: added to the import path; empty if the module is importable anyway.
+        name: the service's name.
+        home: the absolute path of ``LSML_HOME``.
     """
 
     target: str
@@ -29,42 +30,60 @@ class BackendSpec:
 
     @property
     def home_path(self) -> Path:
-        """Where state, locks and the inbox are."""
+        """The directory of state, locks and spooled events."""
         return Path(self.home)
 
     @property
     def directory_path(self) -> Path | None:
-        """Where the class's module is, if it must be said."""
+        """The directory of the class's module, if it has to be on the import path."""
         return Path(self.directory) if self.directory else None
 
     def to_json(self) -> str:
-        """The spec as one argument of a command."""
+        """The spec as one command-line argument."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> BackendSpec:
-        """The spec of a text that ``to_json`` wrote."""
         found: dict[str, Any] = json.loads(text)
         return cls(**found)
 
 
 def class_name(target: str) -> str:
-    """The class of ``"module:Class"``; the module's own name where none is named."""
+    """The class of ``"module:Class"``; of ``"module"``, the module's own name."""
     module, _, name = target.partition(":")
     return name or module.rpartition(".")[2]
 
 
 def service_name(name: str) -> str:
-    """The name of a service: a class's in the way that BentoML writes them.
+    """A service's name, made from a class's name: ``MyModel`` becomes ``my-model``.
 
     Raises:
-        ValueError: if it is not one that BentoML takes.
+        ValueError: if BentoML does not accept it.
     """
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name)
-    lowered = words.lower().replace("_", "-")
-    if _NAME.fullmatch(lowered) is None:
+    return check_service_name(words.lower(), name)
+
+
+def check_service_name(name: str, given: str | None = None) -> str:
+    """A service's name, with hyphens in place of underscores.
+
+    Args:
+        name: to check.
+        given: what the user wrote, for the error message.
+
+    Raises:
+        ValueError: if BentoML does not accept it.
+    """
+    name, given = name.replace("_", "-"), given or name
+    if _NAME.fullmatch(name) is None:
         raise ValueError(
-            f"{name!r} can not name a BentoML service: use up to 63 lowercase letters, "
-            "digits and . _ -, as in create_service(.., name='my-model')"
+            f"{given!r} cannot name a BentoML service: use up to {_LENGTH} lowercase "
+            "letters, digits, dots and hyphens, such as 'my-model'"
         )
-    return lowered
+    return name
+
+
+def service_name_from(text: str) -> str:
+    """A service's name made from any text; empty if no character of it is allowed."""
+    name = re.sub(r"[^a-z0-9._-]+", "-", text.lower())
+    return name.lstrip("._-")[:_LENGTH].rstrip("._-")

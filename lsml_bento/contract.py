@@ -1,4 +1,4 @@
-"""What goes over the wire, parsed at the edge into values that do not change.
+"""What Label Studio sends, parsed into immutable values.
 
 Source: Label Studio 1.23 ``label_studio/ml/api_connector.py`` and recorded requests
 (``tests/payloads``).
@@ -23,27 +23,30 @@ from pydantic import (
 from lsml_bento.errors import BadRequest, UnsupportedMedia
 
 Task = dict[str, Any]
-"""A Label Studio task as sent: ``id``, ``data``, ``annotations``, ..."""
+"""A task as Label Studio sends it: ``id``, ``data``, ``annotations``, ..."""
 
 Context = dict[str, Any]
-"""What an annotator just drew: ``{"result": [region, ...]}``."""
+"""The regions that an annotator just drew: ``{"result": [region, ...]}``."""
+
+ROUTING_ERRORS = {404: "no such path", 405: "method not allowed on this path"}
+"""Error messages for requests that match no route, by HTTP status."""
 
 _PROJECT = re.compile(r"(?P<id>[A-Za-z0-9_-]{1,64})(?:\.(?P<created_at>[0-9]{1,15}))?")
 
 _LONGEST = 100
-"""Characters of a time at most: what is longer is none."""
+"""Longest text that is parsed as a time, in characters."""
 
 _DEPTH = 100
-"""Levels of nesting that params may have; what renders them to JSON takes some 250."""
+"""Deepest nesting of params; JSON serialisers fail at about 250 levels."""
 
 
 class Project(NamedTuple):
-    """A project of one Label Studio, and not its namesake in another.
+    """A project of one Label Studio; another Label Studio may use the same id.
 
     Attributes:
-        id: the project's id as text; empty when the client named none.
-        created_at: seconds since the epoch; None when the client named none, and then
-            the newest known project of that id is meant.
+        id: the project's id as text; empty if the client named none.
+        created_at: seconds since the epoch. None if the client named none: then it
+            stands for the newest known project with that id.
     """
 
     id: str
@@ -55,18 +58,18 @@ class Project(NamedTuple):
 
 
 def check_media_type(content_type: str) -> None:
-    """Refuse a body that is not JSON; a header that is missing says nothing.
+    """Reject a body that is not JSON; a missing header is accepted.
 
     Args:
-        content_type: the header ``Content-Type``, empty where there is none.
+        content_type: the ``Content-Type`` header, empty if missing.
 
     Raises:
-        UnsupportedMedia: for any other type, BentoML's pickles included.
+        UnsupportedMedia: for any other type, including BentoML's pickles.
     """
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type not in {"", "application/json"}:
         raise UnsupportedMedia(
-            f"the body came as {media_type[:100]!r}: send application/json"
+            f"the body has the type {media_type[:100]!r}: send application/json"
         )
 
 
@@ -77,7 +80,7 @@ def parse_project(value: object) -> Project:
         value: ``"1.1795426489"``, ``"1"``, ``1``, None, or an event's project object.
 
     Raises:
-        ValueError: for anything else, path characters included.
+        ValueError: for anything else, for example a text with ``/`` in it.
     """
     if value is None or value == "":
         return Project("")
@@ -89,7 +92,7 @@ def parse_project(value: object) -> Project:
         )
     found = _PROJECT.fullmatch(str(value))
     if found is None:
-        raise ValueError('a project is named like "1" or "1.1795426489"')
+        raise ValueError('a project is written as "1" or "1.1795426489"')
     seconds = found["created_at"]
     return Project(found["id"], None if seconds is None else int(seconds))
 
@@ -107,21 +110,33 @@ def _parse_project_object(value: dict[str, Any]) -> Project:
     return project if seconds is None else Project(project.id, seconds)
 
 
-@lru_cache(maxsize=1024)  # the same text in every event of a project
+@lru_cache(maxsize=1024)  # every event of a project repeats the same text
 def _seconds(text: str) -> int | None:
-    """A time as seconds since the epoch; None for what is none, or before it."""
+    """Seconds since the epoch; None if invalid or earlier."""
     try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        seconds = int(parse_time(text).timestamp())
     except ValueError:
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    seconds = int(moment.timestamp())
     return seconds if seconds >= 0 else None
 
 
+def parse_time(text: str) -> datetime:
+    """An ISO 8601 time, in UTC; a time without a zone is taken as UTC.
+
+    Raises:
+        ValueError: if it is not a time between the years 1 and 9999.
+    """
+    found = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    if found.tzinfo is None:
+        return found.replace(tzinfo=timezone.utc)
+    try:
+        return found.astimezone(timezone.utc)
+    except OverflowError as error:
+        raise ValueError(f"out of range in UTC: {text[:_LONGEST]!r}") from error
+
+
 def iso_time(seconds: float | None) -> str | None:
-    """A time as clients read it: ISO 8601, in UTC."""
+    """A time for clients: ISO 8601 in UTC, with milliseconds."""
     if seconds is None:
         return None
     found = datetime.fromtimestamp(seconds, timezone.utc).replace(tzinfo=None)
@@ -136,10 +151,10 @@ def _params(value: object) -> dict[str, Any]:
 
 
 def not_too_deep(value: Any) -> Any:
-    """A JSON value, as it is.
+    """Return a JSON value unchanged.
 
     Raises:
-        ValueError: if it is nested so deep that what reads or writes JSON may fail.
+        ValueError: if it is nested so deeply that JSON libraries may fail on it.
     """
     level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(_DEPTH):
@@ -163,13 +178,13 @@ LabelConfigField = Annotated[str | None, BeforeValidator(_label_config)]
 
 
 class _Wire(BaseModel):
-    """A request body: unknown keys are for other versions of Label Studio."""
+    """A request body; unknown keys come from other versions of Label Studio."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
 class SetupRequest(_Wire):
-    """``POST /setup``; hostname and access token are dropped here and kept nowhere."""
+    """``POST /setup``; its hostname and access token are dropped here."""
 
     project: ProjectField = Project("")
     label_config: LabelConfigField = Field(
@@ -179,17 +194,17 @@ class SetupRequest(_Wire):
 
 
 class _TaskShape(_Wire):
-    """What a task must have before a model sees it."""
+    """What a task must contain."""
 
     data: dict[str, Any]
     id: int | str | None = None
 
 
 class PredictRequest(_Wire):
-    """``POST /predict``: tasks of one project, perhaps with an annotator's context."""
+    """``POST /predict``: tasks of a project, and optionally a context."""
 
     tasks: list[Any]
-    """Tasks, looked at by ``parse_predict``: pydantic would copy each of them."""
+    """Validated by ``parse_predict``, since pydantic would copy each task."""
     project: ProjectField = Project("")
     label_config: LabelConfigField = Field(
         default=None, validation_alias=AliasChoices("label_config", "schema")
@@ -200,7 +215,7 @@ class PredictRequest(_Wire):
 
 
 class _Action(_Wire):
-    """What every event has; ``events`` reads the rest."""
+    """What every event contains; ``jobs.events`` reads the rest."""
 
     action: str = Field(min_length=1, max_length=100)
 
@@ -257,7 +272,7 @@ def _parse(shape: type[_WireT], body: object, where: str = "") -> _WireT:
     try:
         return shape.model_validate(body)
     except ValidationError as error:
-        # The inputs stay out of the message: one of them may be an access token.
+        # Inputs are left out of the message: one of them may be an access token.
         first = error.errors(include_input=False, include_url=False)[0]
         place = where + ".".join(map(str, first["loc"]))
         said = first["msg"].removeprefix("Value error, ")

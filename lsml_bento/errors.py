@@ -67,9 +67,21 @@ class UnsupportedMedia(BadRequest):
 
 
 class BodyTooLarge(BadRequest):
-    """A body over ``LSML_MAX_BODY_MIB``."""
+    """A body over ``LSML_MAX_BODY_MIB``, or one of unknown size where that is needed.
+
+    Args:
+        limit_mib: the limit in MiB.
+        has_length: whether the request declared its size.
+    """
 
     status = 413
+
+    def __init__(self, limit_mib: float, *, has_length: bool = True) -> None:
+        problem = "is" if has_length else "has no Content-Length and may be"
+        super().__init__(
+            f"the body {problem} over {limit_mib:g} MiB: send fewer tasks, or raise "
+            "LSML_MAX_BODY_MIB"
+        )
 
 
 class LabelConfigError(BadRequest):

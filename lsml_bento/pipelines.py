@@ -1,9 +1,11 @@
-"""Backends without code: the transformers pipelines that one can be made of."""
+"""Backends without code: the supported transformers pipelines."""
 
 from __future__ import annotations
 
 import re
 from typing import Literal, get_args
+
+from lsml_bento.backend_spec import service_name_from
 
 Pipeline = Literal[
     "token-classification",
@@ -17,11 +19,8 @@ Pipeline = Literal[
 ]
 PIPELINES: tuple[str, ...] = get_args(Pipeline)
 
-_NAME_LENGTH = 63
-
 
 def pipeline_name(pipeline: str, model: str) -> str:
-    """A service's name made of a pipeline and its model's name or directory."""
+    """The default service name: the pipeline and the model's name or directory."""
     last = re.split(r"[/\\]", model.partition("@")[0].rstrip("/\\"))[-1]
-    name = re.sub(r"[^a-z0-9._-]+", "-", f"{pipeline}-{last}".lower())
-    return name[:_NAME_LENGTH].rstrip("._-")
+    return service_name_from(f"{pipeline}-{last}")

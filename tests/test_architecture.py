@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lsml_bento"
 
 RANKS = (
-    {"errors"},
-    {"backend_dir", "backend_spec", "contract", "error_text", "pipelines"},
-    {"scaffold", "settings", "state"},
+    {"backend_spec", "errors"},
+    {"backend_dir", "contract", "error_text", "pipelines"},
+    {"log_format", "scaffold", "settings", "state"},
     {"model", "versions"},
     {"diagnostics", "jobs"},
     {"prediction", "projects", "training"},

@@ -1,4 +1,4 @@
-"""Requests, parsed at the edge."""
+"""What Label Studio sends, parsed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsml_bento.contract import Project, parse_predict, parse_project, parse_setup
+from lsml_bento.contract import (
+    Project,
+    iso_time,
+    parse_predict,
+    parse_project,
+    parse_setup,
+    parse_time,
+)
 from lsml_bento.errors import BadRequest
 
 
@@ -133,3 +140,34 @@ class TestPredict:
             BadRequest, match=r"^params: nested deeper than 100 levels$"
         ):
             parse_predict({"tasks": [], "params": {"a": nested(99)}})
+
+
+class TestTimes:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "2026-11-23T09:34:49.250000Z",
+            "2026-11-23T09:34:49.250+00:00",
+            "2026-11-23T11:34:49.250+02:00",
+            "2026-11-23T09:34:49.250",
+        ],
+    )
+    def test_every_spelling_of_a_time_is_the_same_time(self, text: str) -> None:
+        moment = parse_time(text)
+
+        assert iso_time(moment.timestamp()) == "2026-11-23T09:34:49.250Z"
+        assert moment.isoformat(timespec="microseconds") == (
+            "2026-11-23T09:34:49.250000+00:00"
+        )
+
+    @pytest.mark.parametrize("text", ["", "noon", "0001-01-01T00:00:00+23:59"])
+    def test_any_other_text_is_refused(self, text: str) -> None:
+        with pytest.raises(ValueError):  # noqa: PT011 - Python's own text for most
+            parse_time(text)
+
+    @given(st.integers(0, 2**33))
+    def test_a_time_that_we_write_can_be_read(self, milliseconds: int) -> None:
+        text = iso_time(milliseconds / 1000)
+
+        assert text is not None
+        assert round(parse_time(text).timestamp() * 1000) == milliseconds

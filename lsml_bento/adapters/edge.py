@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lsml_bento.contract import check_media_type
+from lsml_bento.contract import ROUTING_ERRORS, check_media_type
 from lsml_bento.errors import BodyTooLarge, LsmlError
 
 _PROBES = frozenset({"/health", "/healthz", "/livez", "/readyz"})
@@ -96,13 +96,9 @@ class EdgeMiddleware:
         """Refuse what BentoML 1.4 would unpickle, upload or read without a limit."""
         check_media_type(headers.get("content-type", ""))
         length = headers.get("content-length", "0")
-        chunked = "transfer-encoding" in headers
-        limit = self._max_body_mib * _MIB
-        if chunked or not length.isdecimal() or float(length) > limit:
-            raise BodyTooLarge(
-                f"the body is over {self._max_body_mib:g} MiB, or has no "
-                "Content-Length: send fewer tasks, or raise LSML_MAX_BODY_MIB"
-            )
+        has_length = length.isdecimal() and "transfer-encoding" not in headers
+        if not has_length or float(length) > self._max_body_mib * _MIB:
+            raise BodyTooLarge(self._max_body_mib, has_length=has_length)
 
 
 class _JsonErrors:
@@ -123,10 +119,9 @@ class _JsonErrors:
     def _start(self, message: Message) -> Message:
         status = message["status"]
         kind = Headers(raw=message.get("headers", [])).get("content-type", "")
-        if status not in {404, 405} or not kind.startswith("text/plain"):
+        if status not in ROUTING_ERRORS or not kind.startswith("text/plain"):
             return message
-        sentence = {404: "there is nothing there", 405: "that path has other methods"}
-        response = _refusal(status, f"{self._asked}: {sentence[status]}")
+        response = _refusal(status, f"{self._asked}: {ROUTING_ERRORS[status]}")
         self._body = bytes(response.body)
         return {**message, "headers": response.raw_headers}
 

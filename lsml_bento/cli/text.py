@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from itertools import chain, islice
 from typing import Any
 
 import click
 
+from lsml_bento.contract import parse_time
 from lsml_bento.jobs.job import Job, JobStatus
 from lsml_bento.projects.lookup import short_ids
 
@@ -70,9 +70,8 @@ def ago(moment: float | str | None, now: float | None = None) -> str:
     """
     if moment is None:
         return "-"
-    if isinstance(moment, str):
-        moment = datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp()
-    passed = (time.time() if now is None else now) - moment
+    seconds = parse_time(moment).timestamp() if isinstance(moment, str) else moment
+    passed = (time.time() if now is None else now) - seconds
     if abs(passed) < 1:
         return "now"
     return f"in {span(-passed)}" if passed < 0 else f"{span(passed)} ago"

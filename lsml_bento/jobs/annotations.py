@@ -11,12 +11,11 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime, timezone
 from typing import Any
 
 import orjson
 
-from lsml_bento.contract import Project, Task
+from lsml_bento.contract import Project, Task, parse_time
 from lsml_bento.errors import LabelConfigError
 from lsml_bento.jobs.events import Annotation, Event, annotations_of
 from lsml_bento.model.label_config import parse_label_config
@@ -274,14 +273,8 @@ def _stamp(entry: dict[str, Any]) -> str:
         value = entry.get(name)
         if not isinstance(value, str):
             continue
-        try:
-            found = datetime.fromisoformat(value.replace("Z", "+00:00"))
-        except ValueError:
-            continue
-        if found.tzinfo is None:
-            found = found.replace(tzinfo=timezone.utc)
-        with suppress(OverflowError):  # years 1 and 9999
-            return found.astimezone(timezone.utc).isoformat(timespec="microseconds")
+        with suppress(ValueError):
+            return parse_time(value).isoformat(timespec="microseconds")
     return ""
 
 

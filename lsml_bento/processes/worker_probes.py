@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from lsml_bento.contract import ROUTING_ERRORS
 from lsml_bento.errors import SettingsError, StateError
 from lsml_bento.jobs.figures import FIT_SECONDS, FITS, JOBS, OLDEST_QUEUED
 from lsml_bento.jobs.job_store import JobStore
@@ -96,7 +97,7 @@ class Health:
                 return _status(fault, "trains" if self._trains else "stands by")
         except StateError as error:
             return _status(str(error), "")
-        body = {"error": f"{path}: there is nothing there"}
+        body = {"error": f"{path}: {ROUTING_ERRORS[404]}"}
         return HTTPStatus.NOT_FOUND, "application/json", json.dumps(body).encode()
 
     def _fault(self) -> str | None:

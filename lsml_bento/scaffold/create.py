@@ -1,7 +1,6 @@
-"""A new backend's directory, made from ``template/`` or around an existing class.
+"""Creates a new backend's directory, from ``template/`` or from an existing class.
 
-The template is itself a backend that runs: what differs between two new ones is a few
-names, and those are replaced as they stand.
+The template is a working backend itself. A few names in it are replaced.
 """
 
 from __future__ import annotations
@@ -20,7 +19,12 @@ from lsml_bento.backend_dir import (
     plain_service,
     siblings,
 )
-from lsml_bento.backend_spec import class_name, service_name
+from lsml_bento.backend_spec import (
+    check_service_name,
+    class_name,
+    service_name,
+    service_name_from,
+)
 from lsml_bento.errors import LsmlError
 from lsml_bento.scaffold.wheel import wheel_name, write_wheel
 
@@ -40,7 +44,6 @@ _TARGET = "model:NewModel"
 _NAME = "new-model"
 _WHEEL = "lsml_bento-0.0.0-py3-none-any.whl"
 
-_NAME_RULE = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?")
 _NOT_NEEDED = re.compile(
     r"\s*(?:(?:label[-_.]studio[-_.]ml|lsml[-_.]bento|gunicorn)(?![-_.\w])"
     r"|\./wheels/lsml_bento-)",
@@ -49,17 +52,17 @@ _NOT_NEEDED = re.compile(
 
 
 class ScaffoldError(LsmlError):
-    """A backend that can not be made as asked."""
+    """The backend cannot be created as requested."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """An existing class to make a backend around.
+    """An existing class to create a backend from.
 
     Attributes:
         path: the file that becomes ``model.py``.
         target: ``"model:Class"``, or ``"model"`` for decorated functions.
-        siblings: modules and packages beside it that it imports.
+        siblings: modules and packages in the same directory that it imports.
     """
 
     path: Path
@@ -68,13 +71,13 @@ class Source:
 
     @property
     def label_config(self) -> Path | None:
-        """The label config beside the file, if there is one."""
+        """``label_config.xml`` in the same directory, if it exists."""
         path = self.path.with_name("label_config.xml")
         return path if path.is_file() else None
 
     @property
     def requirements(self) -> list[str]:
-        """Lines of the ``requirements.txt`` beside the file that are still needed."""
+        """The lines of ``requirements.txt`` in the same directory that still apply."""
         path = self.path.with_name("requirements.txt")
         if not path.is_file():
             return []
@@ -95,22 +98,22 @@ def create_backend(
     name: str | None = None,
     force: bool = False,
 ) -> list[Path]:
-    """Write a new backend; nothing is written unless all of it can be.
+    """Write a new backend. Nothing is written if any check fails.
 
     Args:
-        directory: made where it is missing.
+        directory: created if missing.
         source: an existing class; the template's model by default.
-        name: of the service and the bento. By default that of the service which is
-            there, as its state is kept under it; the directory's for a new one.
-        force: write into a directory that is not empty. Files that other backends
-            have under the same name are overwritten, all others stay.
+        name: of the service and the bento. By default the name of an existing service,
+            since its state is stored under it; for a new one the directory's name.
+        force: write into a directory that is not empty. Files with the names of the
+            template's files are overwritten, all others stay.
 
     Returns:
         The files written.
 
     Raises:
-        ScaffoldError: if the directory is not empty or a name can not be used.
-        WheelError: if there is nothing to make a wheel of.
+        ScaffoldError: if the directory is not empty or a name is invalid.
+        WheelError: if no wheel of lsml-bento can be built.
     """
     _check_empty(directory, force)
     if name is None:
@@ -142,32 +145,29 @@ def find_source(text: str) -> Source:
         path /= "model.py"
     if not path.is_file():
         raise ScaffoldError(
-            f"--from {text}: there is no file {path}: name it as PATH or PATH:CLASS"
+            f"--from {text}: no such file: {path}; write PATH or PATH:CLASS"
         )
     path = path.resolve()
     beside = siblings(path)
     taken = sorted({found.name for found in beside} & {*_FILES})
     if taken:
         raise ScaffoldError(
-            f"{path.name} imports {', '.join(taken)} beside it, a name that the new "
-            "backend needs for its own: rename that module first"
+            f"{path.name} imports {', '.join(taken)} from its directory, and the new "
+            "backend needs that name for its own file: rename that module first"
         )
     return Source(path, _target(path, wanted), beside)
 
 
 def checked_name(name: str) -> str:
-    """A name as a service has it: with hyphens, where a module has underscores.
+    """The service's name for ``--name``.
 
     Raises:
-        ScaffoldError: if BentoML does not take it.
+        ScaffoldError: if BentoML does not accept it.
     """
-    name = name.replace("_", "-")
-    if _NAME_RULE.fullmatch(name) is None:
-        raise ScaffoldError(
-            f"{name!r} can not name a BentoML service: use up to 63 lowercase letters, "
-            "digits and . -, as in --name my-model"
-        )
-    return name
+    try:
+        return check_service_name(name)
+    except ValueError as error:
+        raise ScaffoldError(str(error)) from None
 
 
 def _split(text: str) -> tuple[Path, str | None]:
@@ -186,7 +186,7 @@ def _target(path: Path, wanted: str | None) -> str:
         }:
             return f"model:{wanted}"
         raise ScaffoldError(
-            f"{path} has no class {wanted}; it has: {', '.join(found) or 'none'}"
+            f"{path} has no class {wanted}; its classes: {', '.join(found) or 'none'}"
         )
     if len(found) == 1:
         return f"model:{found[0]}"
@@ -194,40 +194,40 @@ def _target(path: Path, wanted: str | None) -> str:
         return "model"
     raise ScaffoldError(
         f"{path} has {len(found)} subclasses of LabelStudioMLBase"
-        f"{': ' + ', '.join(found) if found else ''}; name the one to serve as "
+        f"{': ' + ', '.join(found) if found else ''}; select one with "
         f"--from {path.name}:CLASS"
     )
 
 
 def _check_empty(directory: Path, force: bool) -> None:
     if directory.is_file():
-        raise ScaffoldError(f"{directory} is a file: name a directory to make")
+        raise ScaffoldError(f"{directory} is a file: name a new directory")
     if force or not directory.is_dir():
         return
     there = sorted(path.name for path in directory.iterdir())
     if there:
         more = f" and {len(there) - 5} more" if len(there) > 5 else ""
         raise ScaffoldError(
-            f"{directory} is not empty, it holds {', '.join(there[:5])}{more}: name "
-            "another directory, or overwrite what has our names with --force"
+            f"{directory} is not empty, it contains {', '.join(there[:5])}{more}: name "
+            "another directory, or overwrite files of the same names with --force"
         )
 
 
 def _name_before(directory: Path) -> str | None:
-    """The name of the service that is there, if it can be read without an import."""
+    """The existing service's name, if it can be read without importing the file."""
     if not (directory / "service.py").is_file():
         return None
     given = plain_service(directory)
     if given is None:
         return None
-    with suppress(ValueError):  # one that could never be served
+    with suppress(ValueError):  # a name that BentoML never accepted
         return service_name(given.get("name") or class_name(given["model"]))
     return None
 
 
 def _name_of(directory: Path) -> str:
     words = re.sub(r"[^a-z0-9.]+", "-", directory.name.lower())
-    return words.strip(".-")[:63].rstrip(".-") or "backend"
+    return service_name_from(words) or "backend"
 
 
 def _contents(source: Source | None, replaced: dict[str, str]) -> dict[str, bytes]:
@@ -235,7 +235,7 @@ def _contents(source: Source | None, replaced: dict[str, str]) -> dict[str, byte
     contents: dict[str, bytes] = {}
     for file, parts in _FILES.items():
         if source and file == "test_api.py":
-            parts = parts[:1]  # the second one knows what the template's model says
+            parts = parts[:1]  # the second part tests the template's own model
         text = "".join((template / part).read_text(encoding="utf-8") for part in parts)
         if source and file == "requirements.txt":
             text += "".join(f"{line}\n" for line in source.requirements)

@@ -90,7 +90,7 @@ class TestPaths:
         answer = client.get("/prehealth")
 
         assert answer.status_code == 404
-        assert one_sentence(answer) == "GET '/prehealth': there is nothing there"
+        assert one_sentence(answer) == "GET '/prehealth': no such path"
 
     def test_head_of_the_root_answers_as_get_does(self, echo: Client) -> None:
         answer = echo.request("HEAD", "/")
@@ -103,7 +103,7 @@ class TestPaths:
         answer = echo.get(path)
 
         assert answer.status_code == 404
-        assert one_sentence(answer).endswith(": there is nothing there")
+        assert one_sentence(answer).endswith(": no such path")
 
     def test_a_path_can_not_write_lines_of_its_own_into_log_or_answer(
         self, echo: Client, caplog: pytest.LogCaptureFixture
@@ -111,9 +111,7 @@ class TestPaths:
         with caplog.at_level(logging.DEBUG):
             answer = echo.post("/x%0aERROR%20forged", {})
 
-        assert (
-            one_sentence(answer) == "POST '/x\\nERROR forged': there is nothing there"
-        )
+        assert one_sentence(answer) == "POST '/x\\nERROR forged': no such path"
         assert "\nERROR forged" not in caplog.text
 
     @pytest.mark.parametrize(
@@ -140,7 +138,10 @@ class TestPaths:
         answer = echo.request(method, path)
 
         assert answer.status_code == 405
-        assert one_sentence(answer) == f"{method} {path!r}: that path has other methods"
+        assert (
+            one_sentence(answer)
+            == f"{method} {path!r}: method not allowed on this path"
+        )
         assert sorted(answer.headers["allow"].split(", ")) == allowed.split(", ")
 
 
@@ -179,7 +180,7 @@ class TestOlderRoutes:
         answer = echo.get("/is_training?project=../x")
 
         assert answer.status_code == 422
-        assert one_sentence(answer).startswith("project: a project is named like")
+        assert one_sentence(answer).startswith("project: a project is written as")
 
     def test_a_label_config_is_validated(self, echo: Client) -> None:
         answer = echo.post("/validate", {"config": CONFIG})

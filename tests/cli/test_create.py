@@ -109,7 +109,7 @@ def test_a_name_that_bentoml_does_not_take_is_refused(
     tmp_path: Path, name: str
 ) -> None:
     sentence = refused(run("create", "backend", "--name", name, cwd=tmp_path))
-    assert "can not name a BentoML service: use up to 63 lowercase" in sentence
+    assert "cannot name a BentoML service: use up to 63 lowercase" in sentence
     assert list(tmp_path.iterdir()) == []
 
 
@@ -160,7 +160,9 @@ def test_compose_decides_nothing_that_service_py_may_decide() -> None:
 def test_a_directory_that_is_not_empty_stays_as_it_was(tmp_path: Path) -> None:
     write(tmp_path, **dict.fromkeys("abcdef", ""))
     sentence = refused(run("create", ".", cwd=tmp_path))
-    assert "is not empty, it holds a.py, b.py, c.py, d.py, e.py and 1 more" in sentence
+    assert (
+        "is not empty, it contains a.py, b.py, c.py, d.py, e.py and 1 more" in sentence
+    )
     assert "--force" in sentence
     assert files(tmp_path) == {f"{name}.py" for name in "abcdef"}
 
@@ -183,7 +185,7 @@ def test_a_file_is_no_directory(tmp_path: Path) -> None:
     (tmp_path / "backend").write_text("")
     for option in ([], ["--force"]):
         sentence = refused(run("create", "backend", *option, cwd=tmp_path))
-        assert sentence.endswith("backend is a file: name a directory to make")
+        assert sentence.endswith("backend is a file: name a new directory")
 
 
 # --from
@@ -313,13 +315,21 @@ TWO = "class A(LabelStudioMLBase): ...\n\n\nclass B(LabelStudioMLBase): ...\n"
 @pytest.mark.parametrize(
     ("text", "wanted", "sentence"),
     [
-        (TWO, "", "has 2 subclasses of LabelStudioMLBase: A, B; name the one to serve"),
-        (TWO, ":C", "has no class C; it has: A, B"),
-        ("x = 1\n", "", "has 0 subclasses of LabelStudioMLBase; name the one to serve"),
+        (
+            TWO,
+            "",
+            "has 2 subclasses of LabelStudioMLBase: A, B; select one with --from",
+        ),
+        (TWO, ":C", "has no class C; its classes: A, B"),
+        (
+            "x = 1\n",
+            "",
+            "has 0 subclasses of LabelStudioMLBase; select one with --from",
+        ),
         ("x = 1\nclass A(\n", "", "model.py, line 2, is not Python: "),
         ("x = 1\0", "", "model.py is not Python: "),
         ("import os\nfrom .a import b\n", "", "model.py, line 2, imports relatively"),
-        ("import service\n" + MODEL, "", "imports service.py beside it, a name that"),
+        ("import service\n" + MODEL, "", "imports service.py from its directory"),
     ],
 )
 def test_from_says_what_is_wrong_and_writes_nothing(
@@ -334,5 +344,5 @@ def test_from_says_what_is_wrong_and_writes_nothing(
 def test_from_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     sentence = refused(run("create", "new", "--from", "gone.py:A", cwd=tmp_path))
     assert sentence == (
-        "--from gone.py:A: there is no file gone.py: name it as PATH or PATH:CLASS"
+        "--from gone.py:A: no such file: gone.py; write PATH or PATH:CLASS"
     )

@@ -182,7 +182,7 @@ def ended(directory: Path, tmp_path: Path, **more: str) -> str:
         ("svc = 1\n", "is a int: make it with `svc = create_service(..)`"),
         (
             "from lsml_bento import create_service\nsvc = create_service('model:A_')\n",
-            "'A_' can not name a BentoML service: use up to 63 lowercase letters",
+            "'A_' cannot name a BentoML service: use up to 63 lowercase letters",
         ),
     ],
 )

@@ -93,7 +93,7 @@ def test_bentoml_routes_answer_404_in_json(
     answer = httpx.get(f"{echo_server.url}/nothing")
 
     assert answer.status_code == 404
-    assert answer.json() == {"error": "GET '/nothing': there is nothing there"}
+    assert answer.json() == {"error": "GET '/nothing': no such path"}
 
 
 def test_metrics_have_the_batch_sizes_and_queue_waits_of_bentoml_dashboards(

@@ -128,7 +128,7 @@ def test_a_relative_home_is_below_the_directory_of_the_caller(tmp_path: Path) ->
         ),
         (
             {"model": MODEL.replace("Chooser", "Chooser_")},
-            "'Chooser_' can not name a BentoML service",
+            "'Chooser_' cannot name a BentoML service",
         ),
     ],
 )

@@ -161,7 +161,7 @@ def test_what_is_not_there_is_said_and_a_client_that_hangs_up_does_no_harm(
     with socket.create_connection(("127.0.0.1", worker.health.port)) as client:
         client.sendall(b"GET /met")
 
-    nothing = {"error": "/predict: there is nothing there"}
+    nothing = {"error": "/predict: no such path"}
     assert worker.get("/predict") == (404, nothing)
 
 

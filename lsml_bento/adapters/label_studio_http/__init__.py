@@ -221,13 +221,13 @@ class _Routes:
         _check_encoding(request)
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and float(declared) > self._max_body_bytes:
-            raise self._too_large()
+            raise BodyTooLarge(self._max_body_bytes / _MIB)
         chunks: list[bytes] = []
         size = 0
         async for chunk in request.stream():
             size += len(chunk)
             if size > self._max_body_bytes:
-                raise self._too_large()
+                raise BodyTooLarge(self._max_body_bytes / _MIB)
             chunks.append(chunk)
         if may_be_empty and not size:
             return None
@@ -235,12 +235,6 @@ class _Routes:
             return orjson.loads(b"".join(chunks))
         except orjson.JSONDecodeError as error:
             raise MalformedBody(f"the body is not JSON: {error}") from None
-
-    def _too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(
-            f"the body is over {self._max_body_bytes / _MIB:g} MiB: send fewer tasks, "
-            "or raise LSML_MAX_BODY_MIB"
-        )
 
 
 def _backend(request: Request) -> Backend:

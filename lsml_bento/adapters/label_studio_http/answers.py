@@ -9,6 +9,8 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from lsml_bento.contract import ROUTING_ERRORS
+
 log = logging.getLogger(__name__)
 
 _OLDER = {"running": "started", "succeeded": "finished", "cancelled": "failed"}
@@ -55,8 +57,7 @@ async def answer_error(request: Request, error: Any) -> Response:
 
 async def answer_http_error(request: Request, error: Any) -> Response:
     """What is wrong with a path or a method."""
-    sentences = {404: "there is nothing there", 405: "that path has other methods"}
-    said = sentences.get(error.status_code, error.detail)
+    said = ROUTING_ERRORS.get(error.status_code, error.detail)
     return json_response(
         {"error": f"{_asked(request)}: {said}"}, error.status_code, error.headers
     )
