@@ -33,6 +33,10 @@ def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
 
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
 class Settings(BaseModel):
     """The settings of one serving process; every one has a row in the README's table.
 
@@ -67,6 +71,11 @@ class Settings(BaseModel):
         "INFO",
         validation_alias="LOG_LEVEL",
         description="`DEBUG`, `INFO`, `WARNING` or `ERROR` (`INFO`)",
+    )
+    log_format: Annotated[Literal["text", "json"], BeforeValidator(_lower)] = Field(
+        "text",
+        validation_alias="LSML_LOG_FORMAT",
+        description="`text`, or `json` for one JSON object per line (`text`)",
     )
     model_dir: Path | None = Field(
         None,

@@ -32,6 +32,7 @@ def test_every_variable_reaches_its_field() -> None:
             "BASIC_AUTH_USER": "user",
             "BASIC_AUTH_PASS": "pass",
             "LOG_LEVEL": "debug",
+            "LSML_LOG_FORMAT": "JSON",
             "MODEL_DIR": "/models",
             "PORT": "9091",
             "WORKERS": "2",
@@ -52,7 +53,7 @@ def test_every_variable_reaches_its_field() -> None:
     assert settings.label_studio_api_key is not None
     assert settings.label_studio_api_key.get_secret_value() == "key"
     assert settings.basic_auth == ("user", "pass")
-    assert settings.log_level == "DEBUG"
+    assert (settings.log_level, settings.log_format) == ("DEBUG", "json")
     assert settings.model_dir == Path("/models")
     assert (settings.port, settings.workers, settings.threads) == (9091, 2, 3)
     assert settings.home == Path("/home")

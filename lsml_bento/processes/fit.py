@@ -64,7 +64,7 @@ def main(spec: BackendSpec) -> None:
     orders = _take_stdin()
     _show(spec)
     settings = Settings.from_env(os.environ)
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings)
     jobs: SimpleQueue[Job] = SimpleQueue()
     threading.Thread(
         target=_read, args=(orders, jobs), name="worker", daemon=True

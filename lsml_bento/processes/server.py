@@ -83,7 +83,7 @@ def create_service(
     name, home = spec.name, spec.home_path
 
     def make(metrics: Metrics) -> Backend:
-        log_to_stderr(settings.log_level)
+        log_to_stderr(settings)
         queue = cache(partial(open_queue, settings, spec))
         dispatcher = Dispatcher(lambda *job: queue().enqueue(*job))
         backend = make_backend(source, settings, home, name, metrics, dispatcher)
@@ -103,6 +103,7 @@ def create_service(
             gpus=gpus,
             access_log=settings.access_log,
             tracing=settings.tracing,
+            log_format=settings.log_format,
             max_batch_size=settings.max_batch_size or 32,
         ),
         app,

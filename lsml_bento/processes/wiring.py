@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.backend_dir import bento_of
 from lsml_bento.backend_spec import BackendSpec, service_name
+from lsml_bento.log_format import configure_log
 from lsml_bento.settings import Settings
 from lsml_bento.state.store import State
 
@@ -130,12 +131,8 @@ def open_tasks(settings: Settings) -> LabelStudioTasks | None:
     return LabelStudioTasks(settings.label_studio_url, settings.label_studio_api_key)
 
 
-def log_to_stderr(level: str) -> None:
+def log_to_stderr(settings: Settings) -> None:
     """Send this process's log to the standard error."""
-    logging.basicConfig(
-        level=level,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        force=True,
-    )
+    configure_log(settings.log_level, settings.log_format)
     # BentoML writes the access log; uvicorn would write a second one.
     logging.getLogger("uvicorn.access").propagate = False

@@ -68,7 +68,7 @@ def run_worker(
         LsmlError: if the worker cannot be put together, or the port is taken.
     """
     process_title.show(f"lsml-bento worker {spec.name}")
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings)
     if os.environ.get("LSML_SECRET_KEY"):
         log.warning("LSML_SECRET_KEY has no effect any more: remove it")
     with ExitStack() as stack:

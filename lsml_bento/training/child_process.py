@@ -21,6 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import IO, Any
 
 from lsml_bento.jobs.job import Job
+from lsml_bento.log_format import text_lines
 
 LOG_LINES = 200
 """Number of lines of a run's output that are stored with its job."""
@@ -155,7 +156,7 @@ class FitProcess:
             line = line.removesuffix(END_OF_LOG)
             if line:
                 text = line.decode(errors="replace").rstrip()
-                self._log.append(text[:_LINE])
+                self._log.extend(one[:_LINE] for one in text_lines(text))
                 with suppress(OSError, ValueError):
                     sys.stderr.write(text + "\n")
             if is_end:

@@ -24,6 +24,7 @@ from lsml_bento.backend.backend import Backend
 from lsml_bento.backend_spec import BackendSpec
 from lsml_bento.contract import Task, parse_predict
 from lsml_bento.errors import LsmlError
+from lsml_bento.log_format import write_json
 from lsml_bento.model.invoke import is_device_lost
 from lsml_bento.training.embedded_worker import EmbeddedWorker
 
@@ -67,6 +68,8 @@ def build_service(
         @staticmethod
         def prepare() -> None:
             look_often()
+            if shape.log_format == "json":
+                write_json()
 
         def __init__(self) -> None:
             _take_own_gpus(shape)

@@ -15,6 +15,7 @@ class Shape:
         gpus: devices of the service, dealt out among the workers.
         access_log: BentoML's line for each request.
         tracing: OpenTelemetry's spans for each request.
+        log_format: ``"text"`` or ``"json"``.
         max_batch_size: the largest batch, for the buckets of its histogram.
     """
 
@@ -23,4 +24,5 @@ class Shape:
     gpus: int = 0
     access_log: bool = False
     tracing: bool = False
+    log_format: str = "text"
     max_batch_size: int = 32

@@ -1,0 +1,118 @@
+"""The log as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from lsml_bento.contract import parse_time
+from lsml_bento.log_format import JsonFormatter, text_lines
+
+
+def logged(message: str, *arguments: object, **options: Any) -> dict[str, Any]:
+    """A line of the log, parsed."""
+    record = logging.LogRecord(
+        "lsml_bento.jobs", logging.WARNING, __file__, 1, message, arguments, None
+    )
+    vars(record).update(options)
+    line = JsonFormatter().format(record)
+    assert "\n" not in line
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
+def test_a_line_has_time_level_logger_and_event() -> None:
+    line = logged("Worker started: %s", "host")
+
+    assert parse_time(line.pop("time")).year >= 2026
+    assert line == {
+        "level": "WARNING",
+        "logger": "lsml_bento.jobs",
+        "event": "Worker started: host",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("job=ab12 project=1.1795426489 waits", ("ab12", "1.1795426489", None)),
+        ("Fit failed: no memory job=ab12, project=1", ("ab12", "1", None)),
+        ("could not read (task=7): project='1.2'", (None, "1.2", "7")),
+        ("my_job=3 project= a.task=4", (None, None, None)),
+    ],
+)
+def test_what_the_event_is_about_is_in_fields(
+    text: str, fields: tuple[str | None, ...]
+) -> None:
+    line = logged(text)
+
+    assert tuple(map(line.get, ("job", "project", "task"))) == fields
+    assert line["event"] == text
+
+
+def test_what_the_call_got_as_extra_is_in_fields_too() -> None:
+    assert logged("predicted", task=7)["task"] == "7"
+
+
+def test_a_traceback_is_one_field() -> None:
+    try:
+        raise ValueError("first\nsecond \ud800")
+    except ValueError as error:
+        line = logged("it failed", exc_info=(ValueError, error, error.__traceback__))
+
+    assert line["event"] == "it failed"
+    assert line["traceback"].startswith("Traceback (most recent call last):\n")
+    assert line["traceback"].endswith("ValueError: first\nsecond \ud800")
+
+
+def test_a_json_line_becomes_text_for_people() -> None:
+    line = {"time": "T", "level": "INFO", "logger": "a", "event": "b", "job": "c"}
+
+    assert list(text_lines(json.dumps(line))) == ["T INFO a: b"]
+    assert list(text_lines(json.dumps({**line, "traceback": "d\n  e"}))) == [
+        "T INFO a: b",
+        "d",
+        "  e",
+    ]
+
+
+@pytest.mark.parametrize(
+    "line", ["", "epoch 3", '{"loss": 0.5}', '{"time": 1}', '{"time": "T", "event"']
+)
+def test_any_other_line_stays_as_it_is(line: str) -> None:
+    assert list(text_lines(line)) == [line]
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_every_handler_and_warnings_write_the_format(log_format: str) -> None:
+    program = f"""
+import logging, sys, warnings
+own = logging.getLogger("bentoml")
+own.addHandler(logging.StreamHandler())
+own.propagate = False
+from lsml_bento.log_format import configure_log
+configure_log("INFO", {log_format!r})
+logging.getLogger("lsml_bento").info("job=%s waits", "ab12")
+logging.getLogger("lsml_bento").debug("left out")
+own.warning("Service loaded")
+warnings.warn("old name")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    lines = done.stderr.splitlines()
+    assert done.stdout == ""
+    if log_format == "text":
+        assert lines[0].endswith(" INFO lsml_bento: job=ab12 waits")
+        assert lines[1] == "Service loaded"
+        return
+    found = [json.loads(line) for line in lines]
+    assert [one["logger"] for one in found] == ["lsml_bento", "bentoml", "py.warnings"]
+    assert found[0]["job"] == "ab12"
+    assert "old name" in found[2]["event"]
