@@ -1,8 +1,8 @@
-"""Weights in BentoML's model store, where ``bentoml models`` shows them like any other.
+"""Weights in BentoML's model store, where ``bentoml models`` lists them as any other.
 
-``bentoml.models.create`` would copy a version into the store, and what a killed process
-copied so far looks like a whole one: so it is made ready in a workroom and renamed. In
-it lie BentoML's ``model.yaml`` and, below ``weights/``, the files.
+``bentoml.models.create`` copies a version into the store file by file, and what a
+killed process has copied looks like a complete version. So a version is prepared in a
+staging area and renamed. It contains BentoML's ``model.yaml`` and ``weights/``.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from lsml_bento.versions.weights import (
 _DESCRIPTION = "model.yaml"
 _WEIGHTS = "weights"
 _WRITING = "lsml-writing:files"
-"""Shows in the store where weights are written in it. BentoML reads every directory
-there, so it is a model by its looks."""
+"""The staging area inside the store. It looks like a model, since BentoML reads every
+directory there."""
 
 
 def default_store(environ: Mapping[str, str]) -> Path:
-    """The model store that ``bentoml`` has with these variables: ``BENTOML_HOME``'s."""
+    """The model store that ``bentoml`` uses in this environment."""
     home = environ.get("BENTOML_HOME") or "~/bentoml"
     return Path(os.path.expandvars(home)).expanduser() / "models"
 
@@ -44,36 +44,33 @@ def default_store(environ: Mapping[str, str]) -> Path:
 class BentoModels:
     """``Weights`` in a BentoML model store.
 
-    Nothing is made or read before the first call, and ``find`` writes only to pull.
+    Nothing is created or read before the first call, and ``find`` writes only to pull.
 
     Args:
-        store: its directory. Never BentoML's current one, which a built bento switches.
-        repository: has a copy of each version.
+        store: its directory. BentoML's current store is of no use, since serving a
+            built bento switches it.
+        repository: keeps a copy of each version.
     """
 
     def __init__(self, store: Path, repository: Repository | None = None) -> None:
         self._store = store
         self._repository = repository
-        self._workroom = StagingArea(store, self._path(_WRITING), _describe_writing)
+        self._staging = StagingArea(store, self._path(_WRITING), _describe_writing)
         self._checked: dict[str, tuple[int, Manifest]] = {}
 
     @contextmanager
     def writing(self) -> Iterator[Path]:
-        """A new directory to write weights into; gone after the block, unless kept.
-
-        Raises:
-            WeightsError: if the disk is full, or the store can not be written.
-        """
-        with self._workroom.scrap("new") as directory:
+        """See ``Weights``; ``Exception``s of a full disk become ``WeightsError``."""
+        with self._staging.temporary("new") as directory:
             weights = directory / _WEIGHTS
-            with self._workroom.translated("written"):
+            with self._staging.translated("written"):
                 weights.mkdir()
             try:
                 yield weights
             except Exception as error:
-                if isinstance(error, LsmlError) or not self._workroom.is_full(error):
+                if isinstance(error, LsmlError) or not self._staging.is_full(error):
                     raise
-                raise self._workroom.fault("written", error) from error
+                raise self._staging.fault("written", error) from error
 
     def keep(
         self,
@@ -83,18 +80,12 @@ class BentoModels:
         labels: Mapping[str, str],
         metadata: Mapping[str, Any],
     ) -> Saved:
-        """Store what was written under a tag, and in the repository if there is one.
-
-        Raises:
-            WeightsError: if the disk is full, the store or the repository can not be
-                written, or there is no file. Then nothing is in the store.
-        """
         tag = f"{name}:{version}"
         target = self._path(tag)
         if target.exists():
-            raise WeightsError(f"the weights {tag} are there already: name others")
+            raise WeightsError(f"the weights {tag} already exist: use another tag")
         made = directory.parent
-        with self._workroom.translated("written"):
+        with self._staging.translated("written"):
             _replace_links(directory)
             manifest = manifest_of(directory)
             files = {file: list(known) for file, known in manifest.items()}
@@ -107,31 +98,21 @@ class BentoModels:
         return Saved(tag, target / _WEIGHTS, manifest)
 
     def find(self, tag: str, manifest: Manifest) -> Path:
-        """The directory of weights, pulled if they are not here or not whole.
-
-        Raises:
-            WeightsError: if they are nowhere, or not whole anywhere.
-        """
         path = self._path(tag) / _WEIGHTS
         fault = self._fault(tag, path, manifest)
         if fault is not None and self._repository is None:
             raise WeightsError(
-                f"{fault}: activate another version, or train; LSML_MODEL_REPO would "
-                "keep a copy"
+                f"{fault}: activate another version, or train again; with "
+                "LSML_MODEL_REPO a copy would exist"
             )
         if fault is not None:
-            with self._workroom.alone(tag.replace(":", "@")):
-                # Another process may have pulled it meanwhile.
+            with self._staging.alone(tag.replace(":", "@")):
+                # Another process may have pulled them in the meantime.
                 if self._fault(tag, path, manifest) is not None:
                     self._pull(tag, manifest, fault)
         return path
 
     def delete(self, tag: str) -> None:
-        """Remove weights here and in the repository, half-written ones too.
-
-        Raises:
-            WeightsError: if the store or the repository can not be written.
-        """
         target = self._path(tag)
         if self._repository is not None:
             self._repository.delete(tag)
@@ -140,9 +121,8 @@ class BentoModels:
             self._put(None, target)
 
     def tags(self, name: str) -> list[str]:
-        """The tags of a name, whole or not."""
         directory = self._store / name
-        with self._workroom.translated("listed"):
+        with self._staging.translated("listed"):
             entries = sorted(directory.iterdir()) if directory.is_dir() else []
         found = [f"{name}:{entry.name}" for entry in entries if entry.is_dir()]
         return [tag for tag in found if is_tag(tag)]
@@ -150,11 +130,6 @@ class BentoModels:
     def sweep(
         self, names: Iterable[str], known: Collection[str], older_than_s: float
     ) -> list[str]:
-        """Remove what killed processes left: weights that no record knows, scraps.
-
-        Raises:
-            WeightsError: if the store or the repository can not be written.
-        """
         removed = [
             tag
             for name in names
@@ -163,13 +138,13 @@ class BentoModels:
         ]
         for tag in removed:
             self.delete(tag)
-        return removed + self._workroom.sweep(older_than_s)
+        return removed + self._staging.sweep(older_than_s)
 
     def _path(self, tag: str) -> Path:
         return self._store.joinpath(*parse_tag(tag))
 
     def _fault(self, tag: str, path: Path, manifest: Manifest) -> str | None:
-        """What is wrong with the weights here; None if nothing is."""
+        """What is wrong with the local weights; None if they are fine."""
         try:
             seen = path.stat().st_ino, manifest
         except OSError:
@@ -184,14 +159,14 @@ class BentoModels:
 
     def _pull(self, tag: str, manifest: Manifest, fault: str) -> None:
         assert self._repository is not None  # noqa: S101 - find() looked
-        with self._workroom.scrap("pull") as directory:
+        with self._staging.temporary("pull") as directory:
             if not self._repository.pull(tag, directory):
                 raise WeightsError(
                     f"{fault}, and the model repository {self._repository.url} has "
-                    "none: activate another version, or train"
+                    "no copy: activate another version, or train again"
                 )
             check_manifest(directory / _WEIGHTS, manifest)
-            with self._workroom.translated("written"):
+            with self._staging.translated("written"):
                 flush(directory)
                 self._put(directory, self._path(tag))
                 made = self._path(tag) / _WEIGHTS
@@ -201,23 +176,23 @@ class BentoModels:
         def then() -> None:
             self._point_latest(target.parent)
 
-        self._workroom.put(made, target, then, replace=replace)
+        self._staging.put(made, target, then, replace=replace)
 
     def _point_latest(self, directory: Path) -> None:
-        """Let BentoML's ``latest`` name the newest, as BentoML itself would.
+        """Update BentoML's ``latest`` to the newest version, as BentoML itself would.
 
-        Where it can not be told which one that is, the file goes: BentoML makes it.
+        If the newest version is unknown, delete the file: BentoML recreates it.
         """
         from bentoml._internal.models import ModelStore  # noqa: PLC0415 - half a second
 
         latest = directory / "latest"
-        made = self._workroom.path() / f"latest-{uuid4().hex}"
+        made = self._staging.path() / f"latest-{uuid4().hex}"
         try:
             models = ModelStore(self._store).list(directory.name)
             newest = max(models, key=lambda model: model.creation_time)
             made.write_text(str(newest.tag.version))
             made.replace(latest)
-        except Exception:  # noqa: BLE001 - one may be half-written, by somebody else
+        except Exception:  # noqa: BLE001 - another program may be writing a model
             for path in (latest, made):
                 with suppress(OSError):
                     path.unlink()
@@ -225,13 +200,13 @@ class BentoModels:
 
 def _describe_writing(directory: Path) -> None:
     if not (directory / _DESCRIPTION).exists():
-        _describe(directory, _WRITING, {}, {"purpose": "weights are written in here"})
+        _describe(directory, _WRITING, {}, {"purpose": "staging area of lsml-bento"})
 
 
 def _describe(
     directory: Path, tag: str, labels: Mapping[str, str], metadata: Mapping[str, Any]
 ) -> None:
-    """Write what makes a directory a model of BentoML's."""
+    """Write ``model.yaml``, which makes a directory a BentoML model."""
     from bentoml._internal.models import ModelContext  # noqa: PLC0415 - half a second
     from bentoml._internal.models.model import ModelInfo  # noqa: PLC0415
     from bentoml._internal.tag import Tag  # noqa: PLC0415
@@ -253,7 +228,7 @@ def _describe(
 
 
 def _without_none(value: Any) -> Any:
-    """BentoML's metadata knows no None."""
+    """Metadata without None, which BentoML does not support."""
     if isinstance(value, Mapping):
         entries = {str(key): entry for key, entry in value.items() if entry is not None}
         return {key: _without_none(entry) for key, entry in entries.items()}
@@ -263,7 +238,7 @@ def _without_none(value: Any) -> Any:
 
 
 def _replace_links(directory: Path) -> None:
-    """Put files in the place of links, whose targets are not the version's to keep."""
+    """Replace links by copies of their targets, which may be deleted later."""
     for path in [path for path in directory.rglob("*") if path.is_symlink()]:
         source = path.resolve(strict=True)
         path.unlink()

@@ -1,4 +1,4 @@
-"""Copies of weights on S3, a network disk, or whatever else fsspec reaches."""
+"""Copies of weights on S3, a network disk, or other storage that fsspec supports."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from lsml_bento.errors import LsmlError, SettingsError, WeightsError
 from lsml_bento.versions.weights import Manifest, check_manifest, manifest_of, parse_tag
 
 _MARK = "lsml.json"
-"""Written last: what has none was not pushed to its end."""
+"""Written last: a directory without it was not pushed completely."""
 
 _SHOWN = 400
 
 _BUCKETS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss"}
-"""Have no directories: making them there would try to make a bucket."""
+"""Object storages without directories: creating one would try to create a bucket."""
 
 
 class ModelRepository:
     """``weights.Repository`` below a URL: ``<url>/<name>/<version>/<file>``.
 
     Args:
-        url: ``s3://bucket/path``, ``file:///path``. Credentials come from where the
-            file system's own library looks for them, as AWS's do for S3.
+        url: such as ``s3://bucket/path`` or ``file:///path``. Credentials are found as
+            the storage's own library finds them, for example AWS's for S3.
 
     Raises:
-        SettingsError: if fsspec does not know the URL, or lacks a package for it.
+        SettingsError: if fsspec does not support the URL, or a package is missing.
     """
 
     def __init__(self, url: str) -> None:
@@ -55,23 +55,17 @@ class ModelRepository:
             ) from error
         except ValueError as error:
             raise SettingsError(
-                f"LSML_MODEL_REPO is {self.url!r}, and fsspec knows no {scheme}://: "
-                "use s3://bucket/path or file:///path"
+                f"LSML_MODEL_REPO is {self.url!r}, and fsspec does not support "
+                f"{scheme}://: use s3://bucket/path or file:///path"
             ) from error
 
     @property
     def url(self) -> str:
-        """Where it is, without credentials."""
         parts = urlsplit(self._url)
         place = parts.netloc.rpartition("@")[2]
         return f"{parts.scheme}://{place}{parts.path}" if parts.scheme else parts.path
 
     def push(self, directory: Path, tag: str) -> None:
-        """Store a directory under a tag, over what a push before left there.
-
-        Raises:
-            WeightsError: if the repository can not be written.
-        """
         with self._translated(tag, "written to"):
             place = self._place(tag)
             self._unmark(place)
@@ -83,11 +77,6 @@ class ModelRepository:
             self._files.pipe_file(f"{place}/{_MARK}", mark.encode())
 
     def pull(self, tag: str, directory: Path) -> bool:
-        """Write what is stored under a tag into a directory; False if there is none.
-
-        Raises:
-            WeightsError: if it can not be read, or is not whole.
-        """
         with self._translated(tag, "read from"):
             place = self._place(tag)
             manifest = self._manifest(place)
@@ -100,21 +89,7 @@ class ModelRepository:
             check_manifest(directory, manifest)
         return True
 
-    def exists(self, tag: str) -> bool:
-        """Whether all of a tag's files were pushed.
-
-        Raises:
-            WeightsError: if the repository can not be read.
-        """
-        with self._translated(tag, "looked for in"):
-            return self._manifest(self._place(tag)) is not None
-
     def delete(self, tag: str) -> None:
-        """Remove what is stored under a tag; nothing happens if there is none.
-
-        Raises:
-            WeightsError: if the repository can not be written.
-        """
         with self._translated(tag, "removed from"):
             place = self._place(tag)
             self._unmark(place)
@@ -123,9 +98,10 @@ class ModelRepository:
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
-        """The file system and the path in it, made by the process that uses them.
+        """The file system and the path in it, opened by the process that uses them.
 
-        S3's survives no fork, and must not remember what other machines change.
+        S3's client does not survive a fork, and caches would hide the changes of other
+        machines.
         """
         options = {"skip_instance_cache": True, "use_listings_cache": False}
         files, root = fsspec.core.url_to_fs(self._url, **options)
@@ -154,7 +130,10 @@ class ModelRepository:
             return None
         for name in map(PurePosixPath, found):
             if name.is_absolute() or ".." in name.parts:
-                raise WeightsError(f"{place}/{_MARK} names files outside: not ours")
+                raise WeightsError(
+                    f"{place}/{_MARK} names files outside of {place}: it was not "
+                    "written by lsml-bento"
+                )
         return {name: (int(size), str(sha)) for name, (size, sha) in found.items()}
 
     @contextmanager
@@ -163,8 +142,8 @@ class ModelRepository:
             yield
         except LsmlError:
             raise
-        except Exception as error:  # noqa: BLE001 - each file system has its own
-            # Not chained: the traceback would show what is taken out here.
+        except Exception as error:  # noqa: BLE001 - file systems raise their own
+            # Not chained: the traceback would show the secrets that are removed here.
             raise WeightsError(
                 f"the weights {tag} could not be {done} the model repository "
                 f"{self.url}: {self._without_secrets(error)}: check LSML_MODEL_REPO "
@@ -172,7 +151,7 @@ class ModelRepository:
             ) from None
 
     def _without_secrets(self, error: Exception) -> str:
-        """An error's text, without what signed URLs and user names show."""
+        """An error's text without signatures of URLs, user names and passwords."""
         text = " ".join(f"{type(error).__name__}: {error}".split())
         text = re.sub(r"(://)[^/\s@]+@", r"\1", text)
         text = re.sub(r"\?[^\s'\"<>]*", "?..", text)
@@ -184,7 +163,7 @@ class ModelRepository:
 
 
 def _package(scheme: str, error: ImportError) -> str:
-    """The package that fsspec asks for: ``Install s3fs to access S3``."""
+    """The package to install, from fsspec's ``Install s3fs to access S3``."""
     known = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
     said = re.search(r"[Ii]nstall (?:the )?['\"`]?([\w-]+)", str(error))
     return known.get(scheme) or (said[1] if said else f"fsspec[{scheme}]")

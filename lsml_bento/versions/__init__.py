@@ -1,1 +1,1 @@
-"""Model versions: what they are, where their weights lie, which one serves."""
+"""Model versions: their records, their weights, and which one serves."""

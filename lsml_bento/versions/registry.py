@@ -1,7 +1,6 @@
-"""Model versions of a project: which there are, and which one serves.
+"""The registry of model versions: which exist for a project, and which one serves.
 
-The pointer in the state decides, and nothing else: not the newest entry of the model
-store, not a file.
+Only the pointer in the state decides which one serves, not the model store.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ class Versions:
         self._state = state
 
     def pointer(self, project: Project) -> Pointer:
-        """Which version serves.
+        """The pointer to the version that serves.
 
         Raises:
-            StateError: if the state did not answer.
+            StateError: if the state did not respond.
         """
         return parsed_pointer(self._state.get(pointer_key(project)))
 
     def pointers(self) -> dict[Project, Pointer]:
-        """The pointers of all projects that ever had a version."""
+        """The pointers of all projects that have ever had a version."""
         prefix = below("pointer")
         found = {}
         for key, value in self._state.each(prefix):
@@ -51,15 +50,15 @@ class Versions:
         return found
 
     def active(self, project: Project) -> Version | None:
-        """The version that serves, None for the base."""
+        """The version that serves; None for the base version."""
         version = self.pointer(project).version
         return None if version is None else self.find(project, version)
 
     def find(self, project: Project, version: str) -> Version:
-        """A version.
+        """Look up a version.
 
         Raises:
-            VersionNotFound: if the project has none of that name.
+            VersionNotFound: if the project has no version of that name.
         """
         found = self._state.get(version_key(project, version))
         if found is None:
@@ -84,15 +83,15 @@ class Versions:
         return found
 
     def activate(self, project: Project, version: str, *, pin: bool = False) -> Pointer:
-        """Let a version serve.
+        """Make a version serve.
 
         Args:
             project: the project.
-            version: its name; the base's own brings back the untrained model.
-            pin: keep it, whatever later jobs make.
+            version: its name; the base version's name restores the untrained model.
+            pin: keep it serving even when later jobs create versions.
 
         Raises:
-            VersionNotFound: if the project has none of that name.
+            VersionNotFound: if the project has no version of that name.
         """
 
         def work(change: Change) -> Pointer:
@@ -104,10 +103,10 @@ class Versions:
         return self._state.change(work)
 
     def rollback(self, project: Project) -> Pointer:
-        """Let the version serve that served before.
+        """Make the previously serving version serve again.
 
         Raises:
-            VersionNotFound: if there was none.
+            VersionNotFound: if there is none.
         """
 
         def work(change: Change) -> Pointer:
@@ -125,19 +124,19 @@ class Versions:
                     return moved
             raise VersionNotFound(
                 f"project {project} had no other version before "
-                f"{pointer.version or 'the base'}: `lsml-bento versions list` shows all"
+                f"{pointer.version or 'the base'}: see `lsml-bento versions list`"
             )
 
         return self._state.change(work)
 
     def delete(self, project: Project, version: str) -> Version:
-        """Forget a version; its weights are for the caller to remove.
+        """Delete a version's record; the caller deletes its weights.
 
         Returns:
-            The version, without its ``tag`` where another one uses the weights.
+            The version; its ``tag`` is None if another version uses the same weights.
 
         Raises:
-            VersionNotFound: if the project has none of that name.
+            VersionNotFound: if the project has no version of that name.
             VersionInUse: if it serves.
         """
 
@@ -147,8 +146,8 @@ class Versions:
                 raise VersionNotFound(_no_version(project, version))
             if parsed_pointer(change.get(pointer_key(project))).version == version:
                 raise VersionInUse(
-                    f"the version {version!r} of project {project} serves: activate "
-                    "another one first"
+                    f"version {version!r} of project {project} is serving: activate "
+                    "another version first"
                 )
             change.delete(version_key(project, version))
             gone = parsed_version(found)
@@ -160,14 +159,14 @@ class Versions:
         return self._state.change(work)
 
     def retire(self, project: Project, keep: int) -> list[Version]:
-        """Forget the oldest versions, never the one that serves.
+        """Delete the records of the oldest versions, never of the serving one.
 
         Args:
             project: the project.
-            keep: how many stay.
+            keep: how many versions to keep.
 
         Returns:
-            The versions forgotten whose weights no other version uses.
+            The deleted versions whose weights no other version uses.
         """
 
         def work(change: Change) -> list[Version]:
@@ -188,6 +187,6 @@ class Versions:
 
 def _no_version(project: Project, version: str) -> str:
     return (
-        f"project {project} has no version {version[:100]!r}: `lsml-bento versions "
-        "list` shows them"
+        f"project {project} has no version {version[:100]!r}: see `lsml-bento versions "
+        "list`"
     )

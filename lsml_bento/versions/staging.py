@@ -1,7 +1,7 @@
-"""Directories written beside a store of weights, and renamed into it when whole.
+"""Directories that are written beside a model store, then renamed into it.
 
-A rename is all or nothing, so that a process killed at any moment leaves a scrap in the
-workroom and never half a version in the store.
+A rename is atomic: a process that is killed at any moment leaves a temporary directory
+behind, and never half a version in the store.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ _FULL_BYTES = 1 << 20
 
 
 class StagingArea:
-    """Where versions of one store are written. Every OSError becomes a WeightsError.
+    """Where the versions of one store are written.
+
+    Every ``OSError`` becomes a ``WeightsError``.
 
     Args:
-        store: its directory, made when the first version is written.
-        inside: a directory in the store that its readers can bear. It is used where no
-            rename reaches the store from beside it, as from outside of a volume.
-        prepare: makes ``inside`` bearable, each time that it is not.
+        store: the store's directory, created when the first version is written.
+        inside: a directory inside the store that readers of the store accept. It is
+            used where files cannot be renamed into the store from beside it, as when
+            the store is a mounted volume.
+        prepare: makes ``inside`` acceptable to readers; called before each use.
     """
 
     def __init__(
@@ -46,13 +49,13 @@ class StagingArea:
         self._found: Path | None = None
 
     @contextmanager
-    def scrap(self, kind: str) -> Iterator[Path]:
-        """A new directory, removed after the block if it was not put anywhere.
+    def temporary(self, kind: str) -> Iterator[Path]:
+        """A new directory, deleted after the block unless ``put`` moved it.
 
-        It is locked until then, so that no sweep takes it.
+        It is locked during the block, so that ``sweep`` leaves it alone.
         """
         with self.translated("written"):
-            # Not mkdtemp's, which nobody else may read.
+            # mkdtemp would make it unreadable for other users.
             directory = self.path() / f"{kind}-{uuid4().hex}"
             directory.mkdir()
         try:
@@ -69,21 +72,21 @@ class StagingArea:
         *,
         replace: bool = True,
     ) -> None:
-        """Put a directory where another one may be; None leaves the place empty.
+        """Move a directory into the store, replacing the target.
 
         Args:
-            made: a scrap, flushed.
-            target: in the store, one level below its top.
-            then: done before any other process puts something.
-            replace: whether there may be one.
+            made: a temporary directory, flushed; None only deletes the target.
+            target: in the store, two levels deep.
+            then: called before another process can put something.
+            replace: whether the target may exist.
         """
-        with self.scrap("old") as old, self.translated("written"):
+        with self.temporary("old") as old, self.translated("written"):
             with self._locked(self.path()):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 before = old / target.name
                 if target.exists():
                     if not replace:
-                        raise WeightsError(f"{target} is there already: name another")
+                        raise WeightsError(f"{target} already exists: use another name")
                     target.rename(before)
                 try:
                     if made is not None:
@@ -94,13 +97,13 @@ class StagingArea:
                     raise
                 then()
                 with suppress(OSError):
-                    target.parent.rmdir()  # if it was the last one
+                    target.parent.rmdir()  # if it is empty now
             if made is not None:
                 _flush_one(target.parent)
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
-        """Wait until no other thread or process is in a block of that name."""
+        """A lock between threads and processes, by name."""
         with self.translated("written"):
             lock = self.path() / f"{name}.lock"
         with self._locked(lock):
@@ -111,12 +114,12 @@ class StagingArea:
                     lock.unlink()
 
     def sweep(self, older_than_s: float) -> list[str]:
-        """Remove the scraps of killed processes; returns their names."""
+        """Delete temporary directories of killed processes; returns their names."""
         with self.translated("swept"):
-            scraps = list(self._store.glob(f"{_PROBE}*"))
-            for room in (self._beside, self._inside):
-                scraps += room.iterdir() if room.is_dir() else ()
-        old = [path for path in scraps if age_s(path) >= older_than_s]
+            found = list(self._store.glob(f"{_PROBE}*"))
+            for area in (self._beside, self._inside):
+                found += area.iterdir() if area.is_dir() else ()
+        old = [path for path in found if age_s(path) >= older_than_s]
         return [
             path.name
             for path in old
@@ -126,11 +129,11 @@ class StagingArea:
         ]
 
     def path(self) -> Path:
-        """A directory from which a rename reaches the store."""
+        """A directory on the store's file system."""
         if self._found is None:
             self._store.mkdir(parents=True, exist_ok=True)
-            reached = _reaches(self._beside, self._store)
-            self._found = self._beside if reached else self._inside
+            can_rename = _can_rename(self._beside, self._store)
+            self._found = self._beside if can_rename else self._inside
         self._found.mkdir(parents=True, exist_ok=True)
         if self._found == self._inside:
             self._prepare(self._inside)
@@ -138,7 +141,7 @@ class StagingArea:
 
     @contextmanager
     def _locked(self, path: Path) -> Iterator[None]:
-        """Hold a lock that ends with the process, where the file system has such."""
+        """Hold a lock that ends with the process, if the file system supports it."""
         if sys.platform == "win32":
             yield
             return
@@ -151,16 +154,15 @@ class StagingArea:
 
     @contextmanager
     def translated(self, done: str) -> Iterator[None]:
-        """Say which store could not be read or written, and what to do."""
+        """Turn an ``OSError`` into a ``WeightsError`` that says what to do."""
         try:
             yield
         except OSError as error:
             raise self.fault(done, error) from error
 
     def fault(self, done: str, error: Exception) -> WeightsError:
-        """What to raise for an error."""
         advice = (
-            "the disk is full: free some space, or set LSML_MODEL_STORE to another one"
+            "the disk is full: free some space, or set LSML_MODEL_STORE to another disk"
             if self.is_full(error)
             else "set LSML_MODEL_STORE to a directory that this user can write"
         )
@@ -170,7 +172,7 @@ class StagingArea:
         )
 
     def is_full(self, error: Exception) -> bool:
-        """Whether the disk is; libraries turn that into errors of their own."""
+        """Whether the disk is full; libraries raise various errors for that."""
         if isinstance(error, OSError) and error.errno in _FULL:
             return True
         if self._found is None:
@@ -182,10 +184,10 @@ class StagingArea:
 
 
 def flush(directory: Path) -> None:
-    """Have everything on the disk: a full one, or one over the network, says so now.
+    """Flush all files to the disk, so that a full or remote disk reports errors now.
 
     Raises:
-        OSError: if it is not.
+        OSError: if the disk is full or fails.
     """
     for path in [*directory.rglob("*"), directory]:
         if path.is_file() or path.is_dir():
@@ -193,13 +195,13 @@ def flush(directory: Path) -> None:
 
 
 def _lock(path: Path) -> int:
-    """A file, made if it is not there, with the lock; closing it lets go."""
+    """Open and lock a path, creating a file if needed; closing it unlocks."""
     flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
     while True:
         file = os.open(path, flags)
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
-        # Whoever had it before may have removed it: a lock of nobody else's by now.
+        # The previous holder may have deleted the file: then this lock is worthless.
         with suppress(OSError):
             if os.path.samestat(os.fstat(file), path.stat()):
                 return file
@@ -207,7 +209,7 @@ def _lock(path: Path) -> int:
 
 
 def age_s(path: Path) -> float:
-    """Seconds since anything in it changed; less than none if that can not be told."""
+    """Seconds since anything in it changed; -1 if unknown."""
     try:
         found = [path, *path.rglob("*")] if path.is_dir() else [path]
         return time.time() - max(entry.lstat().st_ctime for entry in found)
@@ -225,24 +227,24 @@ def _flush_one(path: Path) -> None:
         os.close(file)
 
 
-def _reaches(room: Path, store: Path) -> bool:
-    """Whether a rename goes from one directory to the other: try it with a file."""
+def _can_rename(source: Path, store: Path) -> bool:
+    """Whether files can be renamed from one directory to the other: try one."""
     name = f"{_PROBE}{uuid4().hex}"
     try:
-        room.mkdir(exist_ok=True)
-        (room / name).touch()
-        (room / name).rename(store / name)
+        source.mkdir(exist_ok=True)
+        (source / name).touch()
+        (source / name).rename(store / name)
     except OSError:
         return False
     finally:
-        for directory in (room, store):
+        for directory in (source, store):
             with suppress(OSError):
                 (directory / name).unlink()
     return True
 
 
 def _remove_unlocked(path: Path) -> bool:
-    """Remove what no living process writes; whether it is gone."""
+    """Delete a path unless a process has locked it; whether it is gone."""
     if sys.platform != "win32":
         try:
             file = os.open(path, os.O_RDONLY)
@@ -253,7 +255,7 @@ def _remove_unlocked(path: Path) -> bool:
         except BlockingIOError:
             return False
         except OSError:
-            pass  # no locks there: its age must do
+            pass  # no locks on this file system: rely on its age
         finally:
             os.close(file)
     if path.is_dir():

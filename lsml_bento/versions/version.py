@@ -1,7 +1,7 @@
-"""Promotion: what a version is, and how it comes to serve.
+"""What a version is, and how it is promoted.
 
-Functions of a change: a version gets there by the change that ends its job, so that a
-run which lost its job can promote nothing.
+The functions take a change: the change that completes a job also promotes its version,
+so an attempt that lost its lease cannot promote anything.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ _HISTORY = 20
 
 
 class Version(BaseModel):
-    """A model version that was checked.
+    """A model version that passed its checks.
 
     Attributes:
-        version: what Label Studio is told.
-        tag: of the weights in the model store; None where ``load`` gets none.
-        manifest: what must be in the weights' directory.
-        metrics: what ``save_weights`` got.
-        job: that made it.
+        version: the name that Label Studio shows.
+        tag: of the weights in the model store; None if it has no weights.
+        manifest: the files that the weights' directory must contain.
+        metrics: passed to ``save_weights``.
+        job: the id of the job that created it.
         parent: the version that it was trained from.
-        label_config: of the project when it was made.
-        values: what ``fit`` set, its ancestors' values included.
-        afresh: whether the modules of the backend's directory must be loaded afresh,
-            since what they learned lives in another process.
+        label_config: of the project at that time.
+        values: set by ``fit``, including those of its ancestors.
+        afresh: whether servers must reload the modules of the backend's directory:
+            classes of ``label_studio_ml`` may keep what they learn in module globals.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -48,7 +48,7 @@ class Version(BaseModel):
     afresh: bool = False
 
     def public(self, *, active: bool) -> dict[str, Any]:
-        """What a client sees."""
+        """The version as clients see it."""
         return {
             "version": self.version,
             "tag": self.tag,
@@ -63,10 +63,10 @@ class Pointer(BaseModel):
     """Which version of a project serves.
 
     Attributes:
-        version: None for the base, the model as it is before any training.
-        pinned: whether later versions are made without being promoted.
-        moves: how often the pointer moved.
-        history: versions that served before, the last one last.
+        version: None for the base version, the model before any training.
+        pinned: whether later versions are stored without being promoted.
+        moves: how often the pointer has moved.
+        history: versions that served before, oldest first.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -78,19 +78,19 @@ class Pointer(BaseModel):
 
 
 def promote(change: Change, project: Project, version: Version) -> str | None:
-    """Store a version that was checked, and let it serve unless another one is pinned.
+    """Store a checked version, and make it serve unless another version is pinned.
 
     Returns:
-        What is worth knowing: that it does not serve, and why.
+        Why it does not serve; None if it does.
     """
-    # As set() stores values: pydantic makes null of NaN, and refuses lone surrogates.
+    # Plain json, as for set(): pydantic turns NaN into null and rejects surrogates.
     stored = json.dumps(version.model_dump())
     change.put(version_key(project, version.version), stored)
     pointer = parsed_pointer(change.get(pointer_key(project)))
     if pointer.pinned:
         return (
-            f"{version.version} was made, but {pointer.version or 'the base'} is pinned"
-            " and goes on serving"
+            f"{version.version} was stored, but {pointer.version or 'the base'} is "
+            "pinned and keeps serving"
         )
     move(change, project, version.version)
     return None
@@ -99,7 +99,7 @@ def promote(change: Change, project: Project, version: Version) -> str | None:
 def move(
     change: Change, project: Project, version: str | None, *, pinned: bool = False
 ) -> Pointer:
-    """Point at a version that is there, and bring back the values that belong to it."""
+    """Point to an existing version, and restore the values that belong to it."""
     pointer = parsed_pointer(change.get(pointer_key(project)))
     old = _values(change, project, pointer.version)
     new = _values(change, project, version)
@@ -131,7 +131,7 @@ def _values(change: Change, project: Project, version: str | None) -> dict[str, 
 def _copy(
     change: Change, source: tuple[str | int, ...], target: tuple[str | int, ...]
 ) -> None:
-    """Copy a value; where there is none, there is none afterwards."""
+    """Copy a value; delete the target if the source is absent."""
     found = change.get(key_of(*source))
     if found is None:
         change.delete(key_of(*target))
@@ -140,26 +140,26 @@ def _copy(
 
 
 def parsed_version(found: str) -> Version:
-    """A version as it was stored."""
+    """A stored version."""
     return Version.model_validate(json.loads(found))
 
 
 def base_of(change: Change, project: Project) -> str | None:
-    """The base's own name, if the class has said it."""
+    """The base version's name, if the class has set it."""
     found = change.get(key_of("value", *identify(project), "model_version"))
     return None if found is None else str(json.loads(found))
 
 
 def parsed_pointer(found: str | None) -> Pointer:
-    """A pointer as it was stored; at the base where none was."""
+    """A stored pointer; to the base version if none was stored."""
     return Pointer() if found is None else Pointer.model_validate_json(found)
 
 
 def pointer_key(project: Project) -> str:
-    """Where a project's pointer is kept."""
+    """The state's key of a project's pointer."""
     return key_of("pointer", *identify(project))
 
 
 def version_key(project: Project, version: str) -> str:
-    """Where a version is kept."""
+    """The state's key of a version."""
     return key_of("version", *identify(project), version)

@@ -1,4 +1,4 @@
-"""Weights of model versions: where they are, and how it is known they are whole."""
+"""Weights of model versions: where they are stored, and how they are verified."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _PART = rf"[a-z0-9](?:[a-z0-9._-]{{0,{_TAG_LENGTH - 2}}}[a-z0-9])?"
 _TAG = re.compile(rf"(?P<name>{_PART}):(?P<version>{_PART})")
 
 Manifest = dict[str, tuple[int, str]]
-"""Files below a directory, as POSIX paths: their size in bytes and SHA-256."""
+"""Relative POSIX path of each file -> its size in bytes and SHA-256."""
 
 
 class Saved(NamedTuple):
-    """Weights as they were written.
+    """Stored weights.
 
     Attributes:
         tag: in the model store, ``name:version``.
         path: their directory.
-        manifest: what must be in it.
+        manifest: the files in it.
     """
 
     tag: str
@@ -38,13 +38,13 @@ class Saved(NamedTuple):
 
 
 class Weights(Protocol):
-    """Keeps weights; filled by ``adapters.bentoml_models``."""
+    """Stores weights; implemented by ``adapters.bentoml_models``."""
 
     def writing(self) -> AbstractContextManager[Path]:
-        """A new directory to write weights into; gone after the block, unless kept.
+        """A new directory to write weights into, deleted after the block unless kept.
 
         Raises:
-            WeightsError: if the disk is full, or the store can not be written.
+            WeightsError: if the disk is full or the store is not writable.
         """
 
     def keep(
@@ -55,88 +55,87 @@ class Weights(Protocol):
         labels: Mapping[str, str],
         metadata: Mapping[str, Any],
     ) -> Saved:
-        """Store what was written under a tag, and in the repository if there is one.
+        """Store the written weights under a tag, and in the repository if there is one.
 
         Args:
-            directory: of ``writing``, whose block has not ended; it moves away.
-            name: as ``store_name`` gives it.
-            version: of a tag that is not there yet; lowercase.
+            directory: from ``writing``, still inside its block; it is moved.
+            name: from ``store_name``.
+            version: lowercase; the tag must not exist yet.
             labels: for people and BentoML.
-            metadata: likewise, of JSON's types.
+            metadata: for people and BentoML; JSON values only.
 
         Raises:
-            WeightsError: if the disk is full, the store or the repository can not be
-                written, or there is no file. Then nothing is in the store.
+            WeightsError: if the directory is empty, the disk is full, or the store or
+                the repository is not writable. Then the store is unchanged.
         """
 
     def find(self, tag: str, manifest: Manifest) -> Path:
-        """The directory of weights, pulled if they are not here or not whole.
+        """The directory of weights, pulled from the repository if missing or damaged.
 
-        Every file is read once per process to find that out, and not again.
+        Every file is verified once per process.
 
         Raises:
-            WeightsError: if they are nowhere, or not whole anywhere.
+            WeightsError: if no undamaged copy exists.
         """
 
     def delete(self, tag: str) -> None:
-        """Remove weights here and in the repository, half-written ones too.
-
-        Nothing happens if there are none.
+        """Delete weights from store and repository, if they exist, complete or not.
 
         Raises:
-            WeightsError: if the store or the repository can not be written.
+            WeightsError: if the store or the repository is not writable.
         """
 
     def tags(self, name: str) -> list[str]:
-        """The tags of a name, whole or not."""
+        """The tags of a name, including incomplete ones."""
 
     def sweep(
         self, names: Iterable[str], known: Collection[str], older_than_s: float
     ) -> list[str]:
-        """Remove what killed processes left: weights that no record knows, scraps.
+        """Delete what killed processes left: unregistered weights and temporary files.
 
         Args:
-            names: whose weights are looked at; those of others are let be.
-            known: tags to let be.
-            older_than_s: since their last change. Longer than the time from ``keep``
-                to the record; what is being written is let be at any age.
+            names: only weights of these names are examined.
+            known: tags to keep.
+            older_than_s: minimum seconds since the last change. It must exceed the time
+                between ``keep`` and the registration of a version. Directories that are
+                being written are never deleted.
 
         Returns:
-            The tags removed, and the names of the scraps.
+            The deleted tags and the names of temporary directories.
         """
 
 
 class Repository(Protocol):
-    """Keeps weights for other machines; filled by ``adapters.model_repository``."""
+    """Shares weights with other machines; see ``adapters.model_repository``."""
 
     @property
     def url(self) -> str:
-        """Where it is, without credentials."""
+        """Its URL without credentials."""
 
     def push(self, directory: Path, tag: str) -> None:
         """Store a directory under a tag.
 
         Raises:
-            WeightsError: if the repository can not be written.
+            WeightsError: if the repository is not writable.
         """
 
     def pull(self, tag: str, directory: Path) -> bool:
-        """Write what is stored under a tag into a directory; False if there is none.
+        """Copy the files of a tag into a directory; False if the tag does not exist.
 
         Raises:
-            WeightsError: if it can not be read, or is not whole.
+            WeightsError: if they cannot be read or are damaged.
         """
 
     def delete(self, tag: str) -> None:
-        """Remove what is stored under a tag; nothing happens if there is none.
+        """Delete the files of a tag, if it exists.
 
         Raises:
-            WeightsError: if the repository can not be written.
+            WeightsError: if the repository is not writable.
         """
 
 
 def is_tag(tag: str) -> bool:
-    """Whether a model store takes it for a name and a version."""
+    """Whether a text is ``name:version`` as a model store allows it."""
     return _TAG.fullmatch(tag) is not None
 
 
@@ -144,25 +143,26 @@ def parse_tag(tag: str) -> tuple[str, str]:
     """Name and version of a tag.
 
     Raises:
-        WeightsError: for anything that is no tag, path characters included.
+        WeightsError: if it is not a valid tag, for example because of a ``/``.
     """
     found = _TAG.fullmatch(tag)
     if found is None:
         raise WeightsError(
-            f"{tag[:200]!r} is no tag of a model store: it takes name:version, each of "
-            f"lowercase letters, digits and ._- inside, {_TAG_LENGTH} at most"
+            f"{tag[:200]!r} is not a tag of a model store: write name:version, each of "
+            f"at most {_TAG_LENGTH} lowercase letters, digits, dots and hyphens"
         )
     return found["name"], found["version"]
 
 
 def store_name(backend: str, project: Project) -> str:
-    """The name of a project's weights in the model store: a BentoML tag's.
+    """The name of a project's weights in the model store.
 
-    Lowercase letters, digits and ``._-``, 63 at most; names that would be changed or
-    cut, or that another backend's project could have, end in a hash of the whole.
+    It is valid in a BentoML tag: at most 63 lowercase letters, digits and ``._-``. A
+    name that had to be changed or cut, or that another backend's project could get
+    too, ends in a hash.
     """
     whole = f"{backend}-p{project}"
-    # Project ids are numbers; in others "-p" would not tell where they begin.
+    # Only before a number does "-p" show unambiguously where the id begins.
     is_clean = _CLEAN.fullmatch(backend) and project.id.isdigit()
     if is_clean and len(whole) <= _TAG_LENGTH:
         return whole
@@ -173,10 +173,10 @@ def store_name(backend: str, project: Project) -> str:
 
 
 def manifest_of(directory: Path) -> Manifest:
-    """What is in a directory.
+    """The manifest of a directory.
 
     Raises:
-        WeightsError: if it is empty, or can not be read.
+        WeightsError: if it is empty or cannot be read.
     """
     try:
         files = sorted(path for path in directory.rglob("*") if path.is_file())
@@ -186,18 +186,18 @@ def manifest_of(directory: Path) -> Manifest:
         }
     except OSError as error:
         raise WeightsError(
-            f"the weights in {directory} can not be read: {error}"
+            f"the weights in {directory} cannot be read: {error}"
         ) from error
     if not found:
         raise WeightsError(
             "save_weights() got no file: write the weights into the directory that it "
-            "gives, inside the with block"
+            "returns, inside the with block"
         )
     return found
 
 
 def check_manifest(directory: Path, manifest: Manifest) -> None:
-    """Find out whether every file is there as it was written.
+    """Verify that every file is complete and unchanged.
 
     Raises:
         WeightsError: naming the first file that is not.
@@ -209,12 +209,12 @@ def check_manifest(directory: Path, manifest: Manifest) -> None:
             whole = found == size and _sha256(path) == digest
         except OSError as error:
             raise WeightsError(
-                f"the weights in {directory} are not whole: {error}"
+                f"the weights in {directory} are damaged: {error}"
             ) from error
         if not whole:
             raise WeightsError(
-                f"the weights in {directory} are not whole: {name} has {found} of "
-                f"{size} bytes, or others than were written"
+                f"the weights in {directory} are damaged: {name} has {found} of "
+                f"{size} bytes, or different content"
             )
 
 

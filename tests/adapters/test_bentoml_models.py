@@ -220,7 +220,7 @@ class TestAVersion:
     ) -> None:
         saved = write(models)
 
-        with pytest.raises(WeightsError, match=f"{NAME}:v1 are there already"):
+        with pytest.raises(WeightsError, match=f"{NAME}:v1 already exist"):
             write(models, text="other")
 
         assert models.find(saved.tag, saved.manifest) == saved.path
@@ -244,7 +244,7 @@ class TestAVersion:
     def test_a_version_that_is_no_tag_is_refused(
         self, models: BentoModels, version: str
     ) -> None:
-        with pytest.raises(WeightsError, match="is no tag of a model store"):
+        with pytest.raises(WeightsError, match="is not a tag of a model store"):
             write(models, version)
 
     def test_deleting_what_is_not_there_does_nothing(
@@ -259,7 +259,7 @@ class TestAVersion:
     def test_nothing_outside_of_the_store_can_be_deleted(
         self, models: BentoModels, tag: str
     ) -> None:
-        with pytest.raises(WeightsError, match="is no tag of a model store"):
+        with pytest.raises(WeightsError, match="is not a tag of a model store"):
             models.delete(tag)
 
 
@@ -279,7 +279,7 @@ class TestWhatIsNotWhole:
         else:
             with pytest.raises(WeightsError) as caught:
                 models.find(saved.tag, saved.manifest)
-            assert "are not whole: deep/weights.bin has 7 of 7" in str(caught.value)
+            assert "are damaged: deep/weights.bin has 7 of 7" in str(caught.value)
             assert f"and the model repository {repository.url}" in str(caught.value)
         assert scraps(store) == []
 
@@ -287,7 +287,7 @@ class TestWhatIsNotWhole:
         saved = write(BentoModels(store))
         (saved.path / "deep" / "weights.bin").unlink()
 
-        with pytest.raises(WeightsError, match=r"not whole: .*activate another vers"):
+        with pytest.raises(WeightsError, match=r"damaged: .*activate another vers"):
             BentoModels(store).find(saved.tag, saved.manifest)
 
     def test_the_files_are_read_once_per_process(self, models: BentoModels) -> None:
@@ -377,7 +377,7 @@ class TestTheRepository:
         elsewhere = tmp_path / "elsewhere" / "models"
         models = BentoModels(elsewhere, repository)
 
-        with pytest.raises(WeightsError, match="are not whole: deep/weights"):
+        with pytest.raises(WeightsError, match="are damaged: deep/weights"):
             models.find(saved.tag, saved.manifest)
         assert models.tags(NAME) == []
         assert scraps(elsewhere) == []
@@ -392,8 +392,8 @@ class TestTheRepository:
             BentoModels(store, repository).find(saved.tag, saved.manifest)
         assert str(caught.value) == (
             f"the weights {saved.tag} are not in the model store {store}, and the "
-            f"model repository {repository.url} has none: activate another version, "
-            "or train"
+            f"model repository {repository.url} has no copy: activate another version, "
+            "or train again"
         )
 
     def test_a_version_that_was_not_pushed_is_not_kept(
@@ -408,13 +408,13 @@ class TestTheRepository:
         assert scraps(store) == []
 
     def test_deleting_removes_the_copy_too(
-        self, store: Path, repository: ModelRepository
+        self, store: Path, repository: ModelRepository, tmp_path: Path
     ) -> None:
         models = BentoModels(store, repository)
         saved = write(models)
         models.delete(saved.tag)
 
-        assert not repository.exists(saved.tag)
+        assert not repository.pull(saved.tag, tmp_path / "pulled")
         assert models.tags(NAME) == []
 
 

@@ -87,7 +87,7 @@ def test_a_version_is_shown_in_full(place: Place) -> None:
     base = place.said("versions", "show", "1", "learner-0")
     assert "the base model, not trained here" in base
     assert place.refused("versions", "show", "1", "v3") == (
-        f"project {ONE} has no version 'v3': `lsml-bento versions list` shows them"
+        f"project {ONE} has no version 'v3': see `lsml-bento versions list`"
     )
 
 
@@ -109,14 +109,14 @@ def test_a_version_is_activated_pinned_and_rolled_back(place: Place) -> None:
 
 def test_what_does_not_exist_is_an_error(place: Place) -> None:
     assert place.refused("versions", "activate", "1", "v9") == (
-        f"project {ONE} has no version 'v9': `lsml-bento versions list` shows them"
+        f"project {ONE} has no version 'v9': see `lsml-bento versions list`"
     )
     assert place.refused("versions", "list", "7").startswith(
         "project '7' is not known here: connect the backend in Label Studio first"
     )
     assert place.refused("versions", "rollback") == (
-        f"project {ONE} had no other version before the base: `lsml-bento versions "
-        "list` shows all"
+        f"project {ONE} had no other version before the base: see `lsml-bento versions "
+        "list`"
     )
 
 
@@ -126,7 +126,7 @@ def test_a_version_is_deleted_with_its_weights_after_confirmation(place: Place) 
     stored = store_name("learner", ONE)
 
     assert place.refused("versions", "delete", "1", "v2", "--yes") == (
-        f"the version 'v2' of project {ONE} serves: activate another one first"
+        f"version 'v2' of project {ONE} is serving: activate another version first"
     )
     asked = place.process("versions", "delete", "1", "v1")
     assert asked.returncode == 1

@@ -446,7 +446,7 @@ class TestFailures:
         job = home.train(Learner)
 
         assert job.note == (
-            f"{job.version} was made, but {first} is pinned and goes on serving"
+            f"{job.version} was stored, but {first} is pinned and keeps serving"
         )
         assert home.active.version == first
         assert len(home.stored) == 2

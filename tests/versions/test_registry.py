@@ -148,7 +148,7 @@ class TestTheOneThatServes:
 
         [said] = promoted(state, "v3")
 
-        assert said == "v3 was made, but v1 is pinned and goes on serving"
+        assert said == "v3 was stored, but v1 is pinned and keeps serving"
         assert versions.pointer(ONE).version == "v1"
         assert names(versions.all(ONE)).count("v3") == 1
         versions.activate(ONE, "v1")
@@ -159,7 +159,7 @@ class TestTheOneThatServes:
         versions.activate(ONE, "base", pin=True)
 
         assert promoted(state, "v1") == [
-            "v1 was made, but the base is pinned and goes on serving"
+            "v1 was stored, but the base is pinned and keeps serving"
         ]
 
     @pytest.mark.parametrize("name", ["nonsense", "", "v1\x1f", "v" * 1_000])
@@ -284,7 +284,7 @@ class TestDeleting:
         promoted(state, "v1", "v2")
         versions.activate(ONE, "v1", pin=True)
 
-        with pytest.raises(VersionInUse, match=r"'v1' of project 1\.100 serves"):
+        with pytest.raises(VersionInUse, match=r"'v1' of project 1\.100 is serving"):
             versions.delete(ONE, "v1")
         assert versions.delete(ONE, "v2").version == "v2"
         assert names(versions.all(ONE)) == ["v1"]
@@ -341,7 +341,7 @@ class TestRaces:
             lease, "v1", {}, also=lambda change: promote(change, ONE, made("v1"))
         )
 
-        assert job.note == "v1 was made, but the base is pinned and goes on serving"
+        assert job.note == "v1 was stored, but the base is pinned and keeps serving"
         assert names(versions.all(ONE)) == ["v1"]
 
     def test_a_run_that_lost_its_job_promotes_nothing(

@@ -92,7 +92,7 @@ class TestManifest:
         [
             (b"weights" * 399_999, "model.bin has 2799993 of 2800000 bytes"),
             (b"", "model.bin has 0 of 2800000 bytes"),
-            (b"Weights" + b"weights" * 399_999, "or others than were written"),
+            (b"Weights" + b"weights" * 399_999, "or different content"),
             (b"weights" * 400_000 + b"!", "model.bin has 2800001 of 2800000 bytes"),
         ],
     )
@@ -102,16 +102,16 @@ class TestManifest:
         manifest = manifest_of(directory)
         (directory / "model.bin").write_bytes(content)
 
-        with pytest.raises(WeightsError, match=f"are not whole: .*{said}"):
+        with pytest.raises(WeightsError, match=f"are damaged: .*{said}"):
             check_manifest(directory, manifest)
 
     def test_a_missing_file_or_directory_is_found(self, directory: Path) -> None:
         manifest = manifest_of(directory)
         (directory / "empty").unlink()
 
-        with pytest.raises(WeightsError, match=r"are not whole: .*No such file.*empty"):
+        with pytest.raises(WeightsError, match=r"are damaged: .*No such file.*empty"):
             check_manifest(directory, manifest)
-        with pytest.raises(WeightsError, match="are not whole"):
+        with pytest.raises(WeightsError, match="are damaged"):
             check_manifest(directory / "elsewhere", manifest)
 
     def test_nothing_written_is_said(self, tmp_path: Path) -> None:
