@@ -1,4 +1,4 @@
-"""``LabelStudioMLBase``: the one class that a user writes."""
+"""``LabelStudioMLBase``, the base class of a user's model."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def predict_fn(function: _Function) -> _Function:
-    """Make ``function(tasks, context, helper=model)`` the module's predict."""
+    """Decorate ``function(tasks, context, helper=model)`` to use it as ``predict``."""
     setattr(function, PREDICT_MARK, True)
     return function
 
 
 def update_fn(function: _Function) -> _Function:
-    """Make ``function(event, data, helper=model)`` the module's fit."""
+    """Decorate ``function(event, data, helper=model)`` to use it as ``fit``."""
     setattr(function, UPDATE_MARK, True)
     return function
 
@@ -90,11 +90,11 @@ def current_media() -> Media | None:
 
 
 class LabelStudioMLBase:
-    """A model behind Label Studio: subclass it and write ``predict``.
+    """A model for Label Studio: subclass it and write ``predict``.
 
     An object serves one project with one label config and is kept between requests.
-    ``setup`` runs once when it is made, then ``load``, then ``predict`` as often as
-    tasks come, in batches.
+    ``setup`` runs once when the object is created, then ``load``, then ``predict`` for
+    each batch of tasks.
 
     Attributes:
         project_id: the project's id as Label Studio shows it.
@@ -111,16 +111,16 @@ class LabelStudioMLBase:
     )
 
     training: ClassVar[TrainingPolicy] = TrainingPolicy()
-    """How a burst of annotations becomes one ``fit``."""
+    """When annotations lead to a ``fit``."""
 
     thread_safe: ClassVar[bool] = False
-    """Whether one object may run ``predict`` in several threads at a time."""
+    """Whether several threads may call ``predict`` of one object at the same time."""
 
     share_loaded: ClassVar[bool] = True
-    """Whether what ``load`` set on one object may be set on others of the same weights.
+    """Whether objects with the same weights share the attributes that ``load`` sets.
 
-    Turn it off if ``load`` depends on the project or its label config, or fills in
-    place what ``setup`` made.
+    Turn it off if ``load`` depends on the project or its label config, or modifies
+    objects that ``setup`` created.
     """
 
     label_interface: LabelInterface
@@ -134,12 +134,12 @@ class LabelStudioMLBase:
         label_config: str | None = None,
         **_: Any,
     ) -> None:
-        """Used by the server; an object made by hand keeps its state in memory.
+        """Called by the server. An object created by hand keeps its state in memory.
 
         Args:
             project_id: the project's id.
             label_config: the XML of its label config.
-            _: what older versions of the class passed; not used.
+            _: arguments of older versions of the class; ignored.
 
         Raises:
             LabelConfigError: if the label config does not parse.
@@ -151,36 +151,37 @@ class LabelStudioMLBase:
         self.train_output: dict[str, Any] = {}  # classes of label_studio_ml 1.0 read it
         self.use_label_config(label_config or EMPTY)
         self.setup()
-        # Stored last: while setup() runs, no version of a new project is known.
+        # Stored last: until setup() has run, a new project has no known version.
         stored = self._lsml.state.read(self._lsml.project).get("model_version")
         self.set("model_version", stored or self.INITIAL_MODEL_VERSION)
 
     # What a user writes
 
     def setup(self) -> None:
-        """Prepare the object; ``self.set("model_version", ..)`` names its version."""
+        """Prepare the object; ``self.set("model_version", ...)`` names its version."""
 
     def load(self, weights: Path | None) -> None:
-        """Read the weights of the version that serves.
+        """Load the weights of the serving version.
 
         Args:
-            weights: the version's directory, None before the first training.
+            weights: the version's directory; None before the first training.
         """
 
     def predict(
         self, tasks: list[Task], context: Context | None = None, **kwargs: Any
     ) -> ModelResponse | list[Any] | None:
-        """Predictions for the tasks, in their order.
+        """Predict the tasks, in their order.
 
         Args:
-            tasks: B tasks of one project; the list and its tasks are yours to change.
-            context: ``{"result": [region, ..]}`` when an annotator waits for a
+            tasks: B tasks of one project; you may modify the list and its tasks.
+            context: ``{"result": [region, ...]}`` when an annotator waits for a
                 suggestion, else None.
-            kwargs: the other entries of Label Studio's ``params``: ``login``, ..
+            kwargs: the other entries of Label Studio's ``params``, such as ``login``.
 
         Returns:
-            A ``ModelResponse``, or a list of B entries, each a prediction (dict or
-            ``PredictionValue``), a list of predictions, or None. None for all: none.
+            A ``ModelResponse``, or a list of B entries: each a prediction (a dict or a
+            ``PredictionValue``), a list of predictions, or None for no prediction. None
+            in place of the list means no predictions at all.
         """
         function = type(self)._predict_function
         if function is None:
@@ -191,14 +192,14 @@ class LabelStudioMLBase:
         return returned
 
     def fit(self, event: str, data: dict[str, Any], **kwargs: Any) -> Any:
-        """Learn from annotations; runs in a process of its own, one at a time.
+        """Learn from annotations. Runs in its own process, one at a time per project.
 
-        What ``set`` gets here is seen by others once the job succeeded. A return value
-        is kept nowhere: write weights into the directory of ``save_weights``.
+        Values that ``set`` stores here become visible when the job succeeds. The return
+        value is discarded: write weights into the directory of ``save_weights``.
 
         Args:
             event: the action of a webhook, such as ``"ANNOTATION_CREATED"``.
-            data: its body without ``action``.
+            data: the webhook's body without ``action``.
             kwargs: ``job_id``.
         """
         function = type(self)._update_function
@@ -209,57 +210,62 @@ class LabelStudioMLBase:
     # What fit uses
 
     def annotated_tasks(self) -> Iterator[Task]:
-        """The project's annotated tasks, one after the other.
+        """Iterate over the project's annotated tasks.
 
-        From Label Studio's API where ``LABEL_STUDIO_URL`` and ``LABEL_STUDIO_API_KEY``
-        are set, else from what its webhooks brought. A task is ``{"id", "data",
-        "annotations": [{"id", "result", "updated_at", ..}]}``; skipped annotations are
-        left out, and tasks that have no other.
+        They come from Label Studio's API if ``LABEL_STUDIO_URL`` and
+        ``LABEL_STUDIO_API_KEY`` are set, else from the stored annotations of its
+        webhooks. A task is ``{"id", "data", "annotations": [{"id", "result",
+        "updated_at", ...}]}``. Skipped annotations are left out, and so are tasks
+        without any other annotation.
 
         Raises:
-            NotTraining: outside of the ``fit`` of a job.
-            TrainingError: if Label Studio can not be read.
+            NotTraining: outside of a job's ``fit``.
+            TrainingError: if Label Studio cannot be read.
         """
         return self._lsml.run.annotated_tasks()
 
     def report(self, progress: float | None = None, **metrics: float) -> None:
-        """Show on the job how far it is.
+        """Report the job's progress and metrics.
 
         Args:
             progress: 0 to 1.
-            metrics: numbers by name; the last one of a name is shown.
+            metrics: numbers by name; a later number replaces an earlier one.
 
         Raises:
-            TypeError: if one is not a number.
+            TypeError: if a metric is not a number.
         """
         done = None if progress is None else min(1.0, max(0.0, float(progress)))
         self._lsml.run.report(done, _numbers(metrics))
 
     @property
     def should_stop(self) -> bool:
-        """Whether the job was cancelled; its process is killed a few seconds later."""
+        """Whether the job was cancelled; its process is killed a few seconds later.
+
+        Check it in long loops, then return.
+        """
         return self._lsml.run.should_stop
 
     @property
     def events(self) -> list[TrainingEvent]:
-        """The (action, annotation id) of all events that the job gathered."""
+        """The (action, annotation id) of all events that the job combines."""
         return self._lsml.run.events
 
     def save_weights(
         self, metrics: Mapping[str, float] | None = None
     ) -> AbstractContextManager[Path]:
-        """A directory to write weights into, that become a version.
+        """A directory to write the weights of a new version into.
 
-        ``with self.save_weights(metrics={"f1": 0.91}) as directory: ..``. When ``fit``
-        returns, the weights are loaded, a sample is predicted, and the version serves.
-        The last block of a ``fit`` counts; one that raises leaves nothing behind.
+        ``with self.save_weights(metrics={"f1": 0.91}) as directory: ...``. When ``fit``
+        returns, the weights are loaded and predict a sample, then the version serves.
+        If ``fit`` uses several blocks, the last one counts. A block that raises leaves
+        nothing behind.
 
         Args:
-            metrics: the version's, shown in lists.
+            metrics: of the version, shown in lists.
 
         Raises:
-            NotTraining: outside of the ``fit`` of a job.
-            WeightsError: if the block wrote nothing, or the disk is full.
+            NotTraining: outside of a job's ``fit``.
+            WeightsError: if the block wrote no file, or the disk is full.
             TypeError: if a metric is not a number.
         """
         return self._lsml.run.save_weights(_numbers(metrics or {}))
@@ -267,10 +273,10 @@ class LabelStudioMLBase:
     # State
 
     def get(self, key: str) -> Any:
-        """The value of a key in this project's state, None if it was never set.
+        """The value of a key in this project's state; None if it was never set.
 
         Raises:
-            StateError: if the state did not answer.
+            StateError: if the state did not respond.
         """
         if key == "label_config":
             return self._label_config
@@ -282,11 +288,11 @@ class LabelStudioMLBase:
         return value
 
     def set(self, key: str, value: Any) -> None:
-        """Set a key in this project's state, for every process at once.
+        """Set a key in this project's state; every process sees it at once.
 
         Raises:
             StateError: if the state could not be written.
-            TypeError: if the value is not JSON.
+            TypeError: if JSON cannot hold the value.
         """
         if key == "model_version":
             value = "" if value is None else str(value)
@@ -304,7 +310,7 @@ class LabelStudioMLBase:
     # The label config
 
     def use_label_config(self, label_config: str) -> None:
-        """Parse a label config and make it this object's.
+        """Parse a label config and use it for this object.
 
         Raises:
             LabelConfigError: if it does not parse.
@@ -317,12 +323,11 @@ class LabelStudioMLBase:
 
     @property
     def label_config(self) -> str:
-        """The XML of the label config."""
         return self._label_config
 
     @property
     def parsed_label_config(self) -> dict[str, Any]:
-        """``{from_name: {"type", "to_name", "inputs", "labels", ..}}``."""
+        """``{from_name: {"type", "to_name", "inputs", "labels", ...}}``."""
         return parse_tags(self._label_config)
 
     def get_first_tag_occurence(
@@ -332,13 +337,13 @@ class LabelStudioMLBase:
         name_filter: Callable[[str], bool] | None = None,
         to_name_filter: Callable[[str], bool] | None = None,
     ) -> tuple[str, str, str]:
-        """The first control of a type on an object of a type.
+        """The first control of the given types on an object of the given types.
 
         Returns:
-            ``(from_name, to_name, value)``, value being the key of ``task["data"]``.
+            ``(from_name, to_name, value)``; value is a key of ``task["data"]``.
 
         Raises:
-            ValueError: if the label config has none.
+            ValueError: if the label config has no such control.
         """
         found: tuple[str, str, str] = self.label_interface.get_first_tag_occurence(
             control_type=control_type,
@@ -349,15 +354,15 @@ class LabelStudioMLBase:
         return found
 
     def build_label_map(self, tag_name: str, names: list[str]) -> dict[str, str]:
-        """The labels of the label config by the names that the model knows them by.
+        """Map the model's label names to the labels of the label config.
 
-        A label takes the model names in its ``predicted_values`` (comma separated);
-        where none matches, the model name equal to its own, then the one that differs
-        in case only.
+        A label matches the model's names in its ``predicted_values`` (comma separated).
+        If none matches, it matches an equal name, then a name that differs only in
+        case.
 
         Args:
             tag_name: the name of the control tag.
-            names: the model's names.
+            names: the model's label names.
         """
         by_lower = {name.lower(): name for name in names}
         label_map: dict[str, str] = {}
@@ -378,7 +383,7 @@ class LabelStudioMLBase:
 
     @property
     def model_version(self) -> Version | str | None:
-        """The version that serves: a ``semver.Version`` where it is one."""
+        """The serving version, as a ``semver.Version`` if possible."""
         version = self.get("model_version")
         try:
             return Version.parse(version)
@@ -386,7 +391,7 @@ class LabelStudioMLBase:
             return str(version) if version is not None else None
 
     def bump_model_version(self) -> Version:
-        """Raise the minor version and return the new one.
+        """Increment the minor version and return the new version.
 
         Raises:
             ValueError: if the version is not a semantic version.
@@ -395,7 +400,7 @@ class LabelStudioMLBase:
         if not isinstance(version, Version):
             raise ValueError(
                 f"the model version {version!r} is not a semantic version such as "
-                '"0.1.0": name the next one with set("model_version", ..)'
+                '"0.1.0": set the next one with set("model_version", ...)'
             )
         bumped: Version = version.bump_minor()
         self.set("model_version", str(bumped))
@@ -403,7 +408,7 @@ class LabelStudioMLBase:
 
     @property
     def extra_params(self) -> Any:
-        """The "extra params" of Label Studio's model settings; ``{}`` without any."""
+        """The "extra params" of Label Studio's model settings; ``{}`` if empty."""
         return parse_extra_params(self.get("extra_params"))
 
     def set_extra_params(self, extra_params: Any) -> None:
@@ -440,19 +445,19 @@ class LabelStudioMLBase:
         *args: Any,
         **kwargs: Any,
     ) -> str:
-        """The path of a local copy of a file that task data names.
+        """The path of a local copy of a file that task data refers to.
 
         Args:
-            url: as it stands in task data.
-            project_dir: a directory with Label Studio's ``upload`` directory in it.
+            url: from task data.
+            project_dir: a directory that contains Label Studio's ``upload`` directory.
             ls_host: ``LABEL_STUDIO_URL`` by default.
             ls_access_token: ``LABEL_STUDIO_API_KEY`` by default.
-            task_id: needed for files in cloud storages.
-            args: not used.
+            task_id: needed for files in cloud storage.
+            args: ignored.
             kwargs: further options of label-studio-sdk's ``get_local_path``.
 
         Raises:
-            MediaError: if the file can not be read or must not be.
+            MediaError: if the file cannot be read, or reading it is not allowed.
         """
         return self._lsml.media.local_path(
             url,
@@ -466,15 +471,15 @@ class LabelStudioMLBase:
     def preload_task_data(
         self, task: Task, value: Any = None, read_file: bool = True
     ) -> Any:
-        """Task data with the content, or the path, of each file that it names.
+        """Replace the URLs in task data by the files' contents or paths.
 
         Args:
-            task: whose ``id`` is used for cloud storages.
-            value: any part of ``task["data"]``; the whole of it by default.
-            read_file: False for the path in place of the text.
+            task: its ``id`` is used for files in cloud storage.
+            value: any part of ``task["data"]``; all of it by default.
+            read_file: False to insert paths in place of contents.
 
         Raises:
-            MediaError: if a file can not be read or must not be.
+            MediaError: if a file cannot be read, or reading it is not allowed.
         """
         if value is None:
             value = task.get("data")
@@ -496,32 +501,32 @@ class LabelStudioMLBase:
 
 
 def rules_of(model: type[LabelStudioMLBase], *, each_event: bool) -> TrainingRules:
-    """When a class learns.
+    """The training rules of a class.
 
     Args:
         model: the class.
-        each_event: whether every event is a job of its own.
+        each_event: whether every event becomes its own job.
     """
     own = model.fit is not LabelStudioMLBase.fit or model._update_function is not None
     return TrainingRules(own, tuple(model.TRAIN_EVENTS), model.training, each_event)
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers out of numpy and torch too; what is not finite as None."""
+    """Metrics as floats, also from numpy and torch; None for inf and nan."""
     found: dict[str, float | None] = {}
     for name, value in values.items():
         try:
             number = float(value)
         except (TypeError, ValueError) as error:
             raise TypeError(
-                f"the metric {name!r} is a {type(value).__name__}: give a number"
+                f"the metric {name!r} is a {type(value).__name__}: pass a number"
             ) from error
         found[name] = number if math.isfinite(number) else None
     return found
 
 
 def parse_extra_params(value: Any) -> Any:
-    """Extra params as sent: text that holds JSON is parsed, other text stays text."""
+    """Extra params as sent: JSON text is parsed, any other text stays text."""
     if not value:
         return {}
     if not isinstance(value, str):

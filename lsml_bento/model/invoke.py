@@ -1,4 +1,4 @@
-"""Calling the user's ``predict``: what it gets, and what its failures mean."""
+"""Calls the user's ``predict`` and classifies its failures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LASTING = re.compile(
     "device-side assert|illegal memory access|illegal instruction|misaligned address|"
     "unspecified launch failure|launch timed out|hardware stack error|uncorrectable ECC"
 )
-"""Errors after which CUDA answers nothing else to this process.
+"""Errors after which this process cannot use CUDA any more.
 
 Source: CUDA's runtime API, ``cudaError_t``: "the process must be terminated".
 """
@@ -37,12 +37,12 @@ def call(
     params: dict[str, Any],
     context: Context | None,
 ) -> object:
-    """What ``predict`` returns for a copy of the tasks.
+    """Call ``predict`` with a copy of the tasks.
 
     Raises:
-        OutOfMemory: if the GPU's memory did not suffice.
-        DeviceLost: if the GPU can not be used any more.
-        Exception: whatever it raised.
+        OutOfMemory: if the GPU's memory is too small.
+        DeviceLost: if this process cannot use the GPU any more.
+        Exception: whatever ``predict`` raised.
     """
     arguments = {**params, "context": context}
     tasks = _copied(tasks)
@@ -53,36 +53,36 @@ def call(
         raise
     except BaseException as error:
         if _is_out_of_memory(error):
-            # The frames of the failed call still hold its tensors.
+            # The frames of the failed call still reference its tensors.
             traceback.clear_frames(error.__traceback__)
             _free_memory()
             raise OutOfMemory(
-                f"the GPU's memory does not hold {len(tasks)} tasks: lower "
+                f"the GPU's memory is too small for {len(tasks)} tasks: lower "
                 "LSML_MAX_BATCH_SIZE"
             ) from error
         if "CUDA error" in str(error) and _LASTING.search(str(error)):
             _device_is_lost.set()
             raise DeviceLost(
-                f"the GPU can not be used by this process any more: {locate(error)}"
+                f"this process cannot use the GPU any more: {locate(error)}"
             ) from error
         if isinstance(error, Exception) and not isinstance(error, StopIteration):
             raise
-        # asyncio takes these for its own: a future can not even hold a StopIteration.
+        # asyncio would treat these as its own; a future cannot hold a StopIteration.
         raise ModelError(f"predict() raised {locate(error)}") from error
     finally:
         current_runtime.reset(token)
 
 
 def is_device_lost() -> bool:
-    """Whether a call failed in a way that only another process gets over."""
+    """Whether a call failed so that only a new process can use the GPU again."""
     return _device_is_lost.is_set()
 
 
 def try_sample(model: LabelStudioMLBase, task: Task) -> None:
-    """Find out whether a model object predicts a task.
+    """Check that a model object can predict a task.
 
     Raises:
-        ModelError: saying why it does not. A file that can not be read is no reason.
+        ModelError: if it cannot. An unreadable file does not count.
     """
     try:
         found = render(call(model, [task], {}, None), 1, "")[0]
@@ -94,13 +94,13 @@ def try_sample(model: LabelStudioMLBase, task: Task) -> None:
         raise
     except Exception as error:
         raise ModelError(
-            f"{type(model).__name__} does not predict task {task.get('id')!r:.50}: "
+            f"{type(model).__name__} cannot predict task {task.get('id')!r:.50}: "
             f"{locate(error)}"
         ) from error
 
 
 def _accepted(predict: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that the user's ``predict`` takes."""
+    """The arguments that the user's ``predict`` accepts."""
     names = _parameters(predict)
     if names is None:
         return arguments
@@ -109,7 +109,7 @@ def _accepted(predict: Callable[..., Any], arguments: dict[str, Any]) -> dict[st
 
 @lru_cache(maxsize=16)
 def _parameters(predict: Callable[..., Any]) -> frozenset[str] | None:
-    """Names that ``predict`` takes; None if it takes all."""
+    """The argument names of ``predict``; None if it accepts any."""
     parameters = inspect.signature(predict).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
@@ -117,7 +117,7 @@ def _parameters(predict: Callable[..., Any]) -> frozenset[str] | None:
 
 
 def _copied(tasks: list[Task]) -> list[Task]:
-    """Tasks that user code may edit: a failed call is repeated with the originals.
+    """A copy that user code may modify: a failed call is repeated with the originals.
 
     marshal copies plain JSON values an order of magnitude faster than deepcopy.
     """

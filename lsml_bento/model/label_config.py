@@ -1,4 +1,4 @@
-"""Label configs, read by Label Studio's own parser and by nothing else."""
+"""Label configs, parsed by Label Studio's own parser only."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from label_studio_sdk.label_interface import LabelInterface
 from lsml_bento.errors import LabelConfigError
 
 EMPTY = "<View/>"
-"""What a project without a label config has."""
+"""The label config of a project that has none."""
 
 
 def parse_label_config(label_config: str) -> LabelInterface:
-    """The label config's controls, objects and labels; a new object at each call.
+    """The label config's controls, objects and labels; a new object for each call.
 
     Args:
         label_config: the XML as Label Studio sends it.
 
     Raises:
-        LabelConfigError: if it is not XML, or declares a document type (Label Studio
-            writes none, and a declared entity may name any file or grow without end).
+        LabelConfigError: if it is not valid, or declares a document type. Label Studio
+            writes none, and an entity could read any file or expand without limit.
     """
     lowered = label_config.lower()
     if "<!doctype" in lowered or "<!entity" in lowered:
@@ -34,11 +34,11 @@ def parse_label_config(label_config: str) -> LabelInterface:
         )
     try:
         return LabelInterface(config=label_config)
-    except Exception as error:  # the parser raises ten kinds of exceptions
+    except Exception as error:  # the parser raises many types
         reason = str(error).split("\n", 1)[0][:200] or type(error).__name__
         raise LabelConfigError(
-            f"the label config does not parse: {reason}; check it in Label Studio "
-            "under Settings > Labeling Interface"
+            f"the label config is invalid: {reason}; check it in Label Studio under "
+            "Settings > Labeling Interface"
         ) from error
 
 
@@ -49,7 +49,7 @@ def _tags(label_config: str) -> dict[str, Any]:
 
 
 def parse_tags(label_config: str) -> dict[str, Any]:
-    """The control tags by name, in the shape of HumanSignal's ``parsed_label_config``.
+    """The control tags by name, in the format of HumanSignal's ``parsed_label_config``.
 
     Returns:
         ``{from_name: {"type", "to_name", "inputs", "labels", "labels_attrs", ...}}``

@@ -1,4 +1,4 @@
-"""Where the user's class comes from, and how it is imported."""
+"""Imports and reloads the user's class."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lsml_bento.model.base_class import (
 from lsml_bento.model.training_policy import TrainingRules
 
 RETRY_AFTER_S = 2.0
-"""How long a failure is answered again before the user's code gets another try."""
+"""Seconds after a failed import until the next attempt."""
 
 ModelClass = type[LabelStudioMLBase]
 
@@ -35,8 +35,8 @@ class ModelSource:
     """The user's class, imported when it is first needed.
 
     Args:
-        target: the class, ``"module:Class"``, or ``"module"`` for the one class in it.
-        directory: put on the import path first; None where the module is found anyway.
+        target: the class, ``"module:Class"``, or ``"module"`` for its only class.
+        directory: added to the import path; None if the module is importable anyway.
     """
 
     def __init__(self, target: str | ModelClass, directory: Path | None = None) -> None:
@@ -49,32 +49,27 @@ class ModelSource:
 
     @property
     def name(self) -> str:
-        """The class's name as far as it is known without an import."""
+        """The class's name, as far as it is known without importing it."""
         if isinstance(self._target, str):
             return class_name(self._target)
         return self._target.__name__
 
     @property
     def target(self) -> str:
-        """The class as text that another process finds it by."""
+        """The class as ``"module:Class"``, for another process."""
         if isinstance(self._target, str):
             return self._target
         return f"{self._target.__module__}:{self._target.__qualname__}"
 
-    @property
-    def directory(self) -> Path | None:
-        """What is put on the import path."""
-        return self._directory
-
-    @cached_property  # which reads files, and is asked with each event
+    @cached_property  # it reads files, and every event needs it
     def is_drop_in(self) -> bool:
-        """Whether it was written for ``label_studio_ml``: each event is a job."""
+        """Whether it was written for ``label_studio_ml``."""
         return self._directory is not None and is_drop_in(self._directory)
 
     @property
     def rules(self) -> TrainingRules | None:
-        """When the class learns; None while it is not imported."""
-        loaded = self._loaded  # without the lock, which an import holds for seconds
+        """The class's training rules; None while it is not imported."""
+        loaded = self._loaded  # without the lock, since an import takes seconds
         if loaded is None and isinstance(self._target, str):
             return None
         loaded = loaded or self.load()
@@ -83,12 +78,12 @@ class ModelSource:
         return self._rules[1]
 
     def load_afresh(self) -> ModelClass:
-        """The class of modules imported anew, those of the directory.
+        """Import the modules of the directory again, and return the new class.
 
-        Objects of the class as it was go on with the modules that they came from.
+        Objects of the old class keep using the old modules.
 
         Raises:
-            ModelImportError: as ``load``; the class as it was stays.
+            ModelImportError: as ``load``; then the old class stays.
         """
         with self._lock:
             if isinstance(self._target, str) and self._directory is not None:
@@ -101,10 +96,10 @@ class ModelSource:
         return self.load()
 
     def load(self) -> ModelClass:
-        """The class. An import that failed is tried again after two seconds.
+        """The class. A failed import is retried after ``RETRY_AFTER_S``.
 
         Raises:
-            ModelImportError: saying which file and line failed.
+            ModelImportError: naming the file and line that failed.
         """
         with self._lock:
             if self._loaded is not None:
@@ -125,28 +120,28 @@ class ModelSource:
         name, _, wanted = self._target.partition(":")
         if self._directory and str(self._directory) not in sys.path:
             sys.path.insert(0, str(self._directory))
-        importlib.invalidate_caches()  # the file may have come since the last try
+        importlib.invalidate_caches()  # the file may be new since the last attempt
         try:
             module = importlib.import_module(name)
         except BaseException as error:
-            # User code may raise SystemExit, which must not end the server.
+            # A SystemExit of user code must not end the server.
             if isinstance(error, KeyboardInterrupt):
                 raise
             raise ModelImportError(
-                f"the module {name!r} does not import: {locate(error)}"
+                f"the module {name!r} cannot be imported: {locate(error)}"
             ) from error
         return _with_functions(_find(module, wanted), module)
 
 
 def _forget_modules(directory: Path) -> dict[str, ModuleType]:
-    """Take the modules of a backend's directory out of the imported ones."""
+    """Remove the modules of a backend's directory from ``sys.modules``."""
     found, root = {}, directory.resolve()
     kept = {"service", *sys.stdlib_module_names, "__main__"}
     is_below = lru_cache(None)(lambda path: path.resolve().is_relative_to(root))
     for name, module in list(sys.modules.items()):
         place = _place(module)
-        # An environment inside the directory holds libraries, not the model; those of
-        # torch.ops, found in "_ops.py", are nowhere.
+        # A virtual environment inside the directory contains libraries, not the model.
+        # The modules of torch.ops have "_ops.py" as their file, which is relative.
         library = "site-packages" in place.parts or not place.is_absolute()
         if library or name.partition(".")[0] in kept or not is_below(place):
             continue
@@ -155,7 +150,7 @@ def _forget_modules(directory: Path) -> dict[str, ModuleType]:
 
 
 def _place(module: ModuleType) -> Path:
-    """The directory that a module was found in; a package's own, if it has no file."""
+    """A module's directory; for a namespace package its own."""
     names = vars(module) if isinstance(module, ModuleType) else {}
     file, paths = names.get("__file__"), list(names.get("__path__") or ())
     return Path(file).parent if file else Path(*paths[:1])
@@ -177,7 +172,7 @@ def _find(module: ModuleType, wanted: str) -> ModelClass:
             return LabelStudioMLBase
         raise ModelImportError(
             f"{module.__name__} has no subclass of LabelStudioMLBase named {wanted!r}; "
-            f"it has: {', '.join(sorted(candidates)) or 'none'}"
+            f"its subclasses: {', '.join(sorted(candidates)) or 'none'}"
         )
     own = [c for c in candidates.values() if c.__module__ == module.__name__]
     leaves = [c for c in own if not any(o is not c and issubclass(o, c) for o in own)]
@@ -188,12 +183,12 @@ def _find(module: ModuleType, wanted: str) -> ModelClass:
     raise ModelImportError(
         f"{module.__name__} has {len(leaves)} subclasses of LabelStudioMLBase"
         f"{': ' + ', '.join(sorted(c.__name__ for c in leaves)) if leaves else ''}; "
-        f'name the one to serve as "{module.__name__}:Class"'
+        f'select one with "{module.__name__}:Class"'
     )
 
 
 def _with_functions(found: ModelClass, module: ModuleType) -> ModelClass:
-    """The class with the functions that ``predict_fn`` and ``update_fn`` marked."""
+    """The class with the functions that ``predict_fn`` and ``update_fn`` decorate."""
     predict = next(_marked(module, PREDICT_MARK), None)
     update = next(_marked(module, UPDATE_MARK), None)
     if predict is None and update is None:
@@ -214,7 +209,7 @@ def _marked(module: ModuleType, mark: str) -> Iterator[Any]:
 def _checked(found: ModelClass) -> ModelClass:
     if inspect.iscoroutinefunction(found.predict):
         raise ModelImportError(
-            f"{found.__name__}.predict is a coroutine: write a plain function, and ask "
-            "for threads=N if it waits on the network"
+            f"{found.__name__}.predict is a coroutine: write a plain function, and set "
+            "threads=N if it waits for the network"
         )
     return found

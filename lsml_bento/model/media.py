@@ -1,4 +1,4 @@
-"""The files that task data names, as paths on this machine."""
+"""Access to the files that task data refers to."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _FILE_PREFIXES = (
 
 
 class Media(Protocol):
-    """Finds or fetches a file; filled by ``adapters.label_studio_media``."""
+    """Opens files; implemented by ``adapters.label_studio_media``."""
 
     def local_path(self, url: str, *, task_id: int | str | None, **options: Any) -> str:
         """The path of a readable local copy.
 
         Args:
-            url: as stored in task data: ``/data/upload/..``, ``s3://..``, ``https://..``.
-            task_id: Label Studio signs links to cloud storages per task.
-            options: ``project_dir``, ``ls_host``, ``ls_access_token`` and what else
-                HumanSignal's ``get_local_path`` takes.
+            url: from task data: ``/data/upload/...``, ``s3://...``, ``https://...``.
+            task_id: Label Studio signs links to cloud storage per task.
+            options: ``project_dir``, ``ls_host``, ``ls_access_token`` and others that
+                HumanSignal's ``get_local_path`` accepts.
 
         Raises:
-            MediaError: if the file can not be read or must not be.
+            MediaError: if the file cannot be read, or reading it is not allowed.
         """
 
     def access_token(self) -> str | None:
@@ -39,19 +39,18 @@ class Media(Protocol):
 
 
 class NoMedia:
-    """Refuses every file: for a class used alone, without a server's settings."""
+    """Reads no files: for a class that is used without a server and its settings."""
 
     def local_path(self, url: str, *, task_id: int | str | None, **options: Any) -> str:
-        """Refuse."""
         raise MediaError(
-            f"no settings say how to read {url[:200]!r}: run under a server"
+            f"{url[:200]!r} cannot be read without a server and its settings: use "
+            "lsml_bento.testing.client_for, or start a server"
         )
 
     def access_token(self) -> str | None:
-        """None."""
         return None
 
 
 def names_a_file(value: str) -> bool:
-    """Whether a text in task data is the address of a file."""
+    """Whether a text in task data is the URL or path of a file."""
     return value.startswith(_FILE_PREFIXES)

@@ -1,4 +1,4 @@
-"""From what ``predict`` returned to the JSON of one slot per task."""
+"""Turns what ``predict`` returned into one JSON entry per task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EMPTY_SLOT = b"[]"
 """No prediction for a task, as Label Studio understands it."""
 
 NOTHING_FOUND = b'{"result":[]}'
-"""No suggestion for an annotator: Label Studio's page reads ``result`` of an object."""
+"""No suggestion for an annotator; Label Studio's page expects an object."""
 
 _SERIALISING = "PydanticSerializationError: Error serializing to JSON: "
 
@@ -35,21 +35,21 @@ Slot = bytes
 def render(
     returned: object, expected: int, model_version: str
 ) -> list[Slot | Exception]:
-    """One slot per task.
+    """One JSON entry per task.
 
     Args:
-        returned: what ``predict`` returned: a ``ModelResponse``, a list with one entry
+        returned: what ``predict`` returned: a ``ModelResponse``, a list with one item
             per task (a dict, a ``PredictionValue``, a list of those, or None), or None
-            or an empty list for no prediction at all.
+            or an empty list for no predictions at all.
         expected: how many tasks it got.
-        model_version: the version that serves; given to every prediction.
+        model_version: the serving version, set in every prediction.
 
     Returns:
-        ``expected`` entries; one that can not be rendered is a ``PredictionError``.
+        ``expected`` entries; a ``PredictionError`` for one that cannot be rendered.
 
     Raises:
-        WrongCount: if the number of entries is another one.
-        PredictionError: if ``returned`` is nothing of the above.
+        WrongCount: if the number of items differs from ``expected``.
+        PredictionError: if ``returned`` is of any other type.
     """
     entries = _entries(returned)
     if not entries:
@@ -60,7 +60,7 @@ def render(
 
 
 def for_annotator(slot: Slot) -> Slot:
-    """The slot as an object: the first of several predictions, or nothing found."""
+    """The entry as one object: the first prediction, or ``NOTHING_FOUND``."""
     if slot == EMPTY_SLOT:
         return NOTHING_FOUND
     return to_json(from_json(slot)[0]) if slot.startswith(b"[") else slot
@@ -77,7 +77,7 @@ def _entries(returned: object) -> Sequence[Any]:
         return returned
     raise PredictionError(
         f"predict() returned {type(returned).__name__}: return a ModelResponse or a "
-        "list with one entry per task"
+        "list with one item per task"
     )
 
 
@@ -85,7 +85,7 @@ def _render_slot(entry: object, model_version: str) -> Slot | Exception:
     try:
         if entry is None:
             return EMPTY_SLOT
-        if isinstance(entry, LsmlError):  # of this task, which the others go on without
+        if isinstance(entry, LsmlError):  # for this task only
             return entry
         if isinstance(entry, (list, tuple)):
             several = [_prediction(one, model_version) for one in entry if one]
@@ -93,13 +93,13 @@ def _render_slot(entry: object, model_version: str) -> Slot | Exception:
         return _json(_prediction(entry, model_version) or [])
     except PredictionError as error:
         return error
-    except Exception as error:  # noqa: BLE001 - objects of the user's do anything
+    except Exception as error:  # noqa: BLE001 - user objects may raise anything
         reason = describe(error).removeprefix(_SERIALISING)
-        return PredictionError(f"a prediction can not be sent as JSON: {reason}")
+        return PredictionError(f"a prediction cannot be sent as JSON: {reason}")
 
 
 def _prediction(entry: object, model_version: str) -> dict[str, Any] | None:
-    """The wire object, or None for a prediction without a ``result``."""
+    """The prediction that Label Studio gets, or None if it has no ``result``."""
     fields: Mapping[str, Any]
     if isinstance(entry, PredictionValue):
         fields = {"result": entry.result, "score": entry.score}
@@ -126,7 +126,7 @@ def _result(result: object) -> object:
         result = [result]
     if not isinstance(result, (list, tuple)):
         return result
-    # Relations stand behind the regions; the SDK's own dump nests them in a list.
+    # Relations follow the regions; the SDK's own dump nests them in a list.
     relations = [
         relation
         for region in result
@@ -149,25 +149,25 @@ def _region(region: object) -> object:
 
 
 def _score(score: object) -> float | None:
-    """A finite number or None: Label Studio loses a batch over any other score."""
+    """A finite number or None: any other score makes Label Studio lose the batch."""
     try:
         number = float(score)  # type: ignore[arg-type]
-    except Exception:  # noqa: BLE001 - a score is an object of the user's
+    except Exception:  # noqa: BLE001 - user objects may raise anything
         return None
     return number if math.isfinite(number) else None
 
 
 def _json(value: object) -> Slot:
     try:
-        # What most predictions are, plain JSON: a third of the time.
+        # Most predictions are plain JSON, for which this is three times as fast.
         return orjson.dumps(value, option=_PLAIN_ONLY)
     except TypeError:
         return to_json(value, inf_nan_mode="null", fallback=_plain)
 
 
 def _plain(value: object) -> object:
-    """Numbers out of numpy and torch, without importing either."""
-    to_list = getattr(value, "tolist", None)  # arrays and scalars of both have it
+    """Numbers of numpy and torch as Python numbers, without importing either."""
+    to_list = getattr(value, "tolist", None)  # arrays and scalars of both
     if callable(to_list):
         return to_list()
-    raise TypeError(f"it holds a value of type {type(value).__name__}")
+    raise TypeError(f"it contains a value of type {type(value).__name__}")

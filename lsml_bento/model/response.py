@@ -1,4 +1,4 @@
-"""What ``predict`` may return, in HumanSignal's words."""
+"""HumanSignal's types of what ``predict`` may return."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class ModelResponse(BaseModel):
     """Predictions for the tasks of one call, in their order.
 
     Attributes:
-        predictions: B entries, each one prediction or a list of them.
-        model_version: kept for models that set it; what Label Studio gets is the
-            version that serves, the same as ``/setup`` names.
+        predictions: B entries, each a prediction or a list of predictions.
+        model_version: for compatibility. Label Studio always gets the serving version,
+            which ``/setup`` names too.
     """
 
     model_config = ConfigDict(protected_namespaces=())
@@ -26,18 +26,17 @@ class ModelResponse(BaseModel):
     predictions: Sequence[SingleTaskPredictions]
 
     def has_model_version(self) -> bool:
-        """Whether a version was set."""
         return bool(self.model_version)
 
     def update_predictions_version(self) -> None:
-        """Give the version to every prediction that has none of its own."""
+        """Set the version of every prediction that has none."""
         for entry in self.predictions:
             for prediction in entry if isinstance(entry, list) else [entry]:
                 if not prediction.model_version:
                     prediction.model_version = self.model_version
 
     def set_version(self, version: str) -> None:
-        """Set the version and give it to every prediction that has none of its own."""
+        """Set the version, also of every prediction that has none."""
         self.model_version = version
         self.update_predictions_version()
 

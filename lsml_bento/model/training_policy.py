@@ -1,4 +1,4 @@
-"""When a class learns, and what ``fit`` reaches of the job that it runs in."""
+"""When a class trains, and what ``fit`` can use of its job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lsml_bento.contract import Task
 from lsml_bento.errors import NotTraining
 
 START_TRAINING = "START_TRAINING"
-"""What Label Studio's button sends, and ``lsml-bento train``."""
+"""The event of Label Studio's "Start training" button and ``lsml-bento train``."""
 
 _SINGULAR = {
     "ANNOTATIONS_CREATED": "ANNOTATION_CREATED",
@@ -22,11 +22,11 @@ _SINGULAR = {
 
 
 class TrainingEvent(NamedTuple):
-    """One of the events that a job gathered.
+    """One of the events that a job combines.
 
     Attributes:
-        action: as Label Studio names it.
-        annotation: the annotation's id; None for an event about something else.
+        action: Label Studio's name for it.
+        annotation: the annotation's id; None if the event is not about an annotation.
     """
 
     action: str
@@ -35,12 +35,12 @@ class TrainingEvent(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingPolicy:
-    """How a burst of annotations becomes one ``fit``.
+    """When annotations lead to a ``fit``: a debounce with a minimum and a limit.
 
     Attributes:
-        min_new_annotations: annotations since the last ``fit`` that are worth one.
-        quiet_s: how long no further annotation may come before it begins.
-        max_wait_s: how long a burst may put it off, from its minimum on.
+        min_new_annotations: how many annotations since the last ``fit`` are needed.
+        quiet_s: seconds without another annotation before ``fit`` starts.
+        max_wait_s: seconds after the minimum is reached until ``fit`` starts anyway.
     """
 
     min_new_annotations: int = 1
@@ -48,28 +48,28 @@ class TrainingPolicy:
     max_wait_s: float = 60.0
 
     def __post_init__(self) -> None:
-        """Check the numbers.
+        """Validate the numbers.
 
         Raises:
-            ValueError: naming the one that means nothing.
+            ValueError: naming the invalid one.
         """
         if self.min_new_annotations < 1:
-            raise ValueError("min_new_annotations is 1 or more")
+            raise ValueError("min_new_annotations must be at least 1")
         for name in ("quiet_s", "max_wait_s"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is 0 or more seconds")
+                raise ValueError(f"{name} must be at least 0 seconds")
 
 
 @dataclass(frozen=True)
 class TrainingRules:
-    """What must be known of a class to make jobs of events.
+    """What the server must know of a class to create jobs from events.
 
     Attributes:
-        trains: whether it has a ``fit`` of its own.
+        trains: whether the class defines ``fit``.
         actions: its ``TRAIN_EVENTS``.
-        policy: how events are gathered.
-        each_event: whether every event is a job, as for ``label_studio_ml``'s classes,
-            whose ``fit`` reads the event and nothing else.
+        policy: when events become a job.
+        each_event: whether every event becomes its own job. So it is for classes of
+            ``label_studio_ml``, whose ``fit`` reads only the event.
     """
 
     trains: bool = True
@@ -83,20 +83,18 @@ class TrainingRules:
     each_event: bool = False
 
     def wants(self, action: str) -> bool:
-        """Whether an event of this action is trained on."""
+        """Whether the class trains on events of this action."""
         if not self.trains or action in self.actions:
             return self.trains
         if self.each_event and action == "ANNOTATIONS_DELETED":
-            return False  # it brings ids only, which no such class expects
+            return False  # it contains ids only, which no such class expects
         return _SINGULAR.get(action) in self.actions
 
     def to_json(self) -> str:
-        """The rules as text."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> TrainingRules:
-        """The rules of a text that ``to_json`` wrote."""
         found = json.loads(text)
         found["policy"] = TrainingPolicy(**found["policy"])
         found["actions"] = tuple(found["actions"])
@@ -104,70 +102,53 @@ class TrainingRules:
 
 
 class Run(Protocol):
-    """The job that a ``fit`` runs in."""
+    """One execution of ``fit`` for a job; see the methods of ``LabelStudioMLBase``."""
 
     @property
-    def job_id(self) -> str:
-        """The job's id."""
+    def job_id(self) -> str: ...
 
     @property
-    def events(self) -> list[TrainingEvent]:
-        """What the job gathered, in order."""
+    def events(self) -> list[TrainingEvent]: ...
 
     @property
-    def should_stop(self) -> bool:
-        """Whether the job was cancelled or ran out of time."""
+    def should_stop(self) -> bool: ...
 
-    def annotated_tasks(self) -> Iterator[Task]:
-        """Tasks with their annotations; the skipped ones are left out."""
+    def annotated_tasks(self) -> Iterator[Task]: ...
 
     def report(
         self, progress: float | None, metrics: Mapping[str, float | None]
-    ) -> None:
-        """Show how far the job is."""
+    ) -> None: ...
 
     def save_weights(
         self, metrics: Mapping[str, float | None]
-    ) -> AbstractContextManager[Path]:
-        """A directory that becomes the version's weights when the block ends."""
+    ) -> AbstractContextManager[Path]: ...
 
 
 class NoRun:
-    """Outside of a job: reports go nowhere, and there is nothing to learn from."""
+    """The run of an object outside of a job: reports are discarded, the rest fails."""
 
     job_id = ""
     should_stop = False
 
     @property
     def events(self) -> list[TrainingEvent]:
-        """None."""
         return []
 
     def annotated_tasks(self) -> Iterator[Task]:
-        """Refuse.
-
-        Raises:
-            NotTraining: always.
-        """
         raise NotTraining(
-            "self.annotated_tasks() has tasks in the fit of a job only: in a test, "
-            "give them with lsml_bento.testing.fit(model, tasks)"
+            "self.annotated_tasks() works only in the fit of a job: in a test, call "
+            "lsml_bento.testing.fit(model, tasks, directory)"
         )
 
     def report(
         self, progress: float | None, metrics: Mapping[str, float | None]
     ) -> None:
-        """Nothing."""
+        pass
 
     def save_weights(
         self, metrics: Mapping[str, float | None]
     ) -> AbstractContextManager[Path]:
-        """Refuse.
-
-        Raises:
-            NotTraining: always.
-        """
         raise NotTraining(
-            "self.save_weights() has a directory in the fit of a job only: in a test, "
-            "call fit through lsml_bento.testing.fit(model, tasks)"
+            "self.save_weights() works only in the fit of a job: in a test, call "
+            "lsml_bento.testing.fit(model, tasks, directory)"
         )

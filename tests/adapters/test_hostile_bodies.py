@@ -76,7 +76,7 @@ POSTS = [
 """Routes of ours that need no body."""
 
 NO_OBJECT = "expected a JSON object, found"
-BAD_PROJECT = 'project: a project is named like "1" or "1.1795426489"'
+BAD_PROJECT = 'project: a project is written as "1" or "1.1795426489"'
 
 
 class TestBodiesThatAreNoJson:
@@ -330,7 +330,7 @@ class TestLabelConfigs:
         answer = blank.post(path, body)
 
         assert answer.status_code == 422
-        assert one_sentence(answer).startswith("the label config does not parse: ")
+        assert one_sentence(answer).startswith("the label config is invalid: ")
 
     @pytest.mark.parametrize(
         "label_config", [BOMB, EXTERNAL, EXTERNAL.lower(), "<!DOCTYPE html><View/>"]

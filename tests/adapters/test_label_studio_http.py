@@ -192,7 +192,7 @@ class TestOlderRoutes:
         answer = echo.post("/validate", {"config": "<View>"})
 
         assert answer.status_code == 422
-        assert one_sentence(answer).startswith("the label config does not parse: ")
+        assert one_sentence(answer).startswith("the label config is invalid: ")
 
     def test_validate_without_a_config_is_refused(self, echo: Client) -> None:
         answer = echo.post("/validate", {"config": 1})

@@ -372,7 +372,8 @@ class TestRestart:
 
         assert str(read.value) == (
             f"the state in Redis at 127.0.0.1:{server.port}/0 could not be read: Redis "
-            "is loading the dataset in memory; wait until Redis has read its data, or "
+            "is loading the dataset in memory; wait until Redis has loaded its data, "
+            "or "
             "check REDIS_URL"
         )
 

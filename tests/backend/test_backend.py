@@ -210,7 +210,7 @@ class TestFailures:
 
         assert [bool(slot) for slot in results] == [True, False, False, True]
         assert (
-            "tasks=2 (1 of 4): a prediction can not be sent as JSON: TypeE"
+            "tasks=2 (1 of 4): a prediction cannot be sent as JSON: TypeE"
             in caplog.text
         )
         assert "tasks=3 (1 of 4): a prediction is a dict or a Pred" in caplog.text
@@ -642,7 +642,8 @@ class TestSetup:
         module.write_text("import json\n\njson.loads('')\n")
         client = serve(f"{module.stem}:Fragile", directory=tmp_path)
         reason = (
-            f"the module {module.stem!r} does not import: JSONDecodeError: Expecting "
+            f"the module {module.stem!r} cannot be imported: JSONDecodeError: "
+            f"Expecting "
             f"value: line 1 column 1 (char 0) ({module.name}, line 3)"
         )
 
@@ -947,7 +948,7 @@ class TestTheWiring:
         settings = Settings.from_env({})
         first = make_backend(ModelSource(Echo), settings, tmp_path, "first")
 
-        with pytest.raises(StateError, match="of the backend 'first' and this one is"):
+        with pytest.raises(StateError, match="of the backend 'first', and this one is"):
             make_backend(ModelSource(Echo), settings, tmp_path, "second")
 
         asyncio.run(first.close())
@@ -970,7 +971,7 @@ class TestStatus:
         assert first["model_version"] == "echo-1"
         assert first["last_error"].startswith("predict() raised ValueError: no bad")
         assert second["model_version"] is None
-        assert second["last_error"].startswith("the label config does not parse: ")
+        assert second["last_error"].startswith("the label config is invalid: ")
 
 
 class TestNumbers:

@@ -63,7 +63,8 @@ def test_the_class_that_service_py_names_is_checked(tmp_path: Path) -> None:
         (
             "class Chooser",
             "import gone\n\n\nclass Chooser",
-            "the module 'model' does not import: ModuleNotFoundError: No module named "
+            "the module 'model' cannot be imported: ModuleNotFoundError: No module "
+            "named "
             "'gone' (model.py, line 4)",
         ),
         (
@@ -101,7 +102,7 @@ def test_a_label_config_that_does_not_parse_is_an_error(tmp_path: Path) -> None:
     config = tmp_path / "my.xml"
     config.write_text("<View>")
     sentence = refused(checked(tmp_path, MODEL, "--label-config", config))
-    assert sentence.startswith("the label config does not parse: ")
+    assert sentence.startswith("the label config is invalid: ")
 
 
 def test_a_missing_label_config_is_an_error(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_a_failing_model_is_reported_with_file_and_line_and_loaded_again(
             assert httpx.get(f"{started.url}/health").json()["status"] == "UP"
 
         answers_and_logs(
-            "the module 'model' does not import: SyntaxError: '(' was never closed "
+            "the module 'model' cannot be imported: SyntaxError: '(' was never closed "
             "(model.py, line 2)"
         )
         write(backend, model=MODEL.replace("self.set(", "1 / 0\n        self.set("))

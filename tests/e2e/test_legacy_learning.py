@@ -194,6 +194,6 @@ def test_a_directory_that_does_not_import_any_more_goes_on_as_it_was(
     say(server, learned, 6, "popular", "popular")
     log = server.log()
     assert "Version not served: " in log
-    assert ": the module 'model' does not import: " in log
+    assert ": the module 'model' cannot be imported: " in log
     answer = httpx.post(f"{server.url}/setup", json=setup_body(), timeout=20)
     assert answer.json() == {"model_version": "popular"}

@@ -50,7 +50,7 @@ def test_a_config_that_does_not_parse_says_why_and_where_to_look(config: str) ->
         parse_label_config(config)
 
     said = str(refused.value)
-    assert said.startswith("the label config does not parse: ")
+    assert said.startswith("the label config is invalid: ")
     assert said.endswith("check it in Label Studio under Settings > Labeling Interface")
     assert len(said) < 400
 

@@ -116,13 +116,14 @@ class TestWhatIsWrong:
         said = reason(write(CLASS.format("One") + CLASS.format("Two"), "Three"))
 
         assert said.endswith(
-            "has no subclass of LabelStudioMLBase named 'Three'; it has: One, Two"
+            "has no subclass of LabelStudioMLBase named 'Three'; its subclasses: One, "
+            "Two"
         )
 
     def test_two_classes_need_a_name(self, write: Callable[..., ModelSource]) -> None:
         said = reason(write(CLASS.format("One") + CLASS.format("Two")))
 
-        assert "has 2 subclasses of LabelStudioMLBase: One, Two; name the one" in said
+        assert "has 2 subclasses of LabelStudioMLBase: One, Two; select one" in said
 
     def test_a_coroutine_is_refused(self, write: Callable[..., ModelSource]) -> None:
         text = CLASS.format("A").replace(
@@ -130,8 +131,8 @@ class TestWhatIsWrong:
         )
 
         assert reason(write(text)) == (
-            "A.predict is a coroutine: write a plain function, and ask for threads=N "
-            "if it waits on the network"
+            "A.predict is a coroutine: write a plain function, and set threads=N "
+            "if it waits for the network"
         )
 
     @pytest.mark.parametrize(
@@ -151,14 +152,15 @@ class TestWhatIsWrong:
         found = reason(source)
 
         lines = len(text.splitlines())
-        assert f"does not import: {said}" in found
+        assert f"cannot be imported: {said}" in found
         assert found.endswith(f"({source.name}.py, line {lines})")
 
     def test_a_module_that_is_not_there_is_said(self, tmp_path: Path) -> None:
         said = reason(ModelSource("no_module_of_that_name:A", tmp_path))
 
         assert said == (
-            "the module 'no_module_of_that_name' does not import: ModuleNotFoundError: "
+            "the module 'no_module_of_that_name' cannot be imported: "
+            "ModuleNotFoundError: "
             "No module named 'no_module_of_that_name'"
         )
 
@@ -249,7 +251,7 @@ class TestLoadingAfresh:
         directory.change()
         directory.write(name, text)
 
-        with pytest.raises(ModelImportError, match=r"does not import"):
+        with pytest.raises(ModelImportError, match=r"cannot be imported"):
             source.load_afresh()
 
         assert source.load() is old

@@ -205,19 +205,19 @@ class TestValues:
     @pytest.mark.parametrize("value", [object(), {"a": {1: object()}}, lambda: 1])
     def test_what_json_can_not_hold_is_said(self, value: object) -> None:
         with pytest.raises(
-            PredictionError, match="can not be sent as JSON: TypeError: "
+            PredictionError, match="cannot be sent as JSON: TypeError: "
         ):
             slot_of({"result": [value]})
 
     def test_a_lone_surrogate_is_said(self) -> None:
-        with pytest.raises(PredictionError, match=r"can not be sent as JSON: .*surrog"):
+        with pytest.raises(PredictionError, match=r"cannot be sent as JSON: .*surrog"):
             slot_of({"result": ["\ud83d"]})
 
     def test_a_value_that_holds_itself_is_said(self) -> None:
         result: list[Any] = []
         result.append(result)
 
-        with pytest.raises(PredictionError, match="can not be sent as JSON"):
+        with pytest.raises(PredictionError, match="cannot be sent as JSON"):
             slot_of({"result": result})
 
     def test_an_object_that_raises_while_it_is_read_costs_its_slot(self) -> None:

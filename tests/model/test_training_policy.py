@@ -25,9 +25,9 @@ class TestPolicy:
     @pytest.mark.parametrize(
         ("values", "said"),
         [
-            ({"min_new_annotations": 0}, "min_new_annotations is 1 or more"),
-            ({"quiet_s": -1}, "quiet_s is 0 or more seconds"),
-            ({"max_wait_s": float("nan")}, "max_wait_s is 0 or more seconds"),
+            ({"min_new_annotations": 0}, "min_new_annotations must be at least 1"),
+            ({"quiet_s": -1}, "quiet_s must be at least 0 seconds"),
+            ({"max_wait_s": float("nan")}, "max_wait_s must be at least 0 seconds"),
         ],
     )
     def test_numbers_that_mean_nothing_are_refused(

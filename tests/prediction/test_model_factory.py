@@ -152,7 +152,7 @@ class TestASample:
 
         with pytest.raises(
             ModelError,
-            match=r"^Named does not predict task 1: RuntimeError: can not predict with "
+            match=r"^Named cannot predict task 1: RuntimeError: can not predict with "
             r"bad predict \(learned\.py, line \d+\)$",
         ):
             factory_of(Named, store).make(key(), "v1", TASK)
@@ -164,7 +164,7 @@ class TestASample:
             (None, None),
             ([{"result": []}], None),
             ([{"result": []}] * 2, "returned 2 predictions"),
-            ([{"result": object()}], "can not be sent as JSON"),
+            ([{"result": object()}], "cannot be sent as JSON"),
             ("text", "returned str"),
         ],
     )

@@ -199,7 +199,7 @@ class TestMemory:
             predictor_of(Hungry).predict(group(), TASKS)
 
         assert str(full.value) == (
-            "the GPU's memory does not hold 2 tasks: lower LSML_MAX_BATCH_SIZE"
+            "the GPU's memory is too small for 2 tasks: lower LSML_MAX_BATCH_SIZE"
         )
 
     def test_another_runtime_error_is_not_out_of_memory(self) -> None:

@@ -279,7 +279,7 @@ class TestAVersionThatIsNoGood:
         ("holds", "reason"),
         [
             ("bad load", "Named could not be set up: RuntimeError: can not load"),
-            ("bad predict", "Named does not predict task 1: RuntimeError: can not"),
+            ("bad predict", "Named cannot predict task 1: RuntimeError: can not"),
         ],
     )
     def test_the_old_one_still_serves_and_log_and_job_say_why(

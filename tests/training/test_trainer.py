@@ -379,7 +379,7 @@ class TestFailures:
                 return super().predict(tasks, context)
 
         good = home.train(Model).version
-        with pytest.raises(TrainingError, match="does not predict task 3") as caught:
+        with pytest.raises(TrainingError, match="cannot predict task 3") as caught:
             home.train(Model)
 
         assert "ValueError: text 3 (test_trainer.py, line" in str(caught.value)
