@@ -1,4 +1,4 @@
-"""A Label Studio ML backend on BentoML: write one class, serve it, train it."""
+"""Label Studio ML backends on BentoML: write one class, serve it, train it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: a model needs no BentoML."""
+    """Import a public name on first use: a model does not need BentoML."""
     if name == "__version__":
         return version("lsml-bento")
     if name in _HOMES:

@@ -1,4 +1,4 @@
-"""A backend's directory, as far as it can be known without importing what is in it."""
+"""Reads a backend's directory without importing its modules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from lsml_bento.errors import ModelImportError
 
 BASE = "LabelStudioMLBase"
-"""What a user's class derives from, here and in ``label_studio_ml``."""
+"""The base class of users' classes, here and in ``label_studio_ml``."""
 
 _ARGUMENTS = frozenset({"name", "max_batch_size", "threads", "workers", "gpus"})
 _BENTO_SERVICE = re.compile(r"^service: *['\"]?([\w.]+)", re.MULTILINE)
@@ -19,13 +19,13 @@ _DROP_IN = re.compile(r"^\s*(?:from|import)\s+label_studio_ml\b", re.MULTILINE)
 
 
 def serves(directory: Path) -> bool:
-    """Whether there is something to serve: a service, or a model to make one of."""
+    """Whether the directory contains a service or a model."""
     names = ("model.py", "_wsgi.py")
     return has_service(directory) or any((directory / n).is_file() for n in names)
 
 
 def has_service(directory: Path) -> bool:
-    """Whether ``service.py`` sets ``svc``; one that does not parse is taken to."""
+    """Whether ``service.py`` sets ``svc``; assumed for a file with a syntax error."""
     path = directory / "service.py"
     if not path.is_file():
         return False
@@ -37,13 +37,13 @@ def has_service(directory: Path) -> bool:
 
 
 def bento_of(directory: Path) -> Path | None:
-    """The built bento that a directory is, or is in; None if there is none."""
+    """The built bento that is or contains a directory; None if there is none."""
     places = (directory, *directory.parents)
     return next((place for place in places if (place / "bento.yaml").is_file()), None)
 
 
 def bento_service_directory(bento: Path) -> Path:
-    """Where the service of a built bento is: below ``src``, which is imported from."""
+    """The directory of a built bento's service, below its ``src``."""
     found = _BENTO_SERVICE.search((bento / "bento.yaml").read_text(encoding="utf-8"))
     modules = found[1].split(".") if found else ["service"]
     return bento.joinpath("src", *modules[:-1])
@@ -59,9 +59,9 @@ def is_drop_in(directory: Path) -> bool:
 
 
 def find_class(path: Path) -> str | None:
-    """The one class of a file that can be served; None where it takes an import to say.
+    """The only model class of a file; None if only an import can tell.
 
-    Classes that others of the file derive from do not count.
+    Classes from which other classes of the file derive do not count.
     """
     try:
         found = classes(path)
@@ -71,13 +71,13 @@ def find_class(path: Path) -> str | None:
 
 
 def with_class(target: str, directory: Path) -> str:
-    """``"module:Class"`` for ``"module"``, where reading the module suffices."""
+    """``"module:Class"`` for ``"module"``, if the file shows which class it is."""
     name = None if ":" in target else find_class(directory / f"{target}.py")
     return f"{target}:{name}" if name else target
 
 
 def service_target(directory: Path) -> str | None:
-    """The target that ``service.py`` names in ``create_service("..")``, if it does."""
+    """The target that ``service.py`` passes to ``create_service``, if it is a text."""
     path = directory / "service.py"
     if not path.is_file():
         return None
@@ -91,10 +91,10 @@ def service_target(directory: Path) -> str | None:
 
 
 def plain_service(directory: Path) -> dict[str, Any] | None:
-    """What ``service.py`` gives to ``create_service``, where it does no more than that.
+    """The arguments of ``create_service`` in a ``service.py`` that only calls it.
 
-    None where only an import can tell: the file does anything else, or not with
-    constants.
+    None if only an import can tell: the file does anything else, or uses arguments that
+    are not constants.
     """
     try:
         tree = parse(directory / "service.py")
@@ -129,11 +129,10 @@ def _is_text(node: ast.stmt) -> bool:
 
 
 def find_target(directory: Path) -> str:
-    """The target of a backend's directory, found by reading its files.
+    """The target of a backend's directory, found without importing anything.
 
-    ``_wsgi.py`` of a directory written for ``label_studio_ml`` names the class in
-    ``init_app(model_class=..)``; else the class is looked for in ``model.py``. Nothing
-    is imported, so that a process that only starts others stays small.
+    In a directory for ``label_studio_ml``, ``_wsgi.py`` names the class in
+    ``init_app(model_class=...)``. Otherwise the class is in ``model.py``.
 
     Raises:
         ModelImportError: if the directory has neither file.
@@ -144,8 +143,8 @@ def find_target(directory: Path) -> str:
     if (directory / "model.py").is_file():
         return "model"
     raise ModelImportError(
-        f"{directory} has no model.py: make a backend with `lsml-bento create DIR`, or "
-        "name the directory that has one"
+        f"{directory} has no model.py: create a backend with `lsml-bento create DIR`, "
+        "or name another directory"
     )
 
 
@@ -174,10 +173,10 @@ def _target_of_wsgi(path: Path) -> str | None:
 
 
 def classes(path: Path) -> list[str]:
-    """The classes of a file that derive from ``LabelStudioMLBase`` and end a line.
+    """The subclasses of ``LabelStudioMLBase`` in a file that have no subclass there.
 
     Raises:
-        ModelImportError: naming file and line, if it does not parse.
+        ModelImportError: naming file and line, if it has a syntax error.
     """
     tree = parse(path)
     bases = {BASE}
@@ -200,7 +199,7 @@ def has_predict_function(path: Path) -> bool:
     """Whether a function of the file is decorated with ``predict_fn``.
 
     Raises:
-        ModelImportError: naming file and line, if it does not parse.
+        ModelImportError: naming file and line, if it has a syntax error.
     """
     return any(
         _last_name(decorator) == "predict_fn"
@@ -211,10 +210,10 @@ def has_predict_function(path: Path) -> bool:
 
 
 def siblings(path: Path) -> list[Path]:
-    """The modules and packages beside a file that it imports, and what those import.
+    """Modules and packages in a file's directory that it imports, also indirectly.
 
     Raises:
-        ModelImportError: if one of them does not parse or imports relatively.
+        ModelImportError: if one of them has a syntax error or a relative import.
     """
     found: dict[Path, None] = {}
     waiting = [path]
@@ -232,7 +231,7 @@ def parse(path: Path) -> ast.Module:
     """The syntax tree of a Python file.
 
     Raises:
-        ModelImportError: naming file and line, if it is not Python.
+        ModelImportError: naming file and line, if it has a syntax error.
     """
     try:
         return ast.parse(path.read_bytes())
@@ -240,7 +239,7 @@ def parse(path: Path) -> ast.Module:
         line = getattr(error, "lineno", None)
         place = f"{path.name}, line {line}," if line else path.name
         reason = getattr(error, "msg", None) or str(error)
-        raise ModelImportError(f"{place} is not Python: {reason}") from error
+        raise ModelImportError(f"{place} is not valid Python: {reason}") from error
 
 
 def _imported(path: Path) -> Iterator[str]:
@@ -249,8 +248,8 @@ def _imported(path: Path) -> Iterator[str]:
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level:
             raise ModelImportError(
-                f"{path.name}, line {node.lineno}, imports relatively, which a file "
-                "outside its package can not: write the import without leading dots"
+                f"{path.name}, line {node.lineno}, has a relative import, which fails "
+                "outside of its package: write it without leading dots"
             )
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module.partition(".")[0]

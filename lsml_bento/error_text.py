@@ -1,4 +1,4 @@
-"""An exception in one line, with the line of user code that it came from."""
+"""Describes an exception in one line, with the line of user code that raised it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 def where(error: BaseException) -> str:
-    """The last line of the user's own code that an error went through.
+    """The last line of user code in an error's traceback.
 
     Returns:
-        ``"model.py, line 3"``, or an empty text where no line is known.
+        ``"model.py, line 3"``, or an empty text if no line is known.
     """
     if isinstance(error, SyntaxError) and error.filename:
         return f"{Path(error.filename).name}, line {error.lineno}"
@@ -31,13 +31,13 @@ def where(error: BaseException) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """An error in one line: its type and what it says."""
+    """An error's type and message, in one line."""
     said = error.msg if isinstance(error, SyntaxError) else str(error)
     text = " ".join(said.split())[:300].encode(errors="replace").decode()
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def locate(error: BaseException) -> str:
-    """An error in one line, with the file and line in which it began."""
+    """An error's type and message, and the line of user code, in one line."""
     place = where(error)
     return f"{describe(error)} ({place})" if place else describe(error)

@@ -1,61 +1,61 @@
-"""What can go wrong, each with the HTTP status that a client gets for it.
+"""All errors, each with the HTTP status of the response.
 
 ::
 
     LsmlError                   500
-    +-- BadRequest              422  a request that can not be understood
-    |   +-- MalformedBody       400  not JSON at all
+    +-- BadRequest              422  an invalid request
+    |   +-- MalformedBody       400  invalid JSON
     |   +-- UnsupportedMedia    415  not sent as JSON
     |   +-- BodyTooLarge        413
-    |   +-- LabelConfigError    422  a label config that does not parse
-    +-- QueueFull               503  more tasks wait than the queue holds
+    |   +-- LabelConfigError    422  an invalid label config
+    +-- QueueFull               503  too many tasks are waiting
     +-- ShuttingDown            503
     +-- NotReady                503  no model version is known yet
-    +-- DeadlineExceeded        504  not one task was predicted in time
+    +-- DeadlineExceeded        504  no task was predicted in time
     +-- ModelError              500  the user's class failed
     |   +-- ModelImportError    500  ... to import
     |   +-- ModelSetupError     500  ... in setup() or load()
-    |   +-- OutOfMemory         500  the device's memory does not hold the batch
-    |   +-- DeviceLost          500  the GPU failed for as long as the process lives
-    |   +-- WrongCount          500  ... to return one slot per task
-    |   +-- PredictionError     500  ... to return something that can be rendered
-    +-- StateError              503  the state did not answer in time
-    |   +-- NameTaken           503  another class serves under the backend's name
-    +-- QueueError              503  the queue that wakes workers did not answer
-    +-- NotFound                404  what was named does not exist
+    |   +-- OutOfMemory         500  the GPU's memory is too small for the batch
+    |   +-- DeviceLost          500  this process cannot use the GPU any more
+    |   +-- WrongCount          500  ... to return one prediction per task
+    |   +-- PredictionError     500  ... to return valid predictions
+    +-- StateError              503  the state did not respond in time
+    |   +-- NameTaken           503  another class runs under the backend's name
+    +-- QueueError              503  Huey's queue did not respond
+    +-- NotFound                404  no such object
     |   +-- JobNotFound         404
     |   +-- VersionNotFound     404
-    +-- VersionInUse            409  a version that serves can not be deleted
-    +-- StillRunning            409  a project whose job does not stop
-    +-- NotTraining             500  what is there in the fit of a job only
-    +-- LeaseLost               500  a run that does not hold its job any more
-    +-- WeightsError            500  weights that can not be written, or are not whole
-    +-- TrainingError           500  a fit or its version failed
-    +-- MediaError              500  a file that a task names can not be read
-    +-- SettingsError           500  an environment variable that means nothing
+    +-- VersionInUse            409  the serving version cannot be deleted
+    +-- StillRunning            409  a job of the project does not stop
+    +-- NotTraining             500  called outside of a job's fit
+    +-- LeaseLost               500  the worker does not hold the job's lease any more
+    +-- WeightsError            500  weights are damaged, or cannot be read or written
+    +-- TrainingError           500  a fit or the check of its version failed
+    +-- MediaError              500  a task's file cannot be read
+    +-- SettingsError           500  an invalid environment variable
 
-Every message says what was asked, what was found and what to do; it is what the client
-gets, as ``{"error": message}``. The traceback goes to the log.
+A message says what happened, where, and what to do. The client gets it as
+``{"error": message}``. The traceback goes to the log.
 """
 
 from __future__ import annotations
 
 
 class LsmlError(Exception):
-    """Root of the errors that lsml-bento raises on purpose."""
+    """Base class of all errors that lsml-bento raises deliberately."""
 
     status = 500
     retry_after_s: int | None = None
 
 
 class BadRequest(LsmlError):
-    """A request that is JSON but does not follow the contract."""
+    """A request with JSON that does not follow Label Studio's contract."""
 
     status = 422
 
 
 class MalformedBody(BadRequest):
-    """A body that is not JSON."""
+    """A body that is not valid JSON."""
 
     status = 400
 
@@ -85,32 +85,32 @@ class BodyTooLarge(BadRequest):
 
 
 class LabelConfigError(BadRequest):
-    """A label config that Label Studio's own parser refuses."""
+    """A label config that Label Studio's own parser rejects."""
 
 
 class QueueFull(LsmlError):
-    """More tasks wait than ``LSML_QUEUE_SIZE`` allows."""
+    """More tasks are waiting than ``LSML_QUEUE_SIZE`` allows."""
 
     status = 503
     retry_after_s = 5
 
 
 class ShuttingDown(LsmlError):
-    """The server is going down and takes no new work."""
+    """The server is shutting down and accepts no new work."""
 
     status = 503
     retry_after_s = 5
 
 
 class NotReady(LsmlError):
-    """The model is still being made and no version of it is known."""
+    """The model is still loading, and no version of it is known."""
 
     status = 503
     retry_after_s = 2
 
 
 class DeadlineExceeded(LsmlError):
-    """Not one task of a request was predicted within ``LSML_PREDICT_DEADLINE_S``."""
+    """No task of a request was predicted within ``LSML_PREDICT_DEADLINE_S``."""
 
     status = 504
 
@@ -120,7 +120,7 @@ class ModelError(LsmlError):
 
 
 class ModelImportError(ModelError):
-    """The module of the user's class does not import, or lacks the class."""
+    """The module of the user's class cannot be imported, or lacks the class."""
 
 
 class ModelSetupError(ModelError):
@@ -128,19 +128,19 @@ class ModelSetupError(ModelError):
 
 
 class OutOfMemory(ModelError):
-    """The device's memory does not hold the batch."""
+    """The GPU's memory is too small for the batch."""
 
 
 class DeviceLost(ModelError):
-    """The GPU failed, and no call in this process can use it any more."""
+    """The GPU failed, and this process cannot use it any more."""
 
 
 class WrongCount(ModelError):
-    """``predict`` returned another number of predictions than it got tasks.
+    """The number of predictions differs from the number of tasks.
 
     Attributes:
-        expected: how many tasks it got.
-        found: how many predictions it returned.
+        expected: number of tasks.
+        found: number of predictions.
     """
 
     def __init__(self, expected: int, found: int) -> None:
@@ -164,33 +164,33 @@ class StateError(LsmlError):
 
 
 class QueueError(LsmlError):
-    """The queue that wakes workers could not be read or written; jobs are safe."""
+    """Huey's queue could not be read or written; no job is lost."""
 
     status = 503
 
 
 class MediaError(LsmlError):
-    """A file that a task's data names can not be read, or must not be."""
+    """A file of a task cannot be read, or reading it is not allowed."""
 
 
 class SettingsError(LsmlError):
-    """A setting in the environment that can not be understood."""
+    """An environment variable has an invalid value."""
 
 
 class NameTaken(StateError):
-    """Another class serves under the backend's name."""
+    """Another class runs under the backend's name."""
 
     retry_after_s = None
 
 
 class NotFound(LsmlError):
-    """Something that a request names does not exist."""
+    """Something that a request refers to does not exist."""
 
     status = 404
 
 
 class JobNotFound(NotFound):
-    """There is no job of that id."""
+    """There is no job with that id."""
 
 
 class VersionNotFound(NotFound):
@@ -198,28 +198,28 @@ class VersionNotFound(NotFound):
 
 
 class VersionInUse(LsmlError):
-    """A version that serves, or is pinned, can not be deleted."""
+    """The serving version cannot be deleted."""
 
     status = 409
 
 
 class StillRunning(LsmlError):
-    """A job of the project runs, and does not stop."""
+    """A job of the project is running and does not stop."""
 
     status = 409
 
 
 class NotTraining(LsmlError):
-    """Something was called that is there in the ``fit`` of a job only."""
+    """A method was called that works only in the ``fit`` of a job."""
 
 
 class LeaseLost(LsmlError):
-    """A run wrote to a job that is not its own any more."""
+    """A worker updated a job whose lease it does not hold any more."""
 
 
 class WeightsError(LsmlError):
-    """Weights that can not be written or read, or that are not whole."""
+    """Weights are damaged, or cannot be read or written."""
 
 
 class TrainingError(LsmlError):
-    """A ``fit`` failed, or the version that it made does not predict."""
+    """A ``fit`` failed, or the version that it created cannot predict."""

@@ -1,8 +1,8 @@
-"""pytest runs the tests of a directory written for ``label_studio_ml`` as they are.
+"""A pytest plugin that runs the tests of a ``label_studio_ml`` directory unchanged.
 
-Loaded at every start of pytest in an environment that has lsml-bento, for whatever
-project: it imports nothing heavy, and a ``label_studio_ml`` that is really installed
-keeps its name unless ``--lsml-bento`` is given.
+pytest loads it for every project in an environment with lsml-bento. So it imports
+nothing heavy, and an installed ``label_studio_ml`` keeps its name unless
+``--lsml-bento`` is given.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.getgroup("lsml-bento").addoption(
         "--lsml-bento",
         action="store_true",
-        help="label_studio_ml means lsml-bento, even where that package is installed",
+        help="Import lsml-bento as label_studio_ml, even if that package is installed.",
     )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Make the names known before the first conftest.py may import them."""
+    """Install the import hook before the first ``conftest.py`` is imported."""
     if early_config.known_args_namespace.lsml_bento:
         label_studio_ml.install()
     else:

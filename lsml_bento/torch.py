@@ -1,6 +1,6 @@
-"""What a torch model needs to use a GPU well, and to do the same on a CPU.
+"""Helpers for torch models: device, inference mode, batches, transfer to the GPU.
 
-For the user's own code; nothing of lsml_bento imports it before that does::
+They work the same on a CPU. Import them in your own code::
 
     from lsml_bento.torch import batches, device, inference, to_device
 
@@ -13,7 +13,7 @@ For the user's own code; nothing of lsml_bento imports it before that does::
         plan = batches([len(row) for row in rows], max_tokens=16_384)
         return plan.in_order(self._answers([rows[i] for i in batch]) for batch in plan)
 
-Shape letters: B items of a batch, T tokens of its longest item.
+Shapes: B is the number of items in a batch, T the tokens of its longest item.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _Answer = TypeVar("_Answer")
 _Value = TypeVar("_Value")
 
 _BF16_CAPABILITY = (8, 0)
-"""Ampere's: what GPUs before it do in bfloat16 is emulated, and slower than float32."""
+"""Ampere. Older GPUs emulate bfloat16, slower than float32."""
 
 
 def device() -> torch.device:
-    """Where this process's model belongs: ``cuda``, else Apple's ``mps``, else ``cpu``.
+    """The device for this process: ``cuda``, else Apple's ``mps``, else ``cpu``.
 
-    ``cuda`` is the first GPU that the process sees. A serving process of several sees
-    its own share of the service's, and a ``fit`` sees ``LSML_TRAIN_GPUS``: both by
-    ``CUDA_VISIBLE_DEVICES``, which CUDA reads once, at the first call of this. An empty
-    one means the CPU.
+    ``cuda`` is the first GPU that is visible to the process. Each of several serving
+    processes sees its share of the service's GPUs, and a ``fit`` sees
+    ``LSML_TRAIN_GPUS``. Both are set in ``CUDA_VISIBLE_DEVICES``, which CUDA reads at
+    the first call of this function. If it is empty, the CPU is used.
     """
     if torch.cuda.is_available():
         return torch.device("cuda")
@@ -53,18 +53,18 @@ def device() -> torch.device:
 def inference(
     on: torch.device | str | None = None, *, dtype: torch.dtype | None = None
 ) -> Iterator[None]:
-    """Compute without gradients, and in bfloat16 on a GPU that has it.
+    """Compute without gradients, and in bfloat16 on GPUs that support it.
 
-    A context manager, and with its parentheses a decorator of functions that return
-    (of a generator function only the call would be inside). Tensors made inside can not
-    take part in a backward pass. Weights are cast once in each block, so let one block
-    hold all batches; float32 weights and their bfloat16 copies take 6 bytes each in it.
+    Use it as a context manager, or as a decorator with parentheses. It does not work on
+    generator functions, whose body would run outside of it. Tensors created inside
+    cannot take part in a backward pass. Weights are cast once per block, so use one
+    block for all batches. A float32 weight and its bfloat16 copy take 6 bytes in it.
 
     Args:
-        on: where the model is; ``device()`` by default.
-        dtype: what autocast computes matrix products in. By default bfloat16 on GPUs
-            from compute capability 8.0 on, and what the weights are everywhere else.
-            ``torch.float32`` asks for none.
+        on: the model's device; ``device()`` by default.
+        dtype: the type in which autocast computes matrix products. By default bfloat16
+            on GPUs with compute capability 8.0 or higher, and the type of the weights
+            elsewhere. ``torch.float32`` turns autocast off.
     """
     where = device() if on is None else torch.device(on)
     chosen = _dtype_of(where) if dtype is None else dtype
@@ -72,14 +72,14 @@ def inference(
         with torch.inference_mode():
             yield
         return
-    # Inside inference_mode torch casts the weights in each forward call anew: for each
-    # token of a text that is generated. Inside no_grad it casts them once.
+    # In inference_mode, torch casts the weights in every forward call, which is once
+    # per generated token. In no_grad it casts them once.
     with torch.no_grad(), torch.autocast(where.type, chosen):
         try:
             yield
         finally:
-            # Before torch 2.10 an autocast around this one kept what was cast in here,
-            # and a training step in it got no gradients.
+            # Before torch 2.10 an outer autocast reused the weights that were cast
+            # here, and a training step in it got no gradients.
             torch.clear_autocast_cache()
 
 
@@ -91,7 +91,7 @@ def _dtype_of(where: torch.device) -> torch.dtype:
 
 
 class Batches:
-    """Items in batches; iterating gives the indexes of each batch's items."""
+    """Items in batches; iterating yields the indexes of each batch's items."""
 
     def __init__(self, indexes: Sequence[Sequence[int]]) -> None:
         self._indexes = [list(batch) for batch in indexes]
@@ -103,20 +103,20 @@ class Batches:
         return len(self._indexes)
 
     def in_order(self, answers: Iterable[Sequence[_Answer]]) -> list[_Answer]:
-        """One answer for each item, in the order that the items came in.
+        """One answer per item, in the original order of the items.
 
         Args:
-            answers: for each batch in turn B answers; taken one batch at a time.
+            answers: B answers for each batch in turn, consumed one batch at a time.
 
         Raises:
-            ValueError: naming the batch that has more or fewer answers than items, or
-                how many batches were answered if some were not.
+            ValueError: if a batch has more or fewer answers than items, or the number
+                of batches differs.
         """
         found: dict[int, _Answer] = {}
         answered = 0
         for number, batch in enumerate(answers):
             if number >= len(self):
-                raise ValueError(f"there are {len(self)} batches, and more answers")
+                raise ValueError(f"there are answers for more than {len(self)} batches")
             items = self._indexes[number]
             if len(batch) != len(items):
                 raise ValueError(
@@ -132,26 +132,26 @@ class Batches:
 def batches(
     lengths: Sequence[int], max_tokens: int, max_items: int | None = None
 ) -> Batches:
-    """Batches of items of about one length, so that little is padding.
+    """Group items of similar length into batches, to reduce padding.
 
-    The longest come first: memory that suffices for the first batch does for all. All
-    items are in one batch if the budget allows it; a batch of one may exceed it. Inside
-    a batch they keep their order.
+    The longest items come first: if the memory is large enough for the first batch, it
+    is for all. A single item may exceed ``max_tokens``. Items keep their order within a
+    batch.
 
     Args:
         lengths: tokens of each item.
-        max_tokens: B x T of a batch at most, padding included.
-        max_items: B at most; any number by default.
+        max_tokens: maximum of B x T in a batch, including padding.
+        max_items: maximum of B; unlimited by default.
 
     Raises:
-        ValueError: if a length is negative, or a maximum is not 1 or more.
+        ValueError: if a length is negative, or a maximum is less than 1.
     """
     for name, maximum in (("max_tokens", max_tokens), ("max_items", max_items)):
         if maximum is not None and maximum < 1:
-            raise ValueError(f"{name} is {maximum}; it must be 1 or more")
+            raise ValueError(f"{name} is {maximum}: it must be at least 1")
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     if order and lengths[order[-1]] < 0:
-        raise ValueError(f"item {order[-1]} has a length of {lengths[order[-1]]}")
+        raise ValueError(f"item {order[-1]} has the length {lengths[order[-1]]}")
     found: list[list[int]] = []
     start = 0
     while start < len(order):
@@ -173,16 +173,16 @@ def to_device(
     tensors: list[_Value] | tuple[_Value, ...], to: torch.device | str | None = None
 ) -> list[_Value]: ...
 def to_device(tensors: Any, to: torch.device | str | None = None) -> Any:
-    """Tensors where the model is, on their way to a GPU while the caller goes on.
+    """Move tensors to the model's device without waiting for the copy to a GPU.
 
-    They are copied through pinned memory, in the background: a copy out of other memory
-    would have the caller wait for the batch that runs. A tensor that is pinned already
-    is read from where it is, so do not refill it before the batch is computed. What is
-    on the device already is not copied.
+    They are copied asynchronously through pinned memory: a copy from other memory would
+    wait until the current batch is computed. A tensor that is already pinned is copied
+    from where it is, so do not overwrite it before the batch is computed. Tensors that
+    are already on the device are not copied.
 
     Args:
-        tensors: a tensor, or a mapping, a list or a tuple of them, as a tokenizer gives
-            it; values that are no tensors stay as they are.
+        tensors: a tensor, or a mapping, list or tuple of tensors, such as a tokenizer's
+            output. Other values in it stay unchanged.
         to: the device; ``device()`` by default.
     """
     where = device() if to is None else torch.device(to)
@@ -197,6 +197,7 @@ def _moved(value: Any, where: torch.device) -> Any:
     if not isinstance(value, Tensor):
         return value
     if where.type != "cuda" or value.device.type != "cpu":
-        # The way back has to wait: who reads memory that is still written reads noise.
+        # Copies to the CPU must block: otherwise the caller could read the memory
+        # before it is written.
         return value.to(where)
     return value.pin_memory().to(where, non_blocking=True)

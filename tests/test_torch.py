@@ -98,9 +98,9 @@ def test_the_longest_come_first_and_items_keep_their_order_inside_a_batch() -> N
 @pytest.mark.parametrize(
     ("lengths", "max_tokens", "max_items", "said"),
     [
-        ([1], 0, None, "max_tokens is 0; it must be 1 or more"),
-        ([1], 8, 0, "max_items is 0; it must be 1 or more"),
-        ([3, -2, 1], 8, None, "item 1 has a length of -2"),
+        ([1], 0, None, "max_tokens is 0: it must be at least 1"),
+        ([1], 8, 0, "max_items is 0: it must be at least 1"),
+        ([3, -2, 1], 8, None, "item 1 has the length -2"),
     ],
 )
 def test_a_budget_of_nothing_and_a_length_below_it_are_refused(
@@ -115,7 +115,7 @@ def test_a_budget_of_nothing_and_a_length_below_it_are_refused(
     [
         ([["a"], ["b"]], "batch 1 has 2 items and 1 answers"),
         ([["a"]], "1 of 2 batches have answers"),
-        ([["a"], ["b", "c"], ["d"]], "there are 2 batches, and more answers"),
+        ([["a"], ["b", "c"], ["d"]], "there are answers for more than 2 batches"),
     ],
 )
 def test_answers_that_do_not_fit_the_batches_are_refused(

@@ -1,1 +1,1 @@
-"""Projects seen as a whole: overview, lookup and deletion."""
+"""Operations on whole projects: overview, lookup and deletion."""

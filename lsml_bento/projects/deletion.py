@@ -1,7 +1,7 @@
-"""Forgetting a project: its values, annotations, jobs and versions, with their weights.
+"""Deletes a project's values, annotations, jobs, versions and weights.
 
-It goes in steps that each leave a state which the other processes can live with, and
-that a second try finishes: what names the project is deleted last.
+It proceeds in steps. After each one the state is valid for all other processes, and a
+second attempt can finish the deletion: the project's own entry is deleted last.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from lsml_bento.versions.version import move
 from lsml_bento.versions.weights import Weights, store_name
 
 KEYS = 500
-"""Keys that one change deletes at most, so that webhooks need not wait for it."""
+"""Most keys that one change deletes, so that webhooks do not wait long for it."""
 
 STOP_S = LEASE_S + 9.0
-"""How long a run may take to stop, or its silence to be noticed."""
+"""Seconds to wait until a running job has stopped, or its lease has expired."""
 
-_LOOK_S = 0.2
-_ALL_OF = ("journal", "annotation", "value", "base-value", "version")
-_ONE_OF = (
+_POLL_S = 0.2
+_PREFIXES = ("journal", "annotation", "value", "base-value", "version")
+_KEYS = (
     "total-annotations",
     "project-updated",
     "last-job",
@@ -39,15 +39,15 @@ _ONE_OF = (
 
 
 class Holdings(NamedTuple):
-    """What is kept for a project.
+    """What is stored for a project.
 
     Attributes:
-        annotations: in the journal.
-        tasks: likewise.
-        jobs: of any status.
-        versions: without the base.
-        values: that the models set.
-        weights: bytes of the versions' files.
+        annotations: number of stored annotations.
+        tasks: number of stored tasks.
+        jobs: number of jobs of any status.
+        versions: number of versions without the base version.
+        values: number of values that the models set.
+        weights: size of the versions' files in bytes.
     """
 
     annotations: int
@@ -59,14 +59,14 @@ class Holdings(NamedTuple):
 
 
 def holdings(state: State, project: Project) -> Holdings:
-    """What there is to forget.
+    """Count what is stored for a project.
 
     Raises:
-        StateError: if the state did not answer.
+        StateError: if the state did not respond.
     """
     entries = tasks = 0
     for key, value in state.each(below("journal", *identify(project))):
-        if not value.endswith(SEPARATOR):  # or it is gone
+        if not value.endswith(SEPARATOR):  # an entry that marks a deletion
             entries += 1
             tasks += key.endswith(SEPARATOR)
     versions = Versions(state).all(project)
@@ -84,22 +84,22 @@ def holdings(state: State, project: Project) -> Holdings:
 def forget_project(
     state: State, weights: Weights, backend: str, project: Project
 ) -> None:
-    """Delete all that is kept for a project; its jobs are cancelled before.
+    """Cancel a project's jobs, then delete everything that is stored for it.
 
-    A server that serves the project goes back to the base within a second. That, and
-    what Label Studio sends afterwards, makes the project known again.
+    A server that serves the project returns to the base version within a second. That,
+    and later requests of Label Studio, make the project known again.
 
     Args:
         state: shared by all processes of the backend.
-        weights: where those of versions are.
-        backend: its name.
+        weights: stores the weights of versions.
+        backend: the backend's name.
         project: with its ``created_at``.
 
     Raises:
-        StillRunning: if a run does not stop.
+        StillRunning: if a running job does not stop.
         StateError: if the state could not be changed.
-        WeightsError: if the model store can not be written. Then nothing that could
-            not be deleted is forgotten.
+        WeightsError: if the model store is not writable. Then versions whose weights
+            could not be deleted stay registered.
     """
     _stop(JobStore(state), project)
     state.change(partial(move, project=project, version=None))
@@ -109,18 +109,18 @@ def forget_project(
         weights.delete(tag)
     _forget_jobs(state, project)
     identity = identify(project)
-    for name in _ALL_OF:
+    for name in _PREFIXES:
         _erase(state, below(name, *identity))
 
     def work(change: Change) -> None:
-        for name in _ONE_OF:
+        for name in _KEYS:
             change.delete(key_of(name, *identity))
 
     state.change(work)
 
 
 def _stop(job_store: JobStore, project: Project) -> None:
-    """Cancel what waits, and wait for what runs."""
+    """Cancel all jobs, and wait until none is running."""
     deadline = time.monotonic() + STOP_S
     while True:
         job_store.expire()
@@ -132,10 +132,10 @@ def _stop(job_store: JobStore, project: Project) -> None:
             return
         if time.monotonic() > deadline:
             raise StillRunning(
-                f"job {running[0].id} of project {project} runs on {running[0].worker} "
-                "and does not stop: end that worker, then try again"
+                f"job {running[0].id} of project {project} is running on "
+                f"{running[0].worker} and does not stop: stop that worker and try again"
             )
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
 
 
 def _forget_jobs(state: State, project: Project) -> None:
@@ -148,7 +148,7 @@ def _forget_jobs(state: State, project: Project) -> None:
 
 
 def _batches(jobs: list[Job]) -> Iterator[list[Job]]:
-    """Jobs that have some ``KEYS`` keys together."""
+    """Jobs in groups that have about ``KEYS`` keys together."""
     batch: list[Job] = []
     keys = 0
     for job in jobs:
@@ -164,7 +164,7 @@ def _batches(jobs: list[Job]) -> Iterator[list[Job]]:
 def _forget_ended(change: Change, jobs: list[Job]) -> None:
     for job in jobs:
         found = change.get(key_of("job", job.id))
-        # One that was queued again meanwhile must stay whole, or workers trip over it.
+        # A job that was queued again in the meantime must stay complete.
         if found is not None and Job.model_validate_json(found).status.is_end:
             forget(change, job.id)
 
@@ -175,7 +175,7 @@ def _erase(state: State, prefix: str) -> None:
 
 
 def _erase_some(change: Change, prefix: str) -> bool:
-    """Whether there may be more."""
+    """Delete up to ``KEYS`` keys; whether there may be more."""
     found = change.scan(prefix, limit=KEYS)
     for key, _ in found:
         change.delete(key)

@@ -1,4 +1,4 @@
-"""What a person calls things: a job by a part of its id, a project by its number."""
+"""Finds what a person names: a job by part of its id, a project by its number."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from lsml_bento.projects.overview import known_project
 from lsml_bento.state.store import State, below, last_of
 
 SHORT = 6
-"""Characters at the end of an id that mostly tell a job from all others."""
+"""Last characters of a job's id that usually identify it."""
 
 _SHOWN = 4
 
 
 def job_called(state: State, text: str) -> Job:
-    """The job whose id is, begins or ends with a text.
+    """The job whose id equals a text, or begins or ends with it.
 
     Raises:
-        JobNotFound: if there is none.
-        BadRequest: if there are several.
+        JobNotFound: if no job matches.
+        BadRequest: if several jobs match.
     """
     job_store = JobStore(state)
     try:
@@ -28,10 +28,9 @@ def job_called(state: State, text: str) -> Job:
     except JobNotFound:
         ids = _ids(state, text) if text else []
         if len(ids) > 1:
-            shown = ", ".join(ids[:_SHOWN]) + (", .." if ids[_SHOWN:] else "")
+            shown = ", ".join(ids[:_SHOWN]) + (", ..." if ids[_SHOWN:] else "")
             raise BadRequest(
-                f"{len(ids)} jobs are meant by {text[:100]!r}: {shown}; give more of "
-                "the id"
+                f"{len(ids)} jobs match {text[:100]!r}: {shown}; give more of the id"
             ) from None
         if not ids:
             raise
@@ -39,14 +38,14 @@ def job_called(state: State, text: str) -> Job:
 
 
 def _ids(state: State, text: str) -> list[str]:
-    """Ids that begin or end with a text, the newest first."""
+    """Ids that begin or end with a text, newest first."""
     prefix = below("job")
     ids = [last_of(key, prefix) for key, _ in state.each(prefix)]
     return [i for i in reversed(ids) if i.startswith(text) or i.endswith(text)]
 
 
 def short_ids(ids: list[str]) -> dict[str, str]:
-    """The ends of ids that tell them from one another."""
+    """Each id's shortest unambiguous ending, at least ``SHORT`` characters."""
     length = SHORT
     while len({i[-length:] for i in ids}) < len(set(ids)):
         length += 1
@@ -54,20 +53,21 @@ def short_ids(ids: list[str]) -> dict[str, str]:
 
 
 def project_called(state: State, text: str | None) -> Project:
-    """The project of an id; the only one there is, without one.
+    """The project with an id; without one, the only known project.
 
     Raises:
-        NotFound: if nothing is known of it.
-        BadRequest: if the text can name none, or is missing where it must not.
+        NotFound: if no such project is known.
+        BadRequest: if no id is given, and not exactly one project is known.
     """
     if text is not None:
         return known_project(state, text)
     known = state.projects()
     if not known:
         raise BadRequest(
-            "no project is known here yet: connect the backend in Label Studio first"
+            "no project is known yet: connect the backend in Label Studio first"
         )
     if len(known) > 1:
-        names = ", ".join(map(str, known[:_SHOWN])) + (", .." if known[_SHOWN:] else "")
-        raise BadRequest(f"{len(known)} projects are known here: name one of {names}")
+        shown = ", ".join(map(str, known[:_SHOWN]))
+        shown += ", ..." if known[_SHOWN:] else ""
+        raise BadRequest(f"{len(known)} projects are known: name one of {shown}")
     return known[0]

@@ -1,4 +1,4 @@
-"""What the state knows of projects and of the class, for people and their monitors."""
+"""The state of projects and of the class, for people and monitoring."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lsml_bento.state.store import State, key_of, resolve
 from lsml_bento.versions.registry import Versions
 
 RULES = key_of("class", "rules")
-"""Where a server that imported the class notes when it learns."""
+"""The state's key of the class's training rules, written by servers."""
 
 
 def known_versions(state: State) -> list[str]:
-    """Every model version of all projects, the newest first, each project's base last.
+    """All model versions of all projects, newest first, each project's base last.
 
     Raises:
-        StateError: if the state did not answer.
+        StateError: if the state did not respond.
     """
     versions = Versions(state)
     found: list[str] = []
@@ -35,14 +35,14 @@ def known_versions(state: State) -> list[str]:
 def projects_at_a_glance(
     state: State, errors: Mapping[Project, str]
 ) -> list[dict[str, Any]]:
-    """The version, the queue, the last job and the last error of each project.
+    """The version, unfinished jobs, last job and last error of each project.
 
     Args:
         state: of the backend.
-        errors: the last error of projects that had one in this process.
+        errors: the last error of each project that had one in this process.
 
     Raises:
-        StateError: if the state did not answer.
+        StateError: if the state did not respond.
     """
     pointers = Versions(state).pointers()
     jobs: dict[str, list[Job]] = {}
@@ -65,10 +65,10 @@ def projects_at_a_glance(
 
 
 def stored_rules(state: State) -> TrainingRules | None:
-    """When the class learns, as a server that imported it noted.
+    """The class's training rules, as stored by a server; None if not stored yet.
 
     Raises:
-        StateError: if the state did not answer.
+        StateError: if the state did not respond.
     """
     found = state.get(RULES)
     return None if found is None else TrainingRules.from_json(found)
@@ -78,22 +78,22 @@ def known_project(state: State, name: str) -> Project:
     """The project that a person names by its id.
 
     Raises:
-        NotFound: if nothing is known of it.
+        NotFound: if no such project is known.
     """
     try:
         project = resolve(parse_project(name), state)
     except ValueError as error:
-        raise NotFound(f"there is no such project: {error}") from None
+        raise NotFound(f"no such project: {error}") from None
     if project not in state.projects():
         raise NotFound(
-            f"project {name[:100]!r} is not known here: connect the backend in Label "
+            f"project {name[:100]!r} is not known: connect the backend in Label "
             "Studio first"
         )
     return project
 
 
 def list_versions(state: State, project: Project) -> list[dict[str, Any]]:
-    """A project's versions as clients see them, the newest first, the base last."""
+    """A project's versions as clients see them, newest first, the base last."""
     versions = Versions(state)
     pointer = versions.pointer(project)
     listed = [

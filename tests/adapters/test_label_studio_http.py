@@ -721,9 +721,9 @@ class TestJobs:
         assert reason.startswith(
             (
                 "there is no job ",
-                "there is no such project: ",
+                "no such project: ",
                 f"project {PROJECT} has no version ",
-                "project 'abc' is not known here",
+                "project 'abc' is not known",
                 f"{method} '/api",
             )
         )

@@ -326,9 +326,13 @@ TWO = "class A(LabelStudioMLBase): ...\n\n\nclass B(LabelStudioMLBase): ...\n"
             "",
             "has 0 subclasses of LabelStudioMLBase; select one with --from",
         ),
-        ("x = 1\nclass A(\n", "", "model.py, line 2, is not Python: "),
-        ("x = 1\0", "", "model.py is not Python: "),
-        ("import os\nfrom .a import b\n", "", "model.py, line 2, imports relatively"),
+        ("x = 1\nclass A(\n", "", "model.py, line 2, is not valid Python: "),
+        ("x = 1\0", "", "model.py is not valid Python: "),
+        (
+            "import os\nfrom .a import b\n",
+            "",
+            "model.py, line 2, has a relative import",
+        ),
         ("import service\n" + MODEL, "", "imports service.py from its directory"),
     ],
 )

@@ -43,9 +43,7 @@ def test_a_project_is_deleted_after_confirmation(tmp_path: Path) -> None:
     assert place.weights.tags(store_name("learner", ONE)) == []
     assert len(place.weights.tags(store_name("learner", TWO))) == 1
     assert [job["project"] for job in place.json("jobs", "list")["jobs"]] == [str(TWO)]
-    assert place.refused("forget", "1", "--yes").startswith(
-        "project '1' is not known here"
-    )
+    assert place.refused("forget", "1", "--yes").startswith("project '1' is not known")
 
 
 def test_a_project_is_deleted_on_redis(tmp_path: Path, redis_server: str) -> None:

@@ -96,7 +96,7 @@ def test_an_ambiguous_or_unknown_job_is_an_error(place: Place) -> None:
     one, two = place.failed(), place.job(TWO)
 
     assert place.refused("jobs", "show", "0") == (
-        f"2 jobs are meant by '0': {two.id}, {one.id}; give more of the id"
+        f"2 jobs match '0': {two.id}, {one.id}; give more of the id"
     )
     assert place.refused("jobs", "cancel", "zz") == (
         "there is no job 'zz': `lsml-bento jobs list` shows them"

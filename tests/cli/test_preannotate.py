@@ -172,7 +172,7 @@ def test_a_class_is_named_and_a_project_names_the_version(place: Place) -> None:
 
     assert done.stdout.startswith("1 tasks predicted by chooser-2"), done.stderr
     unknown = refused(preannotate(place, "--project", "7", "--overwrite"))
-    assert "project '7' is not known here" in unknown
+    assert "project '7' is not known" in unknown
     options = ["--label-config", "label_config.xml", "--tasks", "../tasks.jsonl"]
     options += ["--output", "../other.jsonl"]
     named = place.run("preannotate", "model:Chooser", *options)

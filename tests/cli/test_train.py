@@ -71,10 +71,10 @@ def test_a_class_that_does_not_train_is_an_error(place: Place) -> None:
 def test_an_unknown_project_is_an_error(tmp_path: Path) -> None:
     place = Place(tmp_path / "backend")
     assert place.refused("train") == (
-        "no project is known here yet: connect the backend in Label Studio first"
+        "no project is known yet: connect the backend in Label Studio first"
     )
     assert place.refused("train", "1") == (
-        "project '1' is not known here: connect the backend in Label Studio first"
+        "project '1' is not known: connect the backend in Label Studio first"
     )
 
 

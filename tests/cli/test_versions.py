@@ -35,7 +35,7 @@ def test_before_any_training_the_base_model_is_listed(place: Place) -> None:
     assert base.split() == ["learner-0", "yes", "base", "model"]
     place.connect(TWO)
     assert place.refused("versions", "list") == (
-        f"2 projects are known here: name one of {ONE}, {TWO}"
+        f"2 projects are known: name one of {ONE}, {TWO}"
     )
 
 
@@ -112,7 +112,7 @@ def test_what_does_not_exist_is_an_error(place: Place) -> None:
         f"project {ONE} has no version 'v9': see `lsml-bento versions list`"
     )
     assert place.refused("versions", "list", "7").startswith(
-        "project '7' is not known here: connect the backend in Label Studio first"
+        "project '7' is not known: connect the backend in Label Studio first"
     )
     assert place.refused("versions", "rollback") == (
         f"project {ONE} had no other version before the base: see `lsml-bento versions "

@@ -377,5 +377,7 @@ class TestDirectories:
         assert find_target(tmp_path) == "model"
 
     def test_a_directory_with_neither_is_said(self, tmp_path: Path) -> None:
-        with pytest.raises(ModelImportError, match=r"has no model\.py: make a backend"):
+        with pytest.raises(
+            ModelImportError, match=r"has no model\.py: create a backend"
+        ):
             find_target(tmp_path)

@@ -240,7 +240,7 @@ def test_a_run_that_does_not_stop_keeps_the_project(
     annotate(state, ONE, 1)
     assert JobStore(state, lambda: time.time() + 100).lease("stubborn") is not None
 
-    with pytest.raises(StillRunning, match=r"runs on stubborn and does not stop"):
+    with pytest.raises(StillRunning, match=r"is running on stubborn and does not stop"):
         forget_project(state, weights, "me", ONE)
 
     assert holdings(state, ONE).annotations == 1

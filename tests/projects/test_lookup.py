@@ -38,7 +38,7 @@ def test_a_part_of_several_ids_is_refused_with_them(state: MemoryState) -> None:
     with pytest.raises(BadRequest) as caught:
         job_called(state, "018a")
     assert str(caught.value) == (
-        "2 jobs are meant by '018a': 018aaa000002, 018aaa000001; give more of the id"
+        "2 jobs match '018a': 018aaa000002, 018aaa000001; give more of the id"
     )
 
 
@@ -60,7 +60,7 @@ def test_ids_are_cut_to_what_tells_them_apart() -> None:
 
 def test_a_project_is_called_by_its_id_or_by_being_the_only_one() -> None:
     state = MemoryState()
-    with pytest.raises(BadRequest, match="no project is known here yet"):
+    with pytest.raises(BadRequest, match="no project is known yet"):
         project_called(state, None)
 
     state.write(Project("1", 100), {})
@@ -69,7 +69,7 @@ def test_a_project_is_called_by_its_id_or_by_being_the_only_one() -> None:
     assert project_called(state, "1") == Project("1", 100)
     assert project_called(state, "1.100") == Project("1", 100)
     for unknown in ("2", "1.200"):
-        with pytest.raises(NotFound, match=f"project '{unknown}' is not known here"):
+        with pytest.raises(NotFound, match=f"project '{unknown}' is not known"):
             project_called(state, unknown)
 
     state.write(Project("2", 100), {})
