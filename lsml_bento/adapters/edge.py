@@ -1,4 +1,4 @@
-"""What stands before every route, BentoML's own ones included, as ASGI middleware."""
+"""ASGI middleware in front of every route, including BentoML's own."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _MIB = 1024 * 1024
 
 
 class EdgeMiddleware:
-    """One spelling of each path, Basic auth, and errors as JSON from every route.
+    """Normalises paths, checks Basic auth, and turns errors into JSON.
 
     Args:
-        app: everything behind it.
-        contract: the routes that Label Studio calls, which check their bodies and
-            errors themselves. They are mounted behind ``app`` too; going there straight
-            saves a fifth of a small request's time, that of BentoML's router.
-        max_body_mib: bodies over it get 413.
-        root_path: a prefix that a proxy left in front of every path.
-        basic_auth: user and password, or None for an open server.
+        app: the next ASGI app.
+        contract: Label Studio's routes, which check bodies and errors themselves. They
+            are mounted in ``app`` too. Calling them directly skips BentoML's router,
+            which takes a fifth of the time of a small request.
+        max_body_mib: larger bodies get 413.
+        root_path: a path prefix that the proxy does not strip.
+        basic_auth: user and password; None for no authentication.
     """
 
     def __init__(
@@ -52,7 +52,6 @@ class EdgeMiddleware:
         self._basic_auth = BasicAuth(*basic_auth) if basic_auth else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer that it may not."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -93,7 +92,7 @@ class EdgeMiddleware:
         await self._app(scope, receive, _JsonErrors(asked, send))
 
     def _check_body(self, headers: Mapping[str, str]) -> None:
-        """Refuse what BentoML 1.4 would unpickle, upload or read without a limit."""
+        """Reject what BentoML 1.4 would unpickle, upload or read without a limit."""
         check_media_type(headers.get("content-type", ""))
         length = headers.get("content-length", "0")
         has_length = length.isdecimal() and "transfer-encoding" not in headers
@@ -102,7 +101,7 @@ class EdgeMiddleware:
 
 
 class _JsonErrors:
-    """Sends a 404 or 405 in plain text as the JSON that every route answers."""
+    """Replaces plain-text 404 and 405 responses by the JSON of all other errors."""
 
     def __init__(self, asked: str, send: Send) -> None:
         self._asked = asked
@@ -135,8 +134,8 @@ def _refusal(
 def _unauthorised() -> JSONResponse:
     return _refusal(
         401,
-        "this backend asks for Basic auth: give user and password with the model in "
-        "Label Studio, or as http://user:password@host in its URL",
+        "this backend requires Basic auth: enter user and password in Label Studio's "
+        "model settings, or use http://user:password@host as its URL",
         {"WWW-Authenticate": 'Basic realm="lsml-bento", charset="UTF-8"'},
     )
 
@@ -144,7 +143,8 @@ def _unauthorised() -> JSONResponse:
 class BasicAuth:
     """A user and a password, compared in constant time.
 
-    Source: RFC 7617. Label Studio sends them in Latin-1, as requests does; curl UTF-8.
+    Source: RFC 7617. Label Studio encodes them in Latin-1, as requests does; curl uses
+    UTF-8.
     """
 
     def __init__(self, user: str, password: str) -> None:
@@ -154,12 +154,12 @@ class BasicAuth:
             self._encoded.append(credentials.encode("latin-1"))
 
     def allows(self, header: bytes) -> bool:
-        """Whether ``Authorization: header`` names them."""
+        """Whether an ``Authorization`` header contains them."""
         scheme, _, encoded = header.partition(b" ")
         try:
             sent = base64.b64decode(encoded.strip(), validate=True)
         except binascii.Error:
             sent = b""
-        # Compared first, so that a wrong scheme takes as long as a wrong password.
+        # Compare first, so that a wrong scheme takes as long as a wrong password.
         equal = [hmac.compare_digest(sent, known) for known in self._encoded]
         return any(equal) and scheme.lower() == b"basic"

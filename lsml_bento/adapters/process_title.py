@@ -1,4 +1,4 @@
-"""The name that a process has in ``ps``."""
+"""The title of a process in ``ps``."""
 
 from __future__ import annotations
 
@@ -7,14 +7,10 @@ import threading
 
 
 def show(title: str) -> None:
-    """Name this process.
-
-    Args:
-        title: for people; other processes find it by it in ``ps`` and ``pgrep -f``.
-    """
-    # Without it the environment that others see of this process is overwritten.
+    """Set this process's title, which ``ps`` and ``pgrep -f`` show."""
+    # Keeps setproctitle from overwriting the environment that other processes see.
     os.environ["SPT_NOENV"] = "1"
-    import setproctitle  # noqa: PLC0415 - it reads the variable when it is imported
+    import setproctitle  # noqa: PLC0415 - it reads the variable at import
 
     setproctitle.setproctitle(title)
     if threading.current_thread() is threading.main_thread():

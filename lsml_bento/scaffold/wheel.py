@@ -1,6 +1,6 @@
-"""The wheel of the running version, made of the installed package itself.
+"""Builds a wheel of the running version from the installed package.
 
-lsml-bento is on no index yet, so a new backend brings the version that made it.
+lsml-bento is not on a package index yet, so a new backend contains its wheel.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Tag: py3-none-any
 
 
 class WheelError(LsmlError):
-    """The installed package can not be packed again."""
+    """The installed package cannot be packed into a wheel."""
 
 
 def wheel_name() -> str:
@@ -43,18 +43,18 @@ def wheel_name() -> str:
 
 
 def write_wheel(directory: Path) -> Path:
-    """Pack the installed package, also an editable one, into a wheel.
+    """Pack the installed package into a wheel, also from an editable installation.
 
-    Equal packages give equal bytes, whenever they are packed.
+    The result is reproducible: equal packages give equal bytes.
 
     Args:
-        directory: made where it is missing.
+        directory: created if missing.
 
     Returns:
         The wheel's path.
 
     Raises:
-        WheelError: if lsml-bento is not installed, or not as files.
+        WheelError: if lsml-bento is not installed as files.
     """
     installed = _installed()
     info = f"{_PACKAGE}-{installed.version}.dist-info"
@@ -78,8 +78,8 @@ def _installed() -> Distribution:
         return distribution(_DISTRIBUTION)
     except PackageNotFoundError as error:
         raise WheelError(
-            "lsml-bento runs from files that were never installed, so there is nothing "
-            "to make a wheel of: run `pip install -e .` in its checkout"
+            "lsml-bento is running without being installed, so no wheel of it can be "
+            "built: run `pip install -e .` in its checkout"
         ) from error
 
 
@@ -87,8 +87,8 @@ def _package_files() -> Iterator[tuple[str, bytes]]:
     root = Path(__file__).parents[1]
     if not root.is_dir():
         raise WheelError(
-            f"lsml-bento runs from {root}, which is no directory, so it can not be "
-            "packed into a wheel: install it with pip"
+            f"lsml-bento is running from {root}, which is not a directory, so no wheel "
+            "of it can be built: install it with pip"
         )
     for path in sorted(root.rglob("*")):
         parts = path.relative_to(root).parts

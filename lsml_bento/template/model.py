@@ -1,21 +1,21 @@
-"""The model behind Label Studio: replace what `predict` does with your own."""
+"""The model for Label Studio: replace the body of `predict` with your own code."""
 
 from lsml_bento import LabelStudioMLBase, ModelResponse, PredictionValue
 
 
 class NewModel(LabelStudioMLBase):
-    """Chooses the choice whose name stands in the text, else the first one."""
+    """Picks the choice whose name occurs in the text, else the first one."""
 
     def setup(self):
-        """Runs once for each project; its version is shown with every prediction."""
+        """Runs once per project; every prediction shows the version that it sets."""
         self.set("model_version", "new-model-1")
 
     def predict(self, tasks, context=None, **kwargs):
-        """One prediction for each task, in their order.
+        """Return one prediction per task, in the order of the tasks.
 
         Args:
-            tasks: a list of {"id": .., "data": {..}} of one project.
-            context: {"result": [region, ..]} while an annotator waits, else None.
+            tasks: a list of {"id": ..., "data": {...}} of one project.
+            context: {"result": [region, ...]} if an annotator is waiting, else None.
         """
         control, object_name, data_key = self.get_first_tag_occurence("Choices", "Text")
         choices = list(self.parsed_label_config[control]["labels"])

@@ -1,4 +1,4 @@
-"""The calls that Label Studio makes, without a server: run `pytest` here."""
+"""Label Studio's requests, without a server: run `pytest` in this directory."""
 
 from pathlib import Path
 

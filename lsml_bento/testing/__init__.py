@@ -1,6 +1,6 @@
-"""Calling a backend and its ``fit`` in the process of a test.
+"""Call a backend and its ``fit`` in the process of a test.
 
-The names are imported when they are first used: a test of ``fit`` needs no BentoML.
+Names are imported on first use: a test of ``fit`` does not need BentoML.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
+    """Import a public name on first use."""
     if name in _HOMES:
         return getattr(import_module(f"lsml_bento.testing.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'lsml_bento.testing' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""A backend without a server: its routes, called in this process."""
+"""Calls a backend's routes in this process, without a server."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _Answer = TypeVar("_Answer")
 
 
 class Client:
-    """Calls an ASGI app as an HTTP client would; close it, or use ``with``.
+    """An HTTP client for an ASGI app; close it, or use ``with``.
 
     Args:
         app: the ASGI app.
         backend: closed with the client.
-        home: its state; deleted with the client.
+        home: the directory of its state, deleted with the client.
     """
 
     def __init__(
@@ -45,19 +45,17 @@ class Client:
         self._http = httpx.AsyncClient(transport=transport, base_url="http://backend")
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Send a request; ``options`` are ``httpx``'s: ``json``, ``content``, .."""
+        """Send a request; ``options`` are those of ``httpx``, such as ``json``."""
         return self._run(self._http.request(method, path, **options))
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        """Send a GET request."""
         return self.request("GET", path, **options)
 
     def post(self, path: str, **options: Any) -> httpx.Response:
-        """Send a POST request."""
         return self.request("POST", path, **options)
 
     def close(self) -> None:
-        """Answer what was asked, then let go of threads and files."""
+        """Finish pending requests, then release threads and files."""
         if self._loop.is_closed():
             return
         self._run(self._http.aclose())
@@ -70,11 +68,9 @@ class Client:
             self._home.cleanup()
 
     def __enter__(self) -> Client:
-        """The client."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
         self.close()
 
     def _run(self, answer: Coroutine[Any, Any, _Answer]) -> _Answer:
@@ -86,16 +82,16 @@ def client_for(
     directory: Path | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Client:
-    """A client of a new backend for a class, with state of its own.
+    """A client of a new backend for a class, with its own temporary state.
 
     Args:
         model: the class, or ``"module:Class"``.
-        directory: where that module is; None if it can be imported anyway.
-        environ: the settings; ``os.environ`` by default. ``LSML_HOME`` is not used:
-            a test must not meet the state of a server.
+        directory: the module's directory; None if it is importable anyway.
+        environ: the settings, ``os.environ`` by default. ``LSML_HOME`` is ignored, so
+            that a test does not use a server's state.
 
     Raises:
-        SettingsError: if a variable of the environment can not be used.
+        SettingsError: if an environment variable is invalid.
     """
     settings = Settings.from_env(os.environ if environ is None else environ)
     home = tempfile.TemporaryDirectory(prefix="lsml-test-", ignore_cleanup_errors=True)

@@ -1,7 +1,7 @@
-"""``init_app`` for a ``test_api.py`` that was written against Flask's test client.
+"""``init_app`` for a ``test_api.py`` that was written for Flask's test client.
 
-Requests go in-process through the routes that a server has, with their checks and their
-answers; what ``set`` keeps lasts as long as the client.
+Requests go in-process through the server's routes and all their checks. Values that
+``set`` stores last as long as the client.
 """
 
 from __future__ import annotations
@@ -37,35 +37,35 @@ def init_app(
     """An app that tests can call.
 
     Args:
-        model_class: ``LabelStudioMLBase`` itself means the module whose functions are
-            marked with ``predict_fn`` and ``update_fn``.
+        model_class: ``LabelStudioMLBase`` itself stands for the module with functions
+            decorated with ``predict_fn`` and ``update_fn``.
         basic_auth_user: ``BASIC_AUTH_USER`` by default.
         basic_auth_pass: ``BASIC_AUTH_PASS`` by default.
-        init_kwargs: what version 1.0 gave to the class; not used.
+        init_kwargs: arguments that version 1.0 passed to the class; ignored.
 
     Raises:
-        ValueError: if it is no subclass of ``LabelStudioMLBase``.
+        ValueError: if it is not a subclass of ``LabelStudioMLBase``.
     """
     if not (
         inspect.isclass(model_class) and issubclass(model_class, LabelStudioMLBase)
     ):
         raise ValueError(
-            f"init_app() got {model_class!r}, which is no subclass of LabelStudioMLBase"
+            f"init_app() got {model_class!r}: pass a subclass of LabelStudioMLBase"
         )
     if init_kwargs:
         log.warning(
-            "init_app(%s=..) is not given to the class: read it in setup() from the "
+            "init_app(%s=...) is not passed to the class: read it in setup() from the "
             "environment or from self.extra_params",
-            "=.., ".join(init_kwargs),
+            "=..., ".join(init_kwargs),
         )
     return App(model_class, basic_auth_user, basic_auth_pass)
 
 
 class App:
-    """As much of a Flask app as files written for ``label_studio_ml`` use.
+    """The parts of a Flask app that files written for ``label_studio_ml`` use.
 
     Attributes:
-        config: kept and not looked at.
+        config: stored and ignored.
     """
 
     def __init__(
@@ -80,16 +80,15 @@ class App:
         self._password = password
 
     def test_client(self, **_: Any) -> Client:
-        """A client of this app."""
         return Client(self)
 
     def backend(self) -> testing.Client:
-        """A new backend for the class, with the environment's settings of this moment.
+        """A new backend for the class, with the current environment's settings.
 
         Raises:
-            SettingsError: if a variable of the environment can not be used.
+            SettingsError: if an environment variable is invalid.
         """
-        # BentoML is imported by those tests only that send a request.
+        # Late: only tests that send a request need BentoML.
         from lsml_bento.testing import client_for  # noqa: PLC0415
 
         auth = {"BASIC_AUTH_USER": self._user, "BASIC_AUTH_PASS": self._password}
@@ -97,7 +96,7 @@ class App:
         return client_for(_target(self._model_class), environ={**os.environ, **given})
 
     def run(self, *_: Any, **__: Any) -> NoReturn:
-        """Say how to serve the directory, and end the process.
+        """Exit and say how to serve the directory.
 
         Raises:
             SystemExit: always.
@@ -108,20 +107,20 @@ class App:
         )
 
     def route(self, rule: str, **_: Any) -> Callable[[_Decorated], _Decorated]:
-        """Leave a function that was to answer a path of its own as it is."""
-        log.warning("%s: Label Studio's routes are served and no others", rule)
+        """Ignore the route, and leave the function unchanged."""
+        log.warning("Route ignored: %s; only Label Studio's routes are served", rule)
         return lambda function: function
 
     def __getattr__(self, name: str) -> NoReturn:
         known = ", ".join(n for n in dir(type(self)) if not n.startswith("_"))
         raise AttributeError(
-            f"the app that init_app() returns is no Flask app and has no {name!r}; it "
-            f"has: config, {known}"
+            f"the app that init_app() returns is not a Flask app and has no {name!r}; "
+            f"it has: config, {known}"
         )
 
 
 class Client:
-    """As much of Flask's test client as tests use; starts at its first request."""
+    """The parts of Flask's test client that tests use; starts at its first request."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -142,11 +141,9 @@ class Client:
             self._backend = None
 
     def get(self, path: str, **options: Any) -> Response:
-        """``open`` with GET."""
         return self.open(path, method="GET", **options)
 
     def post(self, path: str, **options: Any) -> Response:
-        """``open`` with POST."""
         return self.open(path, method="POST", **options)
 
     def open(
@@ -161,20 +158,20 @@ class Client:
         query_string: Mapping[str, Any] | str | None = None,
         auth: tuple[str, str] | None = None,
     ) -> Response:
-        """Send a request and wait for the answer.
+        """Send a request and wait for the response.
 
         Args:
-            path: such as ``"/predict"``.
-            method: GET, POST, ..
+            path: for example ``"/predict"``.
+            method: GET, POST, ...
             data: the body, or the fields of a form.
-            json: the body as an object, in place of ``data``.
-            content_type: the body's.
+            json: the body as a JSON value, in place of ``data``.
+            content_type: of the body.
             headers: further headers.
-            query_string: what stands behind the question mark.
+            query_string: the URL's query.
             auth: user and password.
 
         Raises:
-            SettingsError: if a variable of the environment can not be used.
+            SettingsError: if an environment variable is invalid.
         """
         if self._backend is None:
             self._backend = self._app.backend()
@@ -195,11 +192,11 @@ class Client:
 
 
 class Response:
-    """As much of Flask's response as tests read.
+    """The parts of Flask's response that tests read.
 
     Attributes:
-        status_code: such as 200.
-        headers: by names in any case.
+        status_code: for example 200.
+        headers: with case-insensitive names.
         data: the body.
     """
 
@@ -213,11 +210,10 @@ class Response:
 
     @property
     def json(self) -> Any:
-        """The body's JSON."""
         return json.loads(self.data)
 
     def get_json(self, force: bool = False, silent: bool = False) -> Any:
-        """The body's JSON; None in place of an error if ``silent``."""
+        """The body's JSON; None if it is invalid and ``silent`` is true."""
         try:
             return self.json
         except ValueError:
@@ -226,12 +222,11 @@ class Response:
             raise
 
     def get_data(self, as_text: bool = False) -> str | bytes:
-        """The body."""
         return self.text if as_text else self.data
 
 
 def _target(model_class: type[LabelStudioMLBase]) -> str | type[LabelStudioMLBase]:
-    """The class by its module's name, so that the module's functions are found too."""
+    """The class as ``"module:Class"``, so that the module's functions are used too."""
     if model_class is LabelStudioMLBase:
         return _module_with_functions() or model_class
     name = model_class.__module__
@@ -241,7 +236,7 @@ def _target(model_class: type[LabelStudioMLBase]) -> str | type[LabelStudioMLBas
 
 
 def _module_with_functions() -> str | None:
-    """The module, imported last, that defines a marked function."""
+    """The most recently imported module that defines a decorated function."""
     for name, module in reversed(list(sys.modules.items())):
         for value in list(vars(module).values()):
             if (

@@ -1,4 +1,4 @@
-"""A ``fit`` in the process of a test."""
+"""Runs ``fit`` in the process of a test."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from lsml_bento.model.training_policy import START_TRAINING, TrainingEvent
 
 
 class LocalRun:
-    """A ``fit`` in this process, with tasks at hand: for tests of a model.
+    """A run of ``fit`` in this process, with given tasks.
 
     Args:
-        tasks: what ``annotated_tasks`` gives.
-        directory: where weights are written, below it one directory a version.
-        events: what ``self.events`` lists.
+        tasks: returned by ``annotated_tasks``.
+        directory: where weights are written, one subdirectory per version.
+        events: returned by ``self.events``.
 
     Attributes:
-        reports: what was reported, in order.
+        reports: all reports, in order.
         saved: the weights' directories with their metrics, in order.
-        should_stop: set it to see a ``fit`` stop.
+        should_stop: set it to test that ``fit`` stops.
     """
 
     job_id = "local"
@@ -44,18 +44,16 @@ class LocalRun:
         self._directory = directory
 
     def annotated_tasks(self) -> Iterator[Task]:
-        """The tasks that it was given."""
         return iter(self._tasks)
 
     def report(
         self, progress: float | None, metrics: Mapping[str, float | None]
     ) -> None:
-        """Keep what was reported."""
         self.reports.append({"progress": progress, **metrics})
 
     @contextmanager
     def save_weights(self, metrics: Mapping[str, float | None]) -> Iterator[Path]:
-        """A new directory, kept in ``saved`` if the block ends well."""
+        """A new directory, added to ``saved`` unless the block raises."""
         path = self._directory / f"version-{len(self.saved) + 1}"
         path.mkdir(parents=True)
         try:
@@ -67,7 +65,7 @@ class LocalRun:
 
 
 class _CancelledRun(LocalRun):
-    """A job that is cancelled while a report is made."""
+    """A run that is cancelled after a number of reports."""
 
     def __init__(self, tasks: Iterable[Task], directory: Path, stop_after: int) -> None:
         super().__init__(tasks, directory)
@@ -76,7 +74,6 @@ class _CancelledRun(LocalRun):
     def report(
         self, progress: float | None, metrics: Mapping[str, float | None]
     ) -> None:
-        """Keep what was reported; the last one is when it is cancelled."""
         super().report(progress, metrics)
         self.should_stop = len(self.reports) >= self._stop_after
 
@@ -90,19 +87,19 @@ def fit(
     *,
     stop_after: int | None = None,
 ) -> LocalRun:
-    """Call a model's ``fit`` here, as a job would, and say what it did.
+    """Call a model's ``fit`` in this process, as a job would.
 
     Args:
         model: an object of the class.
-        tasks: what ``self.annotated_tasks()`` gives.
-        directory: where ``self.save_weights()`` writes; ``load`` it to try the result.
+        tasks: returned by ``self.annotated_tasks()``.
+        directory: where ``self.save_weights()`` writes.
         event: the action that ``fit`` gets.
         data: the event's body without its action.
-        stop_after: ``self.should_stop`` after so many calls of ``self.report``, as in a
-            job that was cancelled; never by default.
+        stop_after: number of calls of ``self.report`` after which ``self.should_stop``
+            becomes true, as in a cancelled job; never by default.
 
     Returns:
-        The run: its ``reports``, and what it ``saved``.
+        The run, with its ``reports`` and the weights that it ``saved``.
     """
     run = (
         LocalRun(tasks, directory)

@@ -113,7 +113,7 @@ class TestBodiesThatAreNoJson:
         answer = blank.post(path, content=content)
 
         assert answer.status_code == 400
-        assert one_sentence(answer).startswith("the body is not JSON: ")
+        assert one_sentence(answer).startswith("the body is not valid JSON: ")
 
     @pytest.mark.parametrize(
         ("content", "found"),

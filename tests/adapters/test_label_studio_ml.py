@@ -347,7 +347,7 @@ def test_without_a_server_the_sdk_decides(tmp_path: Path) -> None:
 
 def test_an_app_takes_subclasses_only() -> None:
     for other in (object, None):
-        with pytest.raises(ValueError, match="no subclass of LabelStudioMLBase"):
+        with pytest.raises(ValueError, match="pass a subclass of LabelStudioMLBase"):
             init_app(other)  # type: ignore[arg-type]
 
 
@@ -358,7 +358,7 @@ def test_running_an_app_says_how_to_serve() -> None:
 
 def test_what_an_app_lacks_is_said(caplog: pytest.LogCaptureFixture) -> None:
     app = init_app(Mood, model_dir="/models", redis_host="redis")
-    assert "init_app(model_dir=.., redis_host=..)" in caplog.text
+    assert "init_app(model_dir=..., redis_host=...)" in caplog.text
     assert app.route("/health")(len) is len
     assert "/health: Label Studio's routes are served" in caplog.text
     with pytest.raises(AttributeError, match="has: config, backend, route, run, test_"):

@@ -62,4 +62,4 @@ def test_a_process_that_lost_its_gpu_is_replaced(tmp_path: Path) -> None:
         assert lost.status_code == 500
         assert "this process cannot use the GPU any more" in lost.text
         eventually(lambda: process_of(server) not in {None, first}, server.tail, 30)
-        assert "the GPU is lost: this process ends" in server.log()
+        assert "GPU lost: this process ends" in server.log()

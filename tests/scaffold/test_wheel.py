@@ -89,4 +89,4 @@ def test_without_an_installation_there_is_nothing_to_pack(tmp_path: Path) -> Non
     code = "from lsml_bento.scaffold.wheel import wheel_name; wheel_name()"
     env = environ(PYTHONPATH=str(ROOT))  # and with -S none of the environment's
     done = call([sys.executable, "-S", "-c", code], cwd=tmp_path, env=env)
-    assert "lsml-bento runs from files that were never installed" in done.stderr
+    assert "lsml-bento is running without being installed" in done.stderr

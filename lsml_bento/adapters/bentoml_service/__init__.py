@@ -1,4 +1,4 @@
-"""The BentoML service: routes, a typed API, metrics and the life of its process."""
+"""The BentoML service: routes, a typed API, metrics and the process's life cycle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 
 from lsml_bento.adapters.bentoml_service.metrics import Metrics
 from lsml_bento.adapters.bentoml_service.shape import Shape
-from lsml_bento.adapters.bentoml_service.supervisor import look_often
+from lsml_bento.adapters.bentoml_service.supervisor import check_often
 from lsml_bento.backend.backend import Backend
 from lsml_bento.backend_spec import BackendSpec
 from lsml_bento.contract import Task, parse_predict
@@ -31,13 +31,13 @@ from lsml_bento.training.embedded_worker import EmbeddedWorker
 log = logging.getLogger(__name__)
 
 _REQUEST_TIMEOUT_S = 120
-"""Over Label Studio's 100 s, so that it is our deadline that ends a request."""
+"""More than Label Studio's 100 s, so that our own deadline applies first."""
 
 _MEASURE_EVERY_S = 5.0
 _SWEEP_EVERY_S = 600.0
 _CLASS_WAIT_S = 10.0
-_IMPORT_AGAIN_S = 5.0
-_LOOK_EVERY_S = 1.0
+_IMPORT_EVERY_S = 5.0
+_CHECK_EVERY_S = 1.0
 
 
 def build_service(
@@ -51,23 +51,23 @@ def build_service(
     """A BentoML service with ``app`` at its root.
 
     Args:
-        shape: processes and devices.
+        shape: processes, GPUs and logging.
         app: gets the backend as ``app.state.backend`` when the process starts.
         make_backend: called once in each serving process.
-        middlewares: ASGI middlewares, outermost first, and their options.
-        make_worker: the worker that each serving process tries to keep, if any.
-        spec: found again on the service by ``spec_of``.
+        middlewares: ASGI middlewares and their options, outermost first.
+        make_worker: the embedded worker that each serving process tries to run, if any.
+        spec: returned by ``spec_of`` for the service.
     """
 
     class LabelStudioBackend:
-        """Label Studio ML backend; its own contract is mounted at the root."""
+        """Label Studio ML backend; Label Studio's routes are mounted at the root."""
 
         lsml_spec = spec
 
         @bentoml.on_deployment
         @staticmethod
         def prepare() -> None:
-            look_often()
+            check_often()
             if shape.log_format == "json":
                 write_json()
 
@@ -87,7 +87,7 @@ def build_service(
             await self.process.stop()
 
         async def __is_ready__(self) -> bool:
-            """What ``/readyz`` asks: whether the class was imported."""
+            """Whether the class was imported, for ``/readyz``."""
             return self.backend.is_ready
 
         @bentoml.api
@@ -98,7 +98,7 @@ def build_service(
             label_config: str | None = None,
             params: dict[str, Any] = {},  # noqa: B006 - BentoML copies defaults
         ) -> list[Any]:
-            """Predictions for tasks, one entry each, as ``/predict`` gives them."""
+            """Predictions for tasks, one entry each, as ``/predict`` returns them."""
             body = {
                 "tasks": tasks,
                 "project": project,
@@ -120,7 +120,7 @@ def build_service(
 
 
 class _Process:
-    """The life of a serving process, from its start to its end."""
+    """The life cycle of a serving process."""
 
     def __init__(
         self, backend: Backend, worker: EmbeddedWorker | None, metrics: Metrics
@@ -136,7 +136,7 @@ class _Process:
             self._import_class(),
             self._measure(),
             self._sweep(),
-            _end_when_useless(),
+            _end_if_useless(),
         )
         self._tasks = [asyncio.create_task(one) for one in work]
 
@@ -146,7 +146,7 @@ class _Process:
         if self._worker is not None:
             await asyncio.to_thread(self._worker.stop)
         if not await self.backend.close():
-            log.critical("predict() is stuck: the process ends without its answer")
+            log.critical("Stopping although predict() is stuck: its result is lost")
 
     async def _import_class(self) -> None:
         await self.backend.start()
@@ -154,16 +154,16 @@ class _Process:
             starting = self._start_worker(self._worker)
             self._tasks.append(asyncio.create_task(starting))
         while not self.backend.is_ready:
-            await asyncio.sleep(_IMPORT_AGAIN_S)
+            await asyncio.sleep(_IMPORT_EVERY_S)
             await self.backend.start()
         _spare_the_collector()
 
     async def _start_worker(self, worker: EmbeddedWorker) -> None:
-        """Once the class is imported; one that has no ``fit`` needs no worker."""
+        """Start the worker once the class is imported and has a ``fit``."""
         deadline = time.monotonic() + _CLASS_WAIT_S
         while not self.backend.is_ready and time.monotonic() < deadline:
             await asyncio.sleep(1.0)
-        # Of one that can not be imported the jobs will say why.
+        # If the class cannot be imported, its jobs will say why.
         if not self.backend.is_ready or self.backend.rules.trains:
             worker.start()
 
@@ -179,13 +179,13 @@ class _Process:
 
 
 def spec_of(service: bentoml.Service[Any]) -> BackendSpec | None:
-    """What names a service's backend; None if ``build_service`` did not make it."""
+    """The backend of a service; None if ``build_service`` did not create it."""
     spec = getattr(service.inner, "lsml_spec", None)
     return spec if isinstance(spec, BackendSpec) else None
 
 
 def _configuration(shape: Shape) -> dict[str, Any]:
-    # It loads all of BentoML, which a module that is imported only need not.
+    # Late, since it loads all of BentoML.
     from lsml_bento.adapters.bentoml_service.image import (  # noqa: PLC0415
         backend_image,
     )
@@ -200,31 +200,31 @@ def _configuration(shape: Shape) -> dict[str, Any]:
     if shape.gpus:
         configuration["resources"] = {"gpu": shape.gpus}
     if not shape.tracing:
-        # BentoML makes three spans a request even where nobody collects them.
+        # BentoML creates three spans per request even if nobody collects them.
         configuration["tracing"] = {"excluded_urls": ".*"}
     return configuration
 
 
-async def _end_when_useless() -> None:
-    """End this process when BentoML's supervisor was killed, as it can not say so.
+async def _end_if_useless() -> None:
+    """End this process if BentoML's supervisor was killed, or the GPU is lost.
 
-    And when its GPU is lost: the supervisor starts another, which has the GPU again.
+    In the latter case the supervisor starts a new process, which can use the GPU again.
     """
     parent = os.getppid()
     while os.getppid() == parent and not is_device_lost():
-        await asyncio.sleep(_LOOK_EVERY_S)
+        await asyncio.sleep(_CHECK_EVERY_S)
     if is_device_lost():
-        log.error("the GPU is lost: this process ends, and BentoML starts another")
+        log.error("GPU lost: this process ends, and BentoML starts a new one")
     else:
-        log.error("BentoML's supervisor is gone: this process ends too")
+        log.error("BentoML's supervisor is gone: this process ends")
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _spare_the_collector() -> None:
-    """Keep the garbage collector off what was imported.
+    """Exclude imported objects from garbage collection.
 
-    A full collection walks some hundred thousand objects that live as long as the
-    process, and stops it for 100-230 ms every few thousand requests.
+    A full collection visits some hundred thousand objects that live as long as the
+    process. It blocks the process for 100-230 ms every few thousand requests.
     """
     gc.collect()
     gc.freeze()
@@ -232,9 +232,9 @@ def _spare_the_collector() -> None:
 
 
 def _take_own_gpus(shape: Shape) -> None:
-    """Give each worker its share of the service's GPUs.
+    """Limit each serving process to its share of the service's GPUs.
 
-    BentoML 1.4 shows all of a service's GPUs to all of its workers.
+    BentoML 1.4 shows all of the service's GPUs to each process.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if shape.gpus and visible:
@@ -243,12 +243,12 @@ def _take_own_gpus(shape: Shape) -> None:
 
 
 def share(visible: str, index: int, workers: int) -> str:
-    """The devices of one worker, in the words of ``CUDA_VISIBLE_DEVICES``.
+    """The GPUs of one serving process, in the format of ``CUDA_VISIBLE_DEVICES``.
 
     Args:
-        visible: the devices of all workers, separated by commas.
-        index: the worker, from 0.
-        workers: how many there are; where they outnumber the devices, some share one.
+        visible: the GPUs of all processes, separated by commas.
+        index: of the process, from 0.
+        workers: number of processes; if there are more than GPUs, some share one.
     """
     devices = [device for device in visible.split(",") if device]
     return ",".join(devices[index::workers] or [devices[index % len(devices)]])

@@ -1,4 +1,4 @@
-"""What every image of a bento needs: a directory for state, and lsml-bento itself."""
+"""What the image of a bento needs: a directory for state, and lsml-bento itself."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
     from bentoml._internal.bento.bento import ImageInfo
 
 _OURS = re.compile(
-    # By its name, or by a directory, a file or a repository of that name.
+    # By name, or by a directory, file or repository of that name.
     r"^(?:[^#\n]*[\s/])?lsml[-_.]bento"
     r"(?:-\d[^\s/]*\.(?:whl|tar\.gz)|\.git)?/?(?=[\s\[<>=!~;@#]|$)",
     re.IGNORECASE | re.MULTILINE,
 )
 
 _MAKE_DATA = "install -d -o 1034 -g 1034 -m 0775 /data"
-"""A new volume belongs to whom the directory belongs to that it is mounted on; a
-bento's processes run as 1034."""
+"""A new volume gets the owner of the directory that it is mounted on. A bento's
+processes run as user 1034."""
 
 _KEPT = {"LSML_HOME": "/data", "LSML_MODEL_STORE": "/data/models"}
-"""What outlives the container, where a volume is mounted on ``/data``."""
+"""Where state and versions are stored, to outlive the container in a volume."""
 
 
 class BackendImage(Image):  # type: ignore[misc] # attrs classes of bentoml have no types
-    """BentoML's image, to which a build adds ``/data`` and a wheel of this version.
+    """BentoML's image with ``/data`` and a wheel of the running lsml-bento.
 
-    State and versions are kept in ``/data``, unless the bento's variables say where. A
-    requirement that names lsml-bento stays as it is, and no wheel is made.
+    State and versions are stored in ``/data``, unless the bento sets the variables. If
+    the requirements name lsml-bento, no wheel is added.
     """
 
     def freeze(
@@ -42,27 +42,27 @@ class BackendImage(Image):  # type: ignore[misc] # attrs classes of bentoml have
         """Write the image's files into a bento.
 
         Raises:
-            WheelError: if there is nothing to make a wheel of.
+            WheelError: if no wheel of lsml-bento can be built.
         """
         if _MAKE_DATA not in self.commands:
             self.commands.append(_MAKE_DATA)
         given = {env.name for env in envs}
-        # In place, as bento.yaml gets the same list: `containerize` goes by that one.
+        # In place, since `bentoml containerize` reads the same list from bento.yaml.
         envs += [BentoEnvSchema(k, v) for k, v in _KEPT.items() if k not in given]
         if not names_lsml_bento(self.python_requirements):
             wheel = write_wheel(bento_fs / "src" / "wheels")
             self.python_requirements += f"./wheels/{wheel.name}\n"
             if not self.lock_python_packages:
-                # What locks copies the wheels before it installs; this does not.
+                # Without locking, BentoML does not copy wheels before installing.
                 self.build_include("wheels")
         frozen: ImageInfo = super().freeze(bento_fs, envs, platform_)
         return frozen
 
 
 def backend_image() -> BackendImage:
-    """An image that leaves everything else to ``bentofile.yaml``."""
+    """A ``BackendImage``; ``bentofile.yaml`` decides everything else."""
     image = BackendImage()
-    # BentoML fills these in for Debian now, and once more for what the file says.
+    # BentoML would fill these in for Debian now, and again for bentofile.yaml.
     image.base_image = ""
     image.commands.clear()
     return image

@@ -1,4 +1,4 @@
-"""What a serving process tells Prometheus."""
+"""The Prometheus metrics of a serving process."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _WAIT_BUCKETS_S = (
 
 
 class Metrics:
-    """The batcher's ``Observer``, in Prometheus' words.
+    """The batcher's ``Observer`` with Prometheus metrics.
 
-    The histogram of batch sizes has BentoML's own name and labels, so that dashboards
-    made for its adaptive batching show ours.
+    The histogram of batch sizes has the name and labels of BentoML's own, so that
+    dashboards for BentoML's adaptive batching work.
     """
 
     def __init__(self, shape: Shape) -> None:
-        # Imported once BentoML has said where the processes' metrics are joined.
+        # Late, after BentoML has set the directory that joins the processes' metrics.
         from prometheus_client import Gauge, Histogram  # noqa: PLC0415
 
         size = shape.max_batch_size
@@ -63,7 +63,7 @@ class Metrics:
         )
         waiting = Gauge(
             name="lsml_queue_tasks",
-            documentation="Tasks that wait",
+            documentation="Waiting tasks",
             labelnames=["lane"],
             multiprocess_mode="livesum",
         )
@@ -79,31 +79,28 @@ class Metrics:
         self._publishing: asyncio.TimerHandle | None = None
 
     def batch(self, size: int) -> None:
-        """Observe a batch's size."""
         self._size.observe(size)
 
     def waited(self, lane: Lane, seconds: float) -> None:
-        """Observe a request's wait."""
         self._wait[lane].observe(seconds)
 
     def waiting(self, lane: Lane, items: int) -> None:
-        """Set a lane's length, a moment later: it changes twice with each request."""
+        """Set a lane's length with a delay, since each request changes it twice."""
         self._lengths[lane] = items
         if self._publishing is None:
             loop = asyncio.get_running_loop()
             self._publishing = loop.call_later(_PUBLISH_AFTER_S, self._publish)
 
     def webhook(self, seconds: float) -> None:
-        """Observe how long an event took."""
         self._webhook.observe(seconds)
 
     async def measure(self, backend: Backend) -> None:
-        """Read what the ledger knows of jobs, and which versions serve here."""
+        """Read the figures of jobs, and which versions serve in this process."""
         try:
             figures = await backend.status.job_figures()
             self._learning.show(figures, await backend.status.active_versions())
         except LsmlError as error:
-            log.debug("jobs could not be measured: %s", error)
+            log.debug("Job metrics not updated: %s", error)
 
     def _publish(self) -> None:
         self._publishing = None
@@ -113,7 +110,7 @@ class Metrics:
 
 
 class _LearningMetrics:
-    """What the ledger says; every process reads the same, so the newest counts."""
+    """Metrics of jobs; all processes read the same ones, so the newest value counts."""
 
     def __init__(self) -> None:
         from prometheus_client import Gauge  # noqa: PLC0415 - as above
@@ -129,7 +126,7 @@ class _LearningMetrics:
         self._fits = gauge(*FITS)
         self._active = gauge(
             "lsml_active_version_info",
-            "1 for the version that serves a project, 0 for one that did",
+            "1 for the version that serves a project, 0 for earlier versions",
             ["project", "version"],
         )
         self._shown: dict[str, str] = {}

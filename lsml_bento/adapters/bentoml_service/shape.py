@@ -1,4 +1,4 @@
-"""How many processes and devices a service has."""
+"""The processes, GPUs and logging of a service."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shape:
-    """How many processes and devices a service has.
+    """The processes, GPUs and logging of a service.
 
     Attributes:
-        name: a BentoML tag: lowercase letters, digits and ``._-``.
-        workers: serving processes.
-        gpus: devices of the service, dealt out among the workers.
-        access_log: BentoML's line for each request.
-        tracing: OpenTelemetry's spans for each request.
+        name: of the service.
+        workers: number of serving processes.
+        gpus: number of GPUs, distributed among the processes.
+        access_log: whether BentoML logs each request.
+        tracing: whether BentoML creates OpenTelemetry spans for each request.
         log_format: ``"text"`` or ``"json"``.
-        max_batch_size: the largest batch, for the buckets of its histogram.
+        max_batch_size: for the buckets of the histogram.
     """
 
     name: str

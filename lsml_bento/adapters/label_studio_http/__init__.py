@@ -49,15 +49,15 @@ _MIB = 1024 * 1024
 
 
 def contract_app(max_body_mib: float) -> Starlette:
-    """The routes that Label Studio calls, for ``app.state.backend`` to answer.
+    """The routes that Label Studio calls, handled by ``app.state.backend``.
 
     Args:
-        max_body_mib: bodies over it get 413.
+        max_body_mib: larger bodies get 413.
     """
     routes = _Routes(int(max_body_mib * _MIB))
     app = Starlette(
         routes=[
-            # Starlette tries one after the other: what is called most comes first.
+            # Starlette tries them in order: the most frequent come first.
             Route("/predict", routes.predict, methods=["POST"]),
             Route("/webhook", routes.webhook, methods=["POST"]),
             Route("/", routes.health, methods=["GET"]),
@@ -81,7 +81,7 @@ def contract_app(max_body_mib: float) -> Starlette:
                 methods=["GET"],
             ),
             Route(
-                # A version is named by the user's fit: slashes may be in it.
+                # The user's fit names versions, so a name may contain slashes.
                 "/api/projects/{project}/versions/{version:path}/activate",
                 routes.activate,
                 methods=["POST"],
@@ -99,7 +99,7 @@ def contract_app(max_body_mib: float) -> Starlette:
 
 
 class _Routes:
-    """One method per route."""
+    """The handlers, one method per route."""
 
     def __init__(self, max_body_bytes: int) -> None:
         self._max_body_bytes = max_body_bytes
@@ -139,7 +139,7 @@ class _Routes:
         query = request.query_params
         limit = query.get("limit", "100")
         if not limit.isdecimal() or len(limit) > 6:
-            raise BadRequest("limit is a number of jobs")
+            raise BadRequest("limit must be a number of jobs")
         jobs = await _backend(request).training.jobs(
             query.get("project") or None, query.get("status"), int(limit)
         )
@@ -184,7 +184,7 @@ class _Routes:
     async def job_status(self, request: Request) -> Response:
         job = _object(await self._body(request)).get("job")
         if not isinstance(job, (str, int)):
-            raise BadRequest('expected {"job": id}, as /train answered it')
+            raise BadRequest('expected {"job": id} with an id that /train returned')
         try:
             found = await _backend(request).training.job(str(job))
         except NotFound as error:
@@ -202,7 +202,7 @@ class _Routes:
     async def validate(self, request: Request) -> Response:
         config = _object(await self._body(request)).get("config")
         if not isinstance(config, str):
-            raise BadRequest('expected {"config": label config}')
+            raise BadRequest('expected {"config": "<View>...</View>"}')
         parse_label_config(config)
         return json_response({"status": "ok"})
 
@@ -217,7 +217,7 @@ class _Routes:
         return {} if body is None else _object(body)
 
     async def _body(self, request: Request, *, may_be_empty: bool = False) -> Any:
-        """The JSON of a body, read no further than the limit."""
+        """The parsed JSON of a body; reads no more than the limit."""
         _check_encoding(request)
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and float(declared) > self._max_body_bytes:
@@ -234,7 +234,7 @@ class _Routes:
         try:
             return orjson.loads(b"".join(chunks))
         except orjson.JSONDecodeError as error:
-            raise MalformedBody(f"the body is not JSON: {error}") from None
+            raise MalformedBody(f"the body is not valid JSON: {error}") from None
 
 
 def _backend(request: Request) -> Backend:
@@ -245,7 +245,7 @@ def _backend(request: Request) -> Backend:
 def _check_encoding(request: Request) -> None:
     check_media_type(request.headers.get("content-type", ""))
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMedia("the body is compressed: send it as it is")
+        raise UnsupportedMedia("the body is compressed: send it uncompressed")
 
 
 def _hang_up(request: Request) -> Callable[[], Awaitable[None]]:

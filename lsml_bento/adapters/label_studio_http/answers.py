@@ -1,4 +1,4 @@
-"""Answers as Label Studio and other clients read them: JSON, errors included."""
+"""Responses in JSON, including errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OLDER = {"running": "started", "succeeded": "finished", "cancelled": "failed"}
 
 
 def older_status(job: dict[str, Any]) -> dict[str, Any]:
-    """A job in the words of ``label_studio_ml`` up to 1.0.9."""
+    """A job in the format of ``label_studio_ml`` up to 1.0.9."""
     status = job["status"]
     error = "the job was cancelled" if status == "cancelled" else job["error"]
     return {
@@ -32,22 +32,22 @@ def older_status(job: dict[str, Any]) -> dict[str, Any]:
 def json_response(
     content: Any, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
-    """A value as JSON."""
+    """A response with a value as JSON."""
     return Response(
         orjson.dumps(content), status, headers, media_type="application/json"
     )
 
 
 def _asked(request: Request) -> str:
-    """Method and path, for one line of a log."""
+    """Method and path, safe for one line of a log."""
     return f"{request.method} {request.scope['path'][:200]!r}"
 
 
-# Starlette gives each of these the errors that it is registered for.
+# Starlette calls these with the errors for which they are registered.
 
 
 async def answer_error(request: Request, error: Any) -> Response:
-    """The sentence of an ``LsmlError``, with its status."""
+    """Respond with the message and the status of an ``LsmlError``."""
     level = logging.WARNING if error.status < 500 else logging.ERROR
     log.log(level, "%s answered %d: %s", _asked(request), error.status, error)
     wait_s = error.retry_after_s
@@ -56,7 +56,7 @@ async def answer_error(request: Request, error: Any) -> Response:
 
 
 async def answer_http_error(request: Request, error: Any) -> Response:
-    """What is wrong with a path or a method."""
+    """Respond to a wrong path or method."""
     said = ROUTING_ERRORS.get(error.status_code, error.detail)
     return json_response(
         {"error": f"{_asked(request)}: {said}"}, error.status_code, error.headers
@@ -64,12 +64,12 @@ async def answer_http_error(request: Request, error: Any) -> Response:
 
 
 async def answer_nobody(request: Request, _: Exception) -> Response:
-    """Note a client that hung up while it sent."""
-    log.info("%s: the client hung up while sending", _asked(request))
-    return json_response({"error": "the client hung up"}, status=400)
+    """Log that a client disconnected while sending."""
+    log.info("Client disconnected while sending: %s", _asked(request))
+    return json_response({"error": "the client disconnected"}, status=400)
 
 
 async def answer_bug(request: Request, error: Exception) -> Response:
-    """Note a bug; the client is told where to look."""
-    log.error("%s failed: a bug in lsml-bento", _asked(request), exc_info=error)
-    return json_response({"error": "the server failed: its log says why"}, status=500)
+    """Log a bug, and refer the client to the log."""
+    log.error("Bug in lsml-bento: %s failed", _asked(request), exc_info=error)
+    return json_response({"error": "the server failed: see its log"}, status=500)

@@ -1,10 +1,11 @@
-"""HumanSignal's module names, resolved to what lsml_bento has under them.
+"""An import hook that resolves HumanSignal's module names to lsml_bento.
 
-A directory written for ``label_studio_ml`` says ``from label_studio_ml.model import
-LabelStudioMLBase``. After ``install`` that is this package's class, even where
-HumanSignal's package is installed; after ``fall_back`` it is only where none is found.
-Older names of label-studio-sdk's modules are found in the same way, always as the last
-resort. This module imports the standard library only: pytest loads it at every start.
+A directory written for ``label_studio_ml`` contains ``from label_studio_ml.model import
+LabelStudioMLBase``. After ``install`` that is this package's class, even if
+HumanSignal's package is installed. After ``fall_back`` it is so only if no other
+package is found. Former names of label-studio-sdk's modules resolve in the same way, if
+nothing else is found. pytest loads this module at every start, so it imports only the
+standard library.
 
 Source: ``HumanSignal/label-studio-ml-backend`` ``label_studio_ml/*.py``@010cc2ab, the
 imports of its examples and of public projects.
@@ -70,31 +71,31 @@ _OURS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "lsml_bento.model.response": ("ModelResponse",),
     },
 }
-"""Module -> where its names come from."""
+"""Module -> the modules that its names come from."""
 
 _MOVED: Mapping[str, str] = {
     "label_studio_converter": "label_studio_sdk.converter",
     "label_studio_sdk.objects": "label_studio_sdk.label_interface.objects",
     "label_studio_tools": "label_studio_sdk._extensions.label_studio_tools",
 }
-"""Modules that label-studio-sdk took over, or moved, with all that is below them."""
+"""Modules and packages that moved to, or within, label-studio-sdk."""
 
 _INSTEAD: Mapping[str, str] = {
     "label_studio_ml.api._server": "the app is what init_app(model_class) returns",
     "label_studio_ml.cache": "a model keeps values with self.set and self.get",
     "label_studio_ml.examples": "copy the example's directory and name its modules "
     "without this prefix",
-    "label_studio_ml.exceptions": "raise any exception: the client gets one sentence",
+    "label_studio_ml.exceptions": "raise any exception: the client gets its message",
     "label_studio_ml.model.CACHE": "a model keeps values with self.set and self.get",
     "label_studio_ml.server": "the command is lsml-bento",
 }
 
 
 def install() -> None:
-    """Make ``label_studio_ml`` mean this package, in front of an installed one.
+    """Resolve ``label_studio_ml`` to this package, before an installed one.
 
-    Modules of an installed one that were imported before are forgotten, so that this
-    belongs before the import of user code. A second call changes nothing.
+    Call it before importing user code: modules of an installed package are removed from
+    ``sys.modules``. A second call changes nothing.
     """
     if not any(isinstance(f, _Names) and f.is_first for f in sys.meta_path):
         sys.meta_path.insert(0, _Names(is_first=True))
@@ -105,7 +106,7 @@ def install() -> None:
 
 
 def fall_back() -> None:
-    """Make ``label_studio_ml`` mean this package where no other one is found.
+    """Resolve ``label_studio_ml`` to this package if no other one is found.
 
     A second call changes nothing.
     """
@@ -114,7 +115,7 @@ def fall_back() -> None:
 
 
 class _Names(MetaPathFinder):
-    """Finds the modules of ``_OURS``, and as the last resort those of ``_MOVED``."""
+    """Finds the modules of ``_OURS``, and those of ``_MOVED`` if nothing else does."""
 
     def __init__(self, *, is_first: bool) -> None:
         self.is_first = is_first
@@ -125,11 +126,10 @@ class _Names(MetaPathFinder):
         path: Sequence[str] | None = None,
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
-        """The spec of an alias, or None for a name that is nobody's or another's.
+        """The spec of an alias, or None for any other name.
 
         Raises:
-            ModuleNotFoundError: for an unknown name in a module of ours, saying which
-                names there are.
+            ModuleNotFoundError: for an unknown name in an alias, listing known names.
         """
         if _root(fullname) == "label_studio_ml":
             return self._find_ours(fullname)
@@ -138,11 +138,11 @@ class _Names(MetaPathFinder):
     def _find_ours(self, fullname: str) -> ModuleSpec | None:
         parent = fullname.rpartition(".")[0]
         if parent and not _is_alias(sys.modules.get(parent)):
-            return None  # below a package that is really installed
+            return None  # in an installed package
         if fullname not in _OURS:
-            # Without name=: Python replaces the message of an error that has it.
+            # Without name=, since Python would replace the message.
             raise ModuleNotFoundError(_nothing_at(fullname))
-        # A package, so that "from module import name" asks this finder for the name.
+        # As a package, so that "from module import name" calls this finder.
         return ModuleSpec(fullname, _OursLoader(), is_package=True)
 
     def _find_moved(self, fullname: str) -> ModuleSpec | None:
@@ -158,12 +158,11 @@ class _Names(MetaPathFinder):
 
 
 class _AliasLoader(Loader):
-    """Fills a module with the objects of others."""
+    """Fills a module with objects of other modules."""
 
 
 class _OursLoader(_AliasLoader):
     def exec_module(self, module: ModuleType) -> None:
-        """Give the module the names that ``_OURS`` lists for it."""
         names: list[str] = []
         for source, wanted in _OURS[module.__name__].items():
             found = import_module(source)
@@ -182,7 +181,6 @@ class _MovedLoader(_AliasLoader):
         self._new_name = new_name
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give the module all that the module of the new name has."""
         found = import_module(self._new_name)
         names = {k: v for k, v in vars(found).items() if not k.startswith("__")}
         vars(module).update(names, __doc__=found.__doc__)
@@ -198,7 +196,7 @@ def _is_alias(module: ModuleType | None) -> bool:
 
 
 def _nothing_at(fullname: str) -> str:
-    """What to say about a name that neither HumanSignal's users nor we have."""
+    """The error message for an unknown name."""
     module, _, name = fullname.rpartition(".")
     if module == "label_studio_ml":
         known = [other.rpartition(".")[2] for other in _OURS if other != module]

@@ -1,4 +1,4 @@
-"""What ``label_studio_ml.utils`` offers, on label-studio-sdk where that has it."""
+"""The functions of ``label_studio_ml.utils``, based on label-studio-sdk."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from lsml_bento.model.media import names_a_file
 
 package_name = "label-studio-ml"
 __version__ = "2.0.1.dev0"
-"""The version of HumanSignal's package whose names these are."""
+"""The version of HumanSignal's package that this module follows."""
 
 DATA_UNDEFINED_NAME = "$undefined$"
-"""The key of ``task["data"]`` in tasks imported as a plain list of addresses."""
+"""The key of ``task["data"]`` in tasks that were imported as a list of URLs."""
 
 
 # Label configs
@@ -36,14 +36,14 @@ def get_single_tag_keys(
 
     Args:
         parsed_label_config: ``self.parsed_label_config``.
-        control_type: such as ``"Choices"``.
-        object_type: such as ``"Text"``.
+        control_type: for example ``"Choices"``.
+        object_type: for example ``"Text"``.
 
     Returns:
         ``(from_name, to_name, value, labels)``; value is a key of ``task["data"]``.
 
     Raises:
-        ValueError: if the label config has other tags, or more of them.
+        ValueError: if the label config has other or more control tags.
     """
     described = [
         f"<{info['type']}> on <{'> and <'.join(i['type'] for i in info['inputs'])}>"
@@ -52,7 +52,8 @@ def get_single_tag_keys(
     if described != [f"<{control_type}> on <{object_type}>"]:
         raise ValueError(
             f"the model needs a label config with one <{control_type}> on one "
-            f"<{object_type}>; this one has: {', '.join(described) or 'no control tag'}"
+            f"<{object_type}>, and this one has: "
+            f"{', '.join(described) or 'no control tag'}"
         )
     [(from_name, info)] = parsed_label_config.items()
     value: str = info["inputs"][0]["value"]
@@ -65,7 +66,7 @@ def get_first_tag_keys(
     """The first control tag of a type on an object tag of a type.
 
     Returns:
-        ``(from_name, its entry in the parsed label config)``, or two Nones.
+        ``(from_name, its entry in the parsed label config)``, or ``(None, None)``.
     """
     for from_name, info in parsed_label_config.items():
         on = {tag["type"] for tag in info["inputs"]}
@@ -75,7 +76,7 @@ def get_first_tag_keys(
 
 
 def match_labels(input: str, labels: Sequence[str]) -> list[str]:
-    """The label most alike to each line of a text, as an LLM may have written it."""
+    """The most similar label for each line of a text, such as an LLM's output."""
     return [
         max(labels, key=lambda label: SequenceMatcher(None, line, label).ratio())
         for line in input.splitlines()
@@ -86,7 +87,7 @@ def match_labels(input: str, labels: Sequence[str]) -> list[str]:
 
 
 def is_skipped(completion: Mapping[str, Any]) -> bool:
-    """Whether the only annotation of a task says that it was skipped."""
+    """Whether a task has one annotation, and it was skipped."""
     annotations = completion["annotations"]
     if len(annotations) != 1:
         return False
@@ -112,13 +113,13 @@ def get_local_path(
     download_resources: bool = True,
     task_id: int | str | None = None,
 ) -> str:
-    """The path of a local copy of a file that task data names.
+    """The path of a local copy of a file that task data refers to.
 
-    Called while a server works on a model, this is the same as the model's
-    ``get_local_path``; elsewhere label-studio-sdk's function decides.
+    In a server this does the same as the model's ``get_local_path``. Elsewhere it calls
+    label-studio-sdk's function.
 
     Raises:
-        MediaError: if the server must not read the file.
+        MediaError: if the file cannot be read, or reading it is not allowed.
     """
     options = {
         "cache_dir": cache_dir,
@@ -154,13 +155,13 @@ def get_image_local_path(
     label_studio_access_token: str | None = None,
     task_id: int | str | None = None,
 ) -> str:
-    """``get_local_path`` by the names that it had for images.
+    """``get_local_path`` with the argument names of older versions.
 
     Raises:
-        MediaError: if the server must not read the file.
+        MediaError: if the file cannot be read, or reading it is not allowed.
     """
     host = label_studio_host or get_env("HOSTNAME") or ""
-    # A container's HOSTNAME is its own name, not where Label Studio answers.
+    # In a container HOSTNAME is the container's name, not Label Studio's URL.
     return get_local_path(
         url,
         cache_dir=image_cache_dir,
@@ -173,7 +174,7 @@ def get_image_local_path(
 
 
 def get_image_size(filepath: str) -> tuple[int, int]:
-    """Width and height in pixels of an image as it is shown, its EXIF turn included."""
+    """Width and height of an image in pixels, after its EXIF rotation."""
     from PIL import Image, ImageOps  # noqa: PLC0415 - few models read images
 
     with Image.open(filepath) as image:
@@ -182,7 +183,7 @@ def get_image_size(filepath: str) -> tuple[int, int]:
 
 
 def is_valid_url(path: str) -> bool:
-    """Whether a text has the scheme and the host of an address."""
+    """Whether a text is a URL with scheme and host."""
     try:
         parts = urlsplit(path)
     except ValueError:
@@ -191,22 +192,22 @@ def is_valid_url(path: str) -> bool:
 
 
 def is_preload_needed(url: str) -> bool:
-    """Whether a text in task data is the address of a file.
+    """Whether a text in task data is the URL of a file.
 
-    A path that exists on this machine is no such address: task data comes from people
-    who may not read this machine.
+    An existing path on this machine does not count: the authors of task data may not be
+    allowed to read this machine's files.
     """
     return names_a_file(url)
 
 
-# What models and tests keep and compare
+# Caches, and comparisons in tests
 
 
 class InMemoryLRUDictCache:
-    """Values by key, the least recently used out first.
+    """An LRU cache.
 
     Args:
-        capacity: values kept at most.
+        capacity: maximum number of values.
     """
 
     def __init__(self, capacity: int = 1) -> None:
@@ -220,14 +221,13 @@ class InMemoryLRUDictCache:
         return str(self.cache)
 
     def get(self, key: Any) -> Any:
-        """The value of a key, None if it is not kept."""
+        """The value of a key, None if it is not cached."""
         if key not in self.cache:
             return None
         self.cache.move_to_end(key)
         return self.cache[key]
 
     def put(self, key: Any, value: Any) -> None:
-        """Keep a value."""
         self.cache[key] = value
         self.cache.move_to_end(key)
         while len(self.cache) > self.capacity:
@@ -241,10 +241,10 @@ def compare_nested_structures(
     rel: float | None = 1e-4,
     abs: float | None = None,
 ) -> None:
-    """Compare predictions in a test, numbers within a tolerance.
+    """Compare predictions in a test, with a tolerance for numbers.
 
     Raises:
-        AssertionError: naming the first place where they differ.
+        AssertionError: naming the path of the first difference.
     """
     where = path or "the top"
     if isinstance(a, dict) and isinstance(b, dict):
