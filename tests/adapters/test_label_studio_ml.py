@@ -360,7 +360,7 @@ def test_what_an_app_lacks_is_said(caplog: pytest.LogCaptureFixture) -> None:
     app = init_app(Mood, model_dir="/models", redis_host="redis")
     assert "init_app(model_dir=..., redis_host=...)" in caplog.text
     assert app.route("/health")(len) is len
-    assert "/health: Label Studio's routes are served" in caplog.text
+    assert "Route ignored: /health; only Label Studio's routes" in caplog.text
     with pytest.raises(AttributeError, match="has: config, backend, route, run, test_"):
         app.before_request(len)
 

@@ -122,9 +122,9 @@ def test_labels_that_match_none_of_the_models_are_explained(
 ) -> None:
     config = LABELS.replace(' predicted_values="PER"', "").replace("loc", "City")
     assert refusal(lambda: make("token-classification", tagger, config)) == (
-        f'the model {tagger} knows PER, LOC, and <Labels name="label"> of the label '
-        "config has Person, City: none match; say which is which with "
-        'predicted_values, as in <Label value="Person" predicted_values="PER"/>'
+        f'no label of <Labels name="label"> matches a label of the model {tagger}: '
+        "the label config has Person, City, the model has PER, LOC; map them with "
+        'predicted_values, for example <Label value="Person" predicted_values="PER"/>'
     )
 
 
@@ -133,7 +133,8 @@ def test_labels_of_the_model_without_a_place_are_told(
 ) -> None:
     with caplog.at_level(logging.INFO):
         model = make("token-classification", tagger, LABELS.replace("loc", "City"))
-    assert "no label of 'label' is for what the model calls LOC" in caplog.text
+    assert "Unused labels of the model: " in caplog.text
+    assert "control='label' labels: LOC" in caplog.text
     [slot] = predicted(model, tasks("ana of paris"))
     assert spans(slot) == [(0, 3, "ana", "Person")]
 
@@ -142,9 +143,9 @@ def test_a_label_config_without_the_control_is_explained(
     make: Make, tagger: Path
 ) -> None:
     assert refusal(lambda: make("token-classification", tagger, CHOICES)) == (
-        "the pipeline token-classification fills <Labels> on <Text>, and the label "
+        "the pipeline token-classification needs <Labels> on <Text>, and the label "
         "config has <Choices> on <Text>: add one under Settings > Labeling Interface, "
-        "or start another pipeline"
+        "or use another pipeline"
     )
 
 
@@ -158,8 +159,8 @@ def test_a_threshold_among_the_extra_params_drops_what_is_less_sure(
 def test_an_extra_param_that_means_nothing_is_named(make: Make, tagger: Path) -> None:
     said = refusal(lambda: make("token-classification", tagger, LABELS, top_k=3))
     assert said == (
-        "the extra params of the model can not be used: top_k: Extra inputs are not "
-        "permitted; this pipeline takes threshold, aggregation_strategy"
+        "the extra params of the model are invalid: top_k: Extra inputs are not "
+        "permitted; this pipeline accepts threshold, aggregation_strategy"
     )
 
 
@@ -185,7 +186,7 @@ def test_a_text_in_a_file_is_read_from_there(
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe\xff")
     good, bad = predicted(model, tasks("/data/a.txt", "/data/b.txt"))
     assert spans(good) == [(3, 6, "ana", "Person")]
-    assert str(bad).startswith("/data/b.txt is no text in UTF-8: ")
+    assert str(bad).startswith("/data/b.txt is not a UTF-8 text: ")
 
 
 @pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf"])
@@ -205,9 +206,9 @@ def test_a_text_that_is_not_one_key_is_named(
 ) -> None:
     config = LABELS.replace("$words", value)
     assert refusal(lambda: make("token-classification", tagger, config)) == (
-        "the pipeline token-classification fills <Labels> on <Text>, and the label "
+        "the pipeline token-classification needs <Labels> on <Text>, and the label "
         f'config has <Labels> on <Text> whose value="{value}" is more than a key of '
-        "the data: add one under Settings > Labeling Interface, or start another "
+        "the data: add one under Settings > Labeling Interface, or use another "
         "pipeline"
     )
 
@@ -248,8 +249,8 @@ def test_a_model_trained_for_something_else_is_refused(
 ) -> None:
     assert refusal(lambda: make("text-classification", tagger, CHOICES)) == (
         f"the model {tagger} is a BertForTokenClassification, and "
-        "text-classification takes one that was trained for it, a "
-        "..ForSequenceClassification: name another model, or another pipeline"
+        "text-classification needs a model trained for it, a "
+        "...ForSequenceClassification: use another model, or another pipeline"
     )
 
 
@@ -259,7 +260,7 @@ def test_a_model_of_numbers_fills_no_choices(make: Make, tmp_path: Path) -> None
         tmp_path / "m", ["SAD"], {"a": "SAD"}, **kind
     )
     said = refusal(lambda: make("text-classification", place, CHOICES))
-    assert "puts out numbers (problem_type is regression), which fill no" in said
+    assert "returns numbers (problem_type is regression), which cannot fill" in said
 
 
 def test_a_model_whose_positions_have_no_end_reads_a_long_text(
@@ -310,9 +311,9 @@ def test_a_choice_with_an_alias_is_asked_by_its_value(make: Make, judge: Path) -
 
 def test_a_judge_needs_a_label_for_what_holds(make: Make, moods: Path) -> None:
     assert refusal(lambda: make("zero-shot-classification", moods, CHOICES)) == (
-        f"the model {moods} knows joy, love, SAD, other, and zero-shot-classification "
-        "takes one trained on inference, with a label named entailment: name such a "
-        "model"
+        f"the model {moods} has joy, love, SAD, other, and zero-shot-classification "
+        "needs a model trained on natural language inference, with a label named "
+        "entailment: use such a model"
     )
 
 
@@ -324,7 +325,7 @@ def test_a_template_that_a_choice_can_not_be_put_into_is_refused(
 ) -> None:
     template = {"hypothesis_template": words}
     said = refusal(lambda: make("zero-shot-classification", judge, CHOICES, **template))
-    assert "give it one {}, where the choice is put, and no other braces" in said
+    assert "write one {} in the place of the choice, and no other braces" in said
 
 
 def test_a_template_may_number_its_place(make: Make, judge: Path) -> None:
@@ -466,10 +467,10 @@ def test_a_large_files_parts_are_in_the_hash(tmp_path: Path) -> None:
 
 def test_a_model_that_is_not_there_is_told(make: Make, tmp_path: Path) -> None:
     said = refusal(lambda: make("text-classification", tmp_path / "gone", CHOICES))
-    assert said.startswith(f"the model {tmp_path / 'gone'} can not be used: ")
+    assert said.startswith(f"the model {tmp_path / 'gone'} cannot be loaded: ")
     assert said.endswith(
-        "name a directory that save_pretrained() wrote, or a model of the hub that "
-        "this machine can reach"
+        "use a directory that save_pretrained() wrote, or a model on a hub that this "
+        "machine can reach"
     )
 
 
@@ -478,8 +479,8 @@ def test_a_device_that_is_none_is_told(
 ) -> None:
     monkeypatch.setenv("LSML_PIPELINE_DEVICE", "gpu1")
     assert refusal(lambda: make("token-classification", tagger, LABELS)) == (
-        "LSML_PIPELINE_DEVICE is 'gpu1', which is no device: use cpu, cuda, cuda:1, or "
-        "mps"
+        "LSML_PIPELINE_DEVICE is 'gpu1', which is not a device: use cpu, cuda, cuda:1, "
+        "or mps"
     )
 
 
@@ -491,7 +492,7 @@ def test_a_missing_library_is_told_with_the_command_that_installs_it(
     for name in [n for n in sys.modules if n.startswith(f"{package}.")]:
         monkeypatch.delitem(sys.modules, name)
     assert refusal(lambda: make("token-classification", tagger, LABELS)) == (
-        "transformers is not installed, which a pipeline needs: pip install "
+        "the pipeline needs transformers, which is not installed: run pip install "
         "'lsml-bento[transformers]'"
     )
 

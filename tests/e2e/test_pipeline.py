@@ -85,9 +85,10 @@ def test_setup_gives_the_reason_when_the_labels_do_not_match(
     refused = set_up(server, LABEL_CONFIG.replace(' predicted_values="PER"', ""))
     assert refused.status_code == 500
     assert refused.json()["error"] == (
-        f'the model {home / "people"} knows PER, and <Labels name="label"> of the '
-        "label config has Person: none match; say which is which with "
-        'predicted_values, as in <Label value="Person" predicted_values="PER"/>'
+        'no label of <Labels name="label"> matches a label of the model '
+        f"{home / 'people'}: the label config has Person, the model has PER; map them "
+        'with predicted_values, for example <Label value="Person" '
+        'predicted_values="PER"/>'
     )
 
 

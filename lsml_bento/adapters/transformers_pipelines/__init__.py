@@ -1,7 +1,7 @@
-"""A transformers pipeline as a model: which control its outputs fill, and how.
+"""A transformers pipeline as a model, without any code of the user.
 
-Importing this loads neither torch nor transformers: a class is imported in every
-process that serves, and what computes is loaded when the first project asks.
+Importing this loads neither torch nor transformers, since every serving process imports
+the class. They are loaded when the first project needs the model.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ FILLINGS = {
     "object-detection": "images:Boxes",
     "automatic-speech-recognition": "transcripts:Transcripts",
 }
-"""What turns a pipeline's outputs into regions: ``"module:Class"`` of this package."""
+"""The class of this package, ``"module:Class"``, that makes regions of the outputs."""
 
 
 class PipelineModel(LabelStudioMLBase):
     """The pipeline ``LSML_PIPELINE`` with the model ``LSML_PIPELINE_MODEL``.
 
-    The weights are shared by all projects; each project's label config decides which
-    control the outputs fill.
+    All projects share the weights. Each project's label config decides which control
+    the outputs fill.
     """
 
     def setup(self) -> None:
         """Find the control to fill, and name the model's version.
 
         Raises:
-            ModelSetupError: if the model can not be read, or the label config has no
-                control that it fills.
-            SettingsError: if a variable of the environment can not be used.
+            ModelSetupError: if the model cannot be read, or the label config has no
+                suitable control.
+            SettingsError: if an environment variable is invalid.
         """
         settings = Settings.from_env(os.environ)
         self._pretrained = _open(settings)
@@ -55,18 +55,18 @@ class PipelineModel(LabelStudioMLBase):
         self.set("model_version", self._pretrained.version)
 
     def load(self, weights: Path | None) -> None:
-        """Read the model's weights.
+        """Load the model's weights.
 
         Raises:
-            ModelSetupError: if they can not be read.
+            ModelSetupError: if they cannot be read.
         """
-        # The same for every label config, as objects of several projects share it.
+        # Independent of the label config, since several projects share the result.
         self._loaded = self._filling.load(self._pretrained)
 
     def predict(
         self, tasks: list[Task], context: Context | None = None, **kwargs: Any
     ) -> list[Any]:
-        """Predict the tasks in one batch; the error of a task stands in its place."""
+        """Predict the tasks in one batch; a task's error takes its place."""
         inputs = [self._read(task) for task in tasks]
         given = [i for i in inputs if i is not None and not isinstance(i, LsmlError)]
         predictions: Iterator[Prediction] = iter(())
@@ -81,7 +81,7 @@ class PipelineModel(LabelStudioMLBase):
         ]
 
     def _read(self, task: Task) -> Any:
-        """What the pipeline gets of a task: None for nothing, or an error."""
+        """The pipeline's input for a task: None if the task is empty, or an error."""
         try:
             return self._filling.read(self, task)
         except LsmlError as error:
@@ -92,8 +92,8 @@ def _open(settings: Settings) -> Pretrained:
     pipeline, model = settings.pipeline, settings.pipeline_model
     if pipeline is None or model is None:
         raise ModelSetupError(
-            "no pipeline is set: start one with `lsml-bento start --pipeline PIPELINE "
-            "--model MODEL`, or set LSML_PIPELINE and LSML_PIPELINE_MODEL"
+            "no pipeline is set: use `lsml-bento start --pipeline PIPELINE --model "
+            "MODEL`, or set LSML_PIPELINE and LSML_PIPELINE_MODEL"
         )
     opened: Pretrained = _import("pretrained:open_pretrained")(
         pipeline, model, settings.pipeline_device
@@ -112,6 +112,6 @@ def _import(target: str) -> Any:
         return getattr(import_module(f"{__name__}.{module}"), name)
     except ModuleNotFoundError as error:
         raise ModelSetupError(
-            f"{error.name} is not installed, which a pipeline needs: "
+            f"the pipeline needs {error.name}, which is not installed: run "
             "pip install 'lsml-bento[transformers]'"
         ) from error

@@ -1,4 +1,4 @@
-"""Recordings as the samples that a speech model takes."""
+"""Reads recordings as samples for a speech model."""
 
 from __future__ import annotations
 
@@ -12,27 +12,26 @@ from lsml_bento.error_text import describe
 from lsml_bento.errors import MediaError
 
 Samples = NDArray[np.float32]
-"""One channel, from -1 to 1."""
+"""One channel, values from -1 to 1."""
 
 _HIGHEST_RATE = 768_000
 _BLOCK_S = 60
 _WIDTHS = {2: ("<i2", 2**15), 4: ("<i4", 2**31)}
-"""Of a sample in bytes: how it is stored, and what 1.0 is."""
+"""Bytes per sample -> data type, and the value that stands for 1.0."""
 
 
 def read_audio(path: str, url: str, rate: int) -> Samples:
-    """The samples of a file, its channels mixed into one.
+    """The samples of a file, with its channels mixed into one.
 
-    soundfile reads WAV, FLAC, OGG and MP3 where it is installed, Python alone reads
-    WAV.
+    With the package soundfile it reads WAV, FLAC, OGG and MP3; without it only WAV.
 
     Args:
         path: the file.
-        url: what the task calls it, for the error.
-        rate: samples per second that are wanted.
+        url: from the task, for the error message.
+        rate: wanted samples per second.
 
     Raises:
-        MediaError: if it can not be decoded, saying what could.
+        MediaError: if it cannot be decoded.
     """
     soundfile = _soundfile()
     try:
@@ -41,19 +40,19 @@ def read_audio(path: str, url: str, rate: int) -> Samples:
         else:
             samples, found = soundfile.read(path, dtype="float32", always_2d=True)
         if not 0 < found <= _HIGHEST_RATE:
-            raise ValueError(f"its header says {found} samples a second")
+            raise ValueError(f"its header says {found} samples per second")
         return resampled(samples.mean(axis=1), found, rate)
     except (OSError, EOFError, RuntimeError, ValueError, wave.Error) as error:
         more = "" if soundfile else "; pip install soundfile for FLAC, OGG and MP3"
         raise MediaError(
-            f"{url[:200]} is no recording that can be decoded: {describe(error)}; "
-            f"convert it to WAV{more}"
+            f"the recording {url[:200]} cannot be decoded: {describe(error)}; convert "
+            f"it to WAV{more}"
         ) from error
 
 
 def _soundfile() -> Any:
     try:
-        import soundfile  # noqa: PLC0415 - not every machine has it
+        import soundfile  # noqa: PLC0415 - optional
     except (ImportError, OSError):  # OSError: the package without its library
         return None
     return soundfile
@@ -73,15 +72,15 @@ def _read_wave(path: str) -> tuple[Samples, int]:
 
 
 def resampled(samples: NDArray[Any], have: int, want: int) -> Samples:
-    """The same sound at another rate, without what the new rate can not hold.
+    """Resample, without frequencies that the new rate cannot represent.
 
-    Block by block, by cutting or padding each block's spectrum; a second of its
-    neighbours goes along, so that a block's edges do not sound.
+    It truncates or pads the spectrum of each block. Blocks overlap by one second, so
+    that their edges are not audible.
 
     Args:
         samples: one channel.
         have: its samples per second.
-        want: those of the result.
+        want: samples per second of the result.
     """
     if have == want or not len(samples):
         return np.asarray(samples, np.float32)

@@ -29,17 +29,17 @@ from lsml_bento.errors import ModelSetupError
 from lsml_bento.model.base_class import LabelStudioMLBase
 
 _LENGTH = 512
-"""Tokens that are read of a text, for models that do not say how many they take."""
+"""Tokens per text, for models that do not state their maximum."""
 
 
 class ChoiceOptions(Options):
-    """Extra params of pipelines that pick choices."""
+    """Extra params of classifiers."""
 
     threshold: float | None = Field(None, ge=0, le=1)
 
 
 class ZeroShotOptions(ChoiceOptions):
-    """Those of zero-shot-classification too."""
+    """Extra params of zero-shot-classification."""
 
     hypothesis_template: str = "This example is {}."
 
@@ -53,7 +53,7 @@ class ZeroShotOptions(ChoiceOptions):
             has_one = False
         if not has_one:
             raise ValueError(
-                "give it one {}, where the choice is put, and no other braces"
+                "write one {} in the place of the choice, and no other braces"
             )
         return template
 
@@ -62,12 +62,12 @@ def match_choices(model: LabelStudioMLBase, pretrained: Pretrained, on: str) -> 
     """The ``<Choices>`` that a classifier fills.
 
     Raises:
-        ModelSetupError: if there is none, or the model puts out numbers.
+        ModelSetupError: if there is none, or the model is a regression model.
     """
     if pretrained.config.problem_type == "regression":
         raise ModelSetupError(
-            f"the model {pretrained.name} puts out numbers (problem_type is "
-            "regression), which fill no <Choices>: name a model that classifies"
+            f"the model {pretrained.name} returns numbers (problem_type is "
+            "regression), which cannot fill <Choices>: use a classification model"
         )
     return match_target(
         model,
@@ -90,13 +90,13 @@ def choose(
 
     Args:
         target: the control.
-        scores: by the model's names.
-        threshold: what a score must reach; 0.5 where labels do not exclude one
-            another, by default.
-        exclusive: whether the model's labels exclude one another.
+        scores: of the model's labels, by their names.
+        threshold: the minimum score. By default 0 if the labels are mutually
+            exclusive, else 0.5.
+        exclusive: whether the model's labels are mutually exclusive.
 
     Returns:
-        Nothing is picked if the model's best label is none of the label config's.
+        A prediction without a choice if the label config lacks the model's best label.
     """
     least = (0.0 if exclusive else 0.5) if threshold is None else threshold
     ranked = sorted(scores, key=scores.__getitem__, reverse=True)
@@ -111,10 +111,10 @@ def choose(
 
 
 class ClassifierChoices(Filling):
-    """What a classifier says of the object that a task shows."""
+    """Choices for an object, from a classifier."""
 
     on: ClassVar[str]
-    """The object's tag."""
+    """The object tag."""
 
     def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
         self.options = read_options(ChoiceOptions, model)
@@ -122,7 +122,7 @@ class ClassifierChoices(Filling):
         self._exclusive = not pretrained.is_multi_label
 
     def chosen(self, found: Iterable[list[dict[str, Any]]]) -> list[Prediction]:
-        """Choices by what the pipeline found of each input: labels with scores."""
+        """Choices from the pipeline's output for each input: labels with scores."""
         return [
             choose(
                 self.target,
@@ -135,54 +135,51 @@ class ClassifierChoices(Filling):
 
 
 class TextChoices(ClassifierChoices):
-    """What a text classifier says of a text's first tokens."""
+    """Choices for a text, from its first tokens."""
 
     on = "Text"
 
     @classmethod
     def load(cls, pretrained: Pretrained) -> Any:
-        """The pipeline, with a tokenizer that cuts long texts and pads short ones."""
+        """The pipeline, with a tokenizer that truncates and pads."""
         pipe = pretrained.pipe()
         pretrained.bound(pipe.tokenizer, _LENGTH)
         pad_with_end(pipe)
         return pipe
 
     def predict(self, pipe: Any, inputs: list[str]) -> list[Prediction]:
-        """Choices for each text."""
         return self.chosen(
             pipe(inputs, batch_size=len(inputs), top_k=None, truncation=True)
         )
 
 
 class ZeroShotChoices(Filling):
-    """The label config's own choices, put to a model that judges whether they hold.
+    """Choices for a text, from a model that judges whether a statement holds.
 
-    A choice is put in the words of its ``predicted_values``, else of its ``value``.
+    The statement for a choice uses its ``predicted_values``, else its ``value``.
     """
 
     def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
         self.options = read_options(ZeroShotOptions, model)
         if not any(n.lower().startswith("entail") for n in pretrained.labels):
             raise ModelSetupError(
-                f"the model {pretrained.name} knows {listed(pretrained.labels)}, and "
-                "zero-shot-classification takes one trained on inference, with a label "
-                "named entailment: name such a model"
+                f"the model {pretrained.name} has {listed(pretrained.labels)}, and "
+                "zero-shot-classification needs a model trained on natural language "
+                "inference, with a label named entailment: use such a model"
             )
         target = find_target(model, pretrained.pipeline, "Choices", "Text")
         if not target.choices:
             raise ModelSetupError(
-                f'<Choices name="{target.from_name}"> has no <Choice> in the label '
-                "config, and its choices are what the model is asked for: add them"
+                f'<Choices name="{target.from_name}"> of the label config has no '
+                "<Choice>: add the choices that the model should score"
             )
         self.target = replace(target, labels=_wordings(model, target))
 
     @classmethod
     def load(cls, pretrained: Pretrained) -> Any:
-        """The pipeline, with a tokenizer that cuts long texts and pads short ones."""
         return TextChoices.load(pretrained)
 
     def predict(self, pipe: Any, inputs: list[str]) -> list[Prediction]:
-        """Choices for each text."""
         wordings = list(self.target.labels)
         found = pipe(
             inputs,
@@ -205,7 +202,7 @@ class ZeroShotChoices(Filling):
 def _wordings(model: LabelStudioMLBase, target: Target) -> dict[str, str]:
     tags = model.label_interface.get_control(target.from_name).labels_attrs or {}
     words = {}
-    for choice in target.choices:  # an alias, where there is one
+    for choice in target.choices:  # aliases where they are set
         said = tags[choice].attr if choice in tags else {}
         hints = said.get("predicted_values", "").split(",")
         given = [hint.strip() for hint in hints if hint.strip()]

@@ -1,4 +1,4 @@
-"""What all outputs have in common: a control that they fill, inputs and options."""
+"""The base class of all outputs: the control that they fill, inputs and options."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from lsml_bento.model.base_class import LabelStudioMLBase
 Prediction = dict[str, Any]
 
 WINDOWS = 8
-"""Windows of one long input that are computed together."""
+"""Windows of a long input that are computed in one batch."""
 
 
 class Options(BaseModel):
-    """What a person may set in the extra params of Label Studio's model settings."""
+    """The extra params of Label Studio's model settings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -31,68 +31,68 @@ _Options = TypeVar("_Options", bound=Options)
 
 
 class Filling(ABC):
-    """Outputs of one pipeline as regions of one project's label config.
+    """Fills a project's control with the outputs of a pipeline.
 
     Args:
-        model: whose label config and extra params it follows.
-        pretrained: the model that computes.
+        model: provides the label config and the extra params.
+        pretrained: the transformers model.
 
     Raises:
         ModelSetupError: if the label config has no control for the outputs, or an
-            extra param means nothing.
+            extra param is invalid.
     """
 
     exact: ClassVar[bool] = False
-    """Whether bfloat16 has too few digits for what the model puts out."""
+    """Whether bfloat16 is too inexact for the outputs."""
 
     target: Target
 
     @abstractmethod
     def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
-        """Find the control."""
+        """Find the control and read the options."""
 
     @classmethod
     @abstractmethod
     def load(cls, pretrained: Pretrained) -> Any:
-        """Read the weights into what ``predict`` gets.
+        """Load the weights; the result is passed to ``predict``.
 
         Raises:
-            ModelSetupError: if they can not be read.
+            ModelSetupError: if they cannot be read.
         """
 
     @abstractmethod
     def predict(self, pipe: Any, inputs: list[Any]) -> list[Prediction]:
-        """Predictions for a batch, in its order.
+        """Predict a batch, in its order.
 
         Args:
-            pipe: what ``load`` made.
-            inputs: B inputs as ``read`` made them, at least one.
+            pipe: from ``load``.
+            inputs: B inputs from ``read``, at least one.
         """
 
     def read(self, model: LabelStudioMLBase, task: Task) -> Any:
-        """What the pipeline gets of a task: its text, None for an empty one.
+        """The pipeline's input for a task: its text, or None if that is empty.
 
         Raises:
-            MediaError: if a file can not be read.
-            PredictionError: if the task has nothing to read.
+            MediaError: if a file cannot be read.
+            PredictionError: if the task has no text.
         """
         text = self.value(task)
         if self.target.is_url:
             path = Path(model.get_local_path(text, task_id=task.get("id")))
             try:
-                # As Label Studio counts it: without a BOM, a CRLF as two.
+                # As Label Studio counts offsets: no BOM, and CRLF as two characters.
                 text = path.read_bytes().decode("utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
                 raise MediaError(
-                    f"{text[:200]} is no text in UTF-8: {error}"
+                    f"{text[:200]} is not a UTF-8 text: {error}"
                 ) from error
         return text if text.strip() else None
 
     def value(self, task: Task) -> str:
-        """The text or the address that the label config names in a task's data.
+        """The text or URL in a task's data that the label config refers to.
 
         Raises:
-            PredictionError: if there is none.
+            PredictionError: if it is missing.
         """
         key = self.target.key
         value = task["data"].get(key)
@@ -107,11 +107,11 @@ class Filling(ABC):
         )
 
     def file(self, model: LabelStudioMLBase, task: Task) -> str:
-        """The path of the file that a task is about.
+        """The path of a task's file.
 
         Raises:
-            MediaError: if it can not be read or must not be.
-            PredictionError: if the task names none.
+            MediaError: if it cannot be read, or reading it is not allowed.
+            PredictionError: if the task has no file.
         """
         return model.get_local_path(self.value(task), task_id=task.get("id"))
 
@@ -120,7 +120,7 @@ def read_options(kind: type[_Options], model: LabelStudioMLBase) -> _Options:
     """The extra params of a project.
 
     Raises:
-        ModelSetupError: naming the one that means nothing, and those that do.
+        ModelSetupError: naming the invalid one, and the valid names.
     """
     try:
         return kind.model_validate(model.extra_params or {})
@@ -128,15 +128,15 @@ def read_options(kind: type[_Options], model: LabelStudioMLBase) -> _Options:
         first = error.errors(include_input=False, include_url=False)[0]
         name = ".".join(map(str, first["loc"]))
         raise ModelSetupError(
-            f"the extra params of the model can not be used: {name or 'they'}: "
-            f"{first['msg']}; this pipeline takes {', '.join(kind.model_fields)}"
+            f"the extra params of the model are invalid: {name or 'they'}: "
+            f"{first['msg']}; this pipeline accepts {', '.join(kind.model_fields)}"
         ) from error
 
 
 def written(target: Target, texts: Iterable[str]) -> list[Prediction]:
-    """Texts as what fills a text area; of an empty one nothing does.
+    """Predictions that fill a text area; without a region for an empty text.
 
-    A character of which the last bytes were not generated is left out.
+    An incomplete character at the end of a text is removed.
     """
     found = (text.rstrip("\ufffd").strip() for text in texts)
     return [
@@ -145,5 +145,5 @@ def written(target: Target, texts: Iterable[str]) -> list[Prediction]:
 
 
 def mean(scores: list[float]) -> float | None:
-    """The mean; None where nothing was found."""
+    """The mean; None for an empty list."""
     return sum(scores) / len(scores) if scores else None

@@ -32,64 +32,62 @@ class _BoxOptions(Options):
 
 
 def read_image(path: str, url: str) -> Image.Image:
-    """An image in RGB, turned as a browser turns it.
+    """An image in RGB, rotated as a browser shows it.
 
     Args:
         path: the file.
-        url: what the task calls it, for the error.
+        url: from the task, for the error message.
 
     Raises:
-        MediaError: if it is no image that Pillow reads.
+        MediaError: if Pillow cannot read it.
     """
     try:
         with Image.open(path) as image:
             turned = ImageOps.exif_transpose(image)
-            if turned.mode.startswith("I;16"):  # convert() would make it white
+            if turned.mode.startswith("I;16"):  # convert() would clip it to white
                 turned = Image.fromarray((np.asarray(turned) >> 8).astype(np.uint8))
             return turned.convert("RGB")
-    except Exception as error:  # Pillow's readers of formats and EXIF raise anything
+    except Exception as error:  # Pillow raises many types
         raise MediaError(
-            f"{url[:200]} is no image that can be read: {describe(error)}"
+            f"the image {url[:200]} cannot be read: {describe(error)}"
         ) from error
 
 
 class _OfImages(Filling):
-    """Outputs about the image of a task."""
+    """Outputs for a task's image."""
 
     @classmethod
     def load(cls, pretrained: Pretrained) -> Any:
-        """The pipeline."""
         return pretrained.pipe()
 
     def read(self, model: LabelStudioMLBase, task: Task) -> Image.Image:
         """The task's image.
 
         Raises:
-            MediaError: if it can not be read or must not be.
-            PredictionError: if the task names none.
+            MediaError: if it cannot be read, or reading it is not allowed.
+            PredictionError: if the task has no image.
         """
         return read_image(self.file(model, task), self.value(task))
 
 
 class ImageChoices(_OfImages, ClassifierChoices):
-    """What an image classifier says of an image."""
+    """Choices for an image."""
 
     on = "Image"
 
     def predict(self, pipe: Any, inputs: list[Image.Image]) -> list[Prediction]:
-        """Choices for each image."""
-        count = pipe.model.config.num_labels  # it puts out 5 unless told
+        count = pipe.model.config.num_labels  # the default is 5
         return self.chosen(pipe(inputs, batch_size=len(inputs), top_k=count))
 
 
 class Boxes(_OfImages):
-    """The objects of an image, as rectangles in percent of it."""
+    """The objects in an image, as rectangles in percent of its size."""
 
-    exact = True  # a box in bfloat16 is off by a 256th of the image
+    exact = True  # in bfloat16 a box can be off by 1/256 of the image
 
     @classmethod
     def load(cls, pretrained: Pretrained) -> Any:
-        """The pipeline in float32, whatever its weights were saved in."""
+        """The pipeline in float32, whatever type its weights have."""
         return pretrained.pipe(dtype=torch.float32)
 
     def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
@@ -104,8 +102,8 @@ class Boxes(_OfImages):
         )
 
     def predict(self, pipe: Any, inputs: list[Image.Image]) -> list[Prediction]:
-        """The boxes of each image; images of one size share a batch."""
-        # Padding to the largest image would let a box depend on the images beside it.
+        """The boxes in each image; images of one size form a batch."""
+        # With padding, the boxes would depend on the other images in the batch.
         sizes: dict[tuple[int, int], list[int]] = {}
         for place, image in enumerate(inputs):
             sizes.setdefault(image.size, []).append(place)
@@ -145,5 +143,5 @@ class Boxes(_OfImages):
 
 
 def _percent(pixels: float, of: int) -> float:
-    """Models put corners a little outside of the image."""
+    """Pixels as percent, clipped: models may put corners outside of the image."""
     return min(100.0, max(0.0, 100.0 * pixels / of))

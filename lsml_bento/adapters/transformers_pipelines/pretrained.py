@@ -1,4 +1,4 @@
-"""A model of transformers: its config first, its weights when it is to predict."""
+"""A transformers model: its config is read first, its weights when they are needed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from lsml_bento.torch import inference
 
 _SAMPLES = 64
 _SAMPLE_BYTES = 64 * 1024
-"""What is read of a file of weights to tell it from another one."""
+"""Bytes per sample of a weights file for its fingerprint."""
 
 _WEIGHTS = (".safetensors", ".bin", ".json", ".txt", ".model")
 
 ENDLESS = 10**9
-"""Tokens; a tokenizer that knows no limit says 10**30."""
+"""Number of tokens; a tokenizer without a limit says 10**30."""
 
 _HEADS = {
     "token-classification": "ForTokenClassification",
@@ -35,21 +35,21 @@ _HEADS = {
     "image-classification": "ForImageClassification",
     "object-detection": "ForObjectDetection",
 }
-"""Part of the architecture's name. transformers gives any other one a random head."""
+"""Required part of the architecture's name; transformers would add a random head."""
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model that was found.
+    """A transformers model.
 
     Attributes:
-        pipeline: what it is used for.
-        name: as a person wrote it.
+        pipeline: the pipeline that it is used for.
+        name: as the user wrote it.
         path: its directory, or its name on the hub.
-        revision: of the hub; None for the newest.
-        device: where it computes.
+        revision: on the hub; None for the newest.
+        device: where it runs.
         config: a ``transformers.PretrainedConfig``.
-        version: its name, with the commit or a hash of its files.
+        version: its name with the commit or a hash of its files.
     """
 
     pipeline: str
@@ -62,18 +62,18 @@ class Pretrained:
 
     @property
     def labels(self) -> list[str]:
-        """The labels that it was trained with, in its order."""
+        """The labels that it was trained with, in the model's order."""
         return [str(label) for _, label in sorted(self.config.id2label.items())]
 
     @property
     def is_multi_label(self) -> bool:
-        """Whether its labels do not exclude one another."""
+        """Whether several labels can apply at once."""
         kind = self.config.problem_type
         return bool(kind == "multi_label_classification" or len(self.labels) == 1)
 
     @property
     def positions(self) -> int:
-        """How many tokens it has positions for, ``ENDLESS`` if it does not say."""
+        """Its maximum number of tokens, ``ENDLESS`` if the config does not say."""
         found = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         return found if found and found > 0 else ENDLESS  # XLNet's is -1
 
@@ -81,7 +81,7 @@ class Pretrained:
         """The ``transformers.Pipeline``, with its weights on the device.
 
         Raises:
-            ModelSetupError: if they can not be read.
+            ModelSetupError: if the weights cannot be read.
         """
         with _reading(self.name):
             made: Any = transformers.pipeline
@@ -97,34 +97,34 @@ class Pretrained:
         """An object of one of transformers' ``Auto`` classes.
 
         Raises:
-            ModelSetupError: if it can not be read.
+            ModelSetupError: if it cannot be read.
         """
         with _reading(self.name):
             return kind.from_pretrained(self.path, revision=self.revision)
 
     def computing(self, *, exact: bool) -> AbstractContextManager[None]:
-        """Without gradients, and with autocast where a GPU gains from it.
+        """Compute without gradients, and with autocast if the GPU benefits from it.
 
         Args:
-            exact: for outputs that eight bits of a bfloat16 do not hold.
+            exact: whether bfloat16 is too inexact for the outputs.
         """
         return inference(self.device, dtype=torch.float32 if exact else None)
 
     def bound(self, tokenizer: Any, default: int = ENDLESS) -> None:
-        """Have the tokenizer know how many tokens the model takes, special ones too.
+        """Set the tokenizer's limit to the model's, including special tokens.
 
         Args:
-            tokenizer: changed, if it knows no number or one that is too large.
-            default: for a model whose positions have no end.
+            tokenizer: modified if its limit is missing or too large.
+            default: for a model without a limit.
         """
         limit = tokenizer.model_max_length or ENDLESS
         if self.positions < min(limit, ENDLESS):
-            limit = self.positions - 2  # which RoBERTa's kind keeps for padding
+            limit = self.positions - 2  # RoBERTa models reserve two positions
         tokenizer.model_max_length = default if limit > ENDLESS else limit
 
 
 def pad_with_end(pipe: Any) -> None:
-    """Let texts of one batch differ in length, for tokenizers that know no padding."""
+    """Use the end token for padding, if the tokenizer has no padding token."""
     if pipe.tokenizer.pad_token is None:
         pipe.tokenizer.pad_token = pipe.tokenizer.eos_token
     config = pipe.model.config.get_text_config()
@@ -138,12 +138,12 @@ def open_pretrained(pipeline: str, model: str, device: str | None) -> Pretrained
     """Read a model's config.
 
     Args:
-        pipeline: what it will be used for.
-        model: a directory, or a name on the hub with ``@REVISION`` if wanted.
-        device: where it computes, such as ``"cuda:1"``; the best one by default.
+        pipeline: the pipeline that it will be used for.
+        model: a directory, or a name on the hub, optionally with ``@REVISION``.
+        device: for example ``"cuda:1"``; the best one by default.
 
     Raises:
-        ModelSetupError: if it can not be read, or was made for something else.
+        ModelSetupError: if it cannot be read, or does not fit the pipeline.
     """
     path, revision = model, None
     if not Path(model).is_dir() and "@" in model:
@@ -153,8 +153,8 @@ def open_pretrained(pipeline: str, model: str, device: str | None) -> Pretrained
     head, made_for = _HEADS.get(pipeline), config.architectures or []
     if head and made_for and not any(head in name for name in made_for):
         raise ModelSetupError(
-            f"the model {model} is a {made_for[0]}, and {pipeline} takes one that was "
-            f"trained for it, a ..{head}: name another model, or another pipeline"
+            f"the model {model} is a {made_for[0]}, and {pipeline} needs a model "
+            f"trained for it, a ...{head}: use another model, or another pipeline"
         )
     return Pretrained(
         pipeline=pipeline,
@@ -173,9 +173,9 @@ def _reading(model: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise ModelSetupError(
-            f"the model {model} can not be used: {describe(error)}; name a directory "
-            "that save_pretrained() wrote, or a model of the hub that this machine "
-            "can reach"
+            f"the model {model} cannot be loaded: {describe(error)}; use a directory "
+            "that save_pretrained() wrote, or a model on a hub that this machine can "
+            "reach"
         ) from error
 
 
@@ -184,7 +184,7 @@ def _device(name: str | None) -> torch.device:
         return torch.device(name) if name else default_device()
     except RuntimeError as error:
         raise ModelSetupError(
-            f"LSML_PIPELINE_DEVICE is {name!r}, which is no device: use cpu, cuda, "
+            f"LSML_PIPELINE_DEVICE is {name!r}, which is not a device: use cpu, cuda, "
             "cuda:1, or mps"
         ) from error
 
@@ -199,9 +199,9 @@ def _version(path: str, config: Any) -> str:
 
 
 def fingerprint(directory: Path) -> str:
-    """A hash of a model's files that is the same wherever they are copied to.
+    """A hash of a model's files, independent of their location.
 
-    Of a large file evenly spaced parts are read, about 4 MiB in all, and its length.
+    Large files are sampled: evenly spaced parts of about 4 MiB in all, and the length.
     """
     digest = hashlib.sha256()
     for path in sorted(directory.iterdir()):

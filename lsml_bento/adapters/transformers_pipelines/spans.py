@@ -23,7 +23,7 @@ from lsml_bento.errors import ModelSetupError
 from lsml_bento.model.base_class import LabelStudioMLBase
 
 _WINDOW = 512
-"""Tokens of a window, for models that do not say how many they take."""
+"""Tokens of a window, for models that do not state their maximum."""
 
 
 class _SpanOptions(Options):
@@ -32,10 +32,10 @@ class _SpanOptions(Options):
 
 
 class Spans(Filling):
-    """Entities of any length, in texts of any length.
+    """Entities in texts of any length.
 
-    A long text is read in windows that overlap by a quarter; of two entities that
-    overlap, the longer one stays.
+    A long text is split into windows that overlap by a quarter. Of two overlapping
+    entities the longer one is kept.
     """
 
     def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
@@ -52,19 +52,19 @@ class Spans(Filling):
 
     @classmethod
     def load(cls, pretrained: Pretrained) -> Any:
-        """The pipeline, whose tokenizer knows the size of a window."""
+        """The pipeline, with a tokenizer that splits texts into windows."""
         pipe = pretrained.pipe()
         if not pipe.tokenizer.is_fast:
             raise ModelSetupError(
-                f"the tokenizer of {pretrained.name} does not say where its tokens are "
-                "in a text: use a model that has a fast one (tokenizer.json)"
+                f"the tokenizer of {pretrained.name} does not return offsets: use a "
+                "model with a fast tokenizer (tokenizer.json)"
             )
         pretrained.bound(pipe.tokenizer, _WINDOW)
         pad_with_end(pipe)
         return pipe
 
     def predict(self, pipe: Any, inputs: list[str]) -> list[Prediction]:
-        """The entities of each text, in code points of it."""
+        """The entities in each text, with offsets in code points."""
         found = pipe(
             inputs,
             batch_size=max(len(inputs), WINDOWS),
@@ -89,18 +89,18 @@ class Spans(Filling):
 
 
 def _group(label: str) -> str:
-    """The label without B- or I-, as the pipeline groups by it."""
+    """The label without ``B-`` or ``I-``, as the pipeline groups entities."""
     return label.split("-", 1)[-1]
 
 
 def _strategy(pipe: Any) -> str:
-    """Whole words where the tokenizer knows them (WordPiece), else runs of tokens."""
+    """Whole words if the tokenizer marks them (WordPiece), else adjacent tokens."""
     model = getattr(getattr(pipe.tokenizer, "_tokenizer", None), "model", None)
     return "first" if getattr(model, "continuing_subword_prefix", None) else "simple"
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """Without the white space that some tokenizers count to the word behind it."""
+    """Offsets without the white space that some tokenizers include in a word."""
     found = text[start:end]
     start += len(found) - len(found.lstrip())
     return start, start + len(found.strip())

@@ -1,4 +1,4 @@
-"""Which control of a label config a pipeline fills, and with which labels."""
+"""Finds the control of a label config that a pipeline fills, and its labels."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ log = logging.getLogger(__name__)
 
 _SHOWN = 12
 _ONE_LABEL = {"Choices": "Choice"}
-"""The tag of one label; ``Label`` in all other controls."""
+"""The tag of a single label; ``Label`` in all other controls."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A control, and the object that it is about.
+    """A control and its object.
 
     Attributes:
-        control: the control's tag, such as ``Labels``.
-        object: the object's tag, such as ``Text``.
+        control: the control's tag, for example ``Labels``.
+        object: the object's tag, for example ``Text``.
         from_name: the control's name.
         to_name: the object's name.
-        key: of the task's data.
-        is_url: whether the data holds the address of a text in place of a text.
+        key: the object's key in a task's data.
+        is_url: whether the data contains a URL in place of the text.
         is_multiple: whether several choices may be picked.
-        choices: the labels of the label config, in its order.
-        labels: a label for each name that the model has for one.
+        choices: the label config's labels, in its order.
+        labels: the model's label name -> the label config's label.
     """
 
     control: str
@@ -49,7 +49,6 @@ class Target:
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def region(self, value: dict[str, Any], **more: Any) -> dict[str, Any]:
-        """A region of this control."""
         return {
             "id": uuid.uuid4().hex[:10],
             "from_name": self.from_name,
@@ -63,10 +62,10 @@ class Target:
 def find_target(
     model: LabelStudioMLBase, pipeline: str, control: str, on: str
 ) -> Target:
-    """The first control of a kind on an object of a kind.
+    """The first control of a type on an object of a type.
 
     Raises:
-        ModelSetupError: if the label config has none.
+        ModelSetupError: if the label config has no such control.
     """
     return _targets(model, pipeline, control, on)[0]
 
@@ -80,19 +79,18 @@ def match_target(
     names: list[str],
     owner: str,
 ) -> Target:
-    """The first control that has a label for one of the model's names.
+    """The first control with a label that matches one of the model's.
 
     Args:
-        model: whose label config it is.
-        pipeline: as the user calls it.
+        model: provides the label config.
+        pipeline: its name, for the error message.
         control: the control's tag.
         on: the object's tag.
-        names: the model's names for its labels.
-        owner: the model's name, for the error.
+        names: the model's label names.
+        owner: the transformers model's name, for the error message.
 
     Raises:
-        ModelSetupError: if the label config has no such control, or none of its labels
-            is one of the model's.
+        ModelSetupError: if the label config has no such control, or no label matches.
     """
     found = _targets(model, pipeline, control, on)
     for target in found:
@@ -101,7 +99,7 @@ def match_target(
             continue
         if unused := [name for name in names if name not in labels]:
             log.info(
-                "%s: no label of %r is for what the model calls %s",
+                "Unused labels of the model: pipeline=%s control=%r labels: %s",
                 pipeline,
                 target.from_name,
                 listed(unused),
@@ -111,15 +109,15 @@ def match_target(
     one = _ONE_LABEL.get(control, "Label")
     label = first.choices[0] if first.choices else "Name"
     raise ModelSetupError(
-        f"the model {owner} knows {listed(names)}, and <{control} "
-        f'name="{first.from_name}"> of the label config has {listed(first.choices)}: '
-        "none match; say which is which with predicted_values, as in "
+        f'no label of <{control} name="{first.from_name}"> matches a label of the '
+        f"model {owner}: the label config has {listed(first.choices)}, the model has "
+        f"{listed(names)}; map them with predicted_values, for example "
         f'<{one} value="{label}" predicted_values="{names[0]}"/>'
     )
 
 
 def listed(names: tuple[str, ...] | list[str]) -> str:
-    """Names for a sentence, the first dozen of many."""
+    """Names as a text; if there are many, only the first ones."""
     more = len(names) - _SHOWN
     shown = ", ".join(names[:_SHOWN]) or "no labels"
     return f"{shown} and {more} more" if more > 0 else shown
@@ -143,9 +141,9 @@ def _targets(
             for tag, shown in pairs
         ]
         raise ModelSetupError(
-            f"the pipeline {pipeline} fills <{control}> on <{on}>, and the label "
+            f"the pipeline {pipeline} needs <{control}> on <{on}>, and the label "
             f"config has {', '.join(dict.fromkeys(have)) or 'no control'}: add one "
-            "under Settings > Labeling Interface, or start another pipeline"
+            "under Settings > Labeling Interface, or use another pipeline"
         )
     return found
 
@@ -172,7 +170,7 @@ def _target(tag: ControlTag, shown: ObjectTag) -> Target:
 
 
 def _form(shown: ObjectTag) -> str:
-    """What is wrong with an object that does not show one key of a task's data."""
+    """Why an object is unsuitable; empty if it shows one key of a task's data."""
     given = "valueList" if shown.get_attr("valueList") else "value"
     is_key = re.fullmatch(r"\$[^$\s\[\]]+", str(shown.value))
     if is_key and given == "value":

@@ -35,14 +35,14 @@ class _GenerationOptions(Options):
 
 
 class _Generated(Filling):
-    """Text that a model writes about a text, always the same without ``do_sample``."""
+    """Text that a model generates from a text, deterministic unless ``do_sample``."""
 
     def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
         self.options = read_options(_GenerationOptions, model)
         self.target = find_target(model, pretrained.pipeline, "TextArea", "Text")
 
     def _generation(self, default: Any, **more: Any) -> Any:
-        """The model's own way to generate, with this project's options."""
+        """The model's generation config, with this project's options."""
         config = copy.deepcopy(default)
         config.update(**{**self.options.model_dump(exclude_none=True), **more})
         config.max_length = None  # the number of new tokens is always given
@@ -50,10 +50,10 @@ class _Generated(Filling):
 
 
 class Continuations(_Generated):
-    """What a language model writes behind a text, without the text.
+    """The continuation of a text, without the text itself.
 
-    A model with a chat template gets the text as what a user said. Of a text that is
-    too long, the end is read.
+    A model with a chat template gets the text as a user's message. If a text is too
+    long, its end is used.
     """
 
     @classmethod
@@ -66,11 +66,10 @@ class Continuations(_Generated):
         return pipe
 
     def predict(self, pipe: Any, inputs: list[str]) -> list[Prediction]:
-        """A text for each text."""
         prompts: list[Any] = list(inputs)
         if pipe.tokenizer.chat_template:
             prompts = [[{"role": "user", "content": text}] for text in inputs]
-        # At least half of what the model holds is for the text.
+        # Reserve at least half of the model's tokens for the text.
         limit = pipe.tokenizer.model_max_length
         new_tokens = min(self.options.max_new_tokens, max(1, limit // 2))
         found = pipe(
@@ -90,13 +89,13 @@ class Continuations(_Generated):
 
 @dataclass(frozen=True)
 class _Summarizer:
-    """transformers 5 has no pipeline for summaries; its models are still there.
+    """In place of the summarization pipeline, which transformers 5 has removed.
 
     Attributes:
-        tokenizer: cuts texts at what the model takes.
+        tokenizer: truncates texts to the model's limit.
         model: an encoder and a decoder.
-        prefix: what the model was trained to see in front of a text.
-        positions: tokens of a summary at most.
+        prefix: the prompt that the model was trained with.
+        positions: maximum number of tokens of a summary.
     """
 
     tokenizer: Any
@@ -110,7 +109,6 @@ class Summaries(_Generated):
 
     @classmethod
     def load(cls, pretrained: Pretrained) -> Any:
-        """The tokenizer and the model."""
         tokenizer = pretrained.read(transformers.AutoTokenizer)
         pretrained.bound(tokenizer, 1024)
         model = pretrained.read(transformers.AutoModelForSeq2SeqLM)
@@ -119,12 +117,11 @@ class Summaries(_Generated):
         prefix = options.pop("prefix", "")
         model.generation_config.update(**options)
         model = model.to(pretrained.device).eval()
-        # LED's encoder and decoder differ.
+        # LED's encoder and decoder have different limits.
         own = getattr(pretrained.config, "max_decoder_position_embeddings", None)
         return _Summarizer(tokenizer, model, prefix, own or pretrained.positions)
 
     def predict(self, pipe: _Summarizer, inputs: list[str]) -> list[Prediction]:
-        """A summary for each text."""
         rows = pipe.tokenizer(
             [pipe.prefix + text for text in inputs],
             return_tensors="pt",

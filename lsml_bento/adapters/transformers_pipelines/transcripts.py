@@ -27,7 +27,7 @@ from lsml_bento.model.base_class import LabelStudioMLBase
 
 _WINDOW_S = 30
 _IN_WINDOWS = {"ctc", "ctc_with_lm", "seq2seq_whisper"}
-"""Kinds of models whose windows the pipeline puts together again."""
+"""Types of models for which the pipeline joins the windows of a recording."""
 
 
 class _SpeechOptions(Options):
@@ -36,7 +36,7 @@ class _SpeechOptions(Options):
 
 
 class Transcripts(Filling):
-    """What is said in a recording, of any length for Whisper and CTC models."""
+    """Transcripts of recordings, of any length for Whisper and CTC models."""
 
     def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
         options = read_options(_SpeechOptions, model)
@@ -46,23 +46,21 @@ class Transcripts(Filling):
 
     @classmethod
     def load(cls, pretrained: Pretrained) -> Any:
-        """The pipeline, with a tokenizer that knows padding."""
         pipe = pretrained.pipe()
         pad_with_end(pipe)
         return pipe
 
     def read(self, model: LabelStudioMLBase, task: Task) -> NDArray[np.float32] | None:
-        """The task's recording, None for one without a sample.
+        """The task's recording; None if it is empty.
 
         Raises:
-            MediaError: if it can not be read or must not be.
-            PredictionError: if the task names none.
+            MediaError: if it cannot be read, or reading it is not allowed.
+            PredictionError: if the task has no recording.
         """
         samples = read_audio(self.file(model, task), self.value(task), self._rate)
         return samples if len(samples) else None
 
     def predict(self, pipe: Any, inputs: list[NDArray[np.float32]]) -> list[Prediction]:
-        """A transcript for each recording."""
         found = pipe(
             inputs,
             batch_size=max(len(inputs), WINDOWS),
@@ -74,7 +72,7 @@ class Transcripts(Filling):
 
 
 def _window_s(pipe: Any) -> float:
-    """Whisper's own window where it has one; 0 reads a recording whole."""
+    """Whisper's own window if it has one; 0 if the model reads a whole recording."""
     if pipe.type not in _IN_WINDOWS:
         return 0
     return float(getattr(pipe.feature_extractor, "chunk_length", None) or _WINDOW_S)
