@@ -280,7 +280,7 @@ class TestRestart:
         server.kill()
         server.start()
 
-        with pytest.raises(StateError, match="check REDIS_URL, and that Redis runs"):
+        with pytest.raises(StateError, match="check REDIS_URL, and that Redis is running"):
             state.change(increment)
 
         state.change(increment)
