@@ -153,7 +153,7 @@ def test_no_test_replaces_our_own_code() -> None:
             assert name not in path.read_text(), f"{path} uses {name}"
 
 
-def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
+def test_no_module_is_named_for_miscellaneous_things() -> None:
     drawers = {"utils", "helpers", "common", "base", "manager", "misc"}
 
     assert not {name.rpartition(".")[2] for name in MODULES} & drawers

@@ -86,7 +86,9 @@ def test_the_target_of_a_service_is_read(
     assert service_target(tmp_path) == target
 
 
-def test_a_directory_of_label_studio_ml_is_known_by_its_imports(tmp_path: Path) -> None:
+def test_a_directory_of_label_studio_ml_is_recognised_by_its_imports(
+    tmp_path: Path,
+) -> None:
     write(tmp_path, model="# label_studio_ml\nimport label_studio_mlx\n")
     assert not is_drop_in(tmp_path)
     write(tmp_path, late="def f():\n    from label_studio_ml.utils import x\n")
@@ -117,7 +119,7 @@ def test_either_model_or_wsgi_can_be_served(tmp_path: Path) -> None:
         ("svc = (", None),
     ],
 )
-def test_a_service_is_read_where_it_does_no_more(
+def test_the_arguments_of_a_plain_service_are_read(
     tmp_path: Path, text: str, found: dict[str, object] | None
 ) -> None:
     head = '"""A service."""\n\nfrom lsml_bento import create_service\n'

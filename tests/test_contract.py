@@ -50,7 +50,7 @@ class TestProjects:
             ({"created_at": "2026-11-23T09:34:49Z"}, Project("")),
         ],
     )
-    def test_every_form_that_label_studio_sends_is_known(
+    def test_every_form_that_label_studio_sends_is_accepted(
         self, value: object, project: Project
     ) -> None:
         assert parse_project(value) == project
@@ -64,7 +64,7 @@ class TestProjects:
         identity=st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True),
         created_at=st.none() | st.integers(0, 10**15 - 1),
     )
-    def test_a_project_s_text_names_it(
+    def test_a_project_is_parsed_from_its_text(
         self, identity: str, created_at: int | None
     ) -> None:
         project = Project(identity, created_at)
@@ -82,7 +82,7 @@ class TestProjects:
 
 
 class TestSetup:
-    def test_the_token_and_the_host_are_kept_nowhere(self) -> None:
+    def test_token_and_host_are_dropped(self) -> None:
         body = {"project": "1.5", "access_token": "secret", "hostname": "http://secret"}
 
         request = parse_setup(body)
@@ -90,7 +90,7 @@ class TestSetup:
         assert "secret" not in repr(request)
         assert "secret" not in str(request.model_dump())
 
-    def test_nothing_needs_to_be_there(self) -> None:
+    def test_every_key_is_optional(self) -> None:
         request = parse_setup({})
 
         assert request.project == Project("")
@@ -108,7 +108,7 @@ class TestSetup:
     def test_an_empty_label_config_counts_as_an_empty_view(self, empty: str) -> None:
         assert parse_setup({"schema": empty}).label_config == "<View/>"
 
-    def test_a_refusal_never_shows_what_was_sent(self) -> None:
+    def test_an_error_never_quotes_the_input(self) -> None:
         for body in (
             {"project": "secret/", "access_token": "secret"},
             {"schema": ["secret"]},
@@ -121,7 +121,7 @@ class TestSetup:
 
 class TestPredict:
     @pytest.mark.parametrize("params", [None, "text", [1], 5])
-    def test_params_that_are_no_object_are_none(self, params: object) -> None:
+    def test_params_that_are_not_an_object_are_ignored(self, params: object) -> None:
         assert parse_predict({"tasks": [], "params": params}).params == {}
 
     @pytest.mark.parametrize("task_id", [1, "1", "abc", None])

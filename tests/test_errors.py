@@ -65,20 +65,20 @@ def served_errors() -> list[type[LsmlError]]:
 
 
 @pytest.mark.filterwarnings("ignore:bentoml.metrics:DeprecationWarning")
-def test_every_error_is_drawn_with_its_parent_and_status() -> None:
+def test_the_drawn_tree_contains_every_error_with_parent_and_status() -> None:
     found = {c.__name__: (c.__bases__[0].__name__, c.status) for c in served_errors()}
 
     assert found == drawn()
 
 
 @pytest.mark.filterwarnings("ignore:bentoml.metrics:DeprecationWarning")
-def test_every_error_lives_in_errors_and_says_what_it_means() -> None:
+def test_every_error_is_in_errors_and_documented() -> None:
     for error in served_errors():
         assert error.__module__ == "lsml_bento.errors", error
         assert error.__doc__
 
 
-def test_who_may_come_back_is_told_when() -> None:
+def test_temporary_errors_have_a_retry_after() -> None:
     waits = {c.__name__: c.retry_after_s for c in subclasses(LsmlError)}
 
     assert {name for name, wait in waits.items() if wait} == {

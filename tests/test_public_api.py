@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 ROW = re.compile(r"^\| *(?P<names>`[^|]+?) *\| *(?P<text>[^|]+?) *\|")
 
 
-def test_names_are_sorted_and_all_there() -> None:
+def test_public_names_are_sorted_and_complete() -> None:
     assert lsml_bento.__all__ == sorted(lsml_bento.__all__)
     for name in lsml_bento.__all__:
         assert getattr(lsml_bento, name).__name__ == name
@@ -34,7 +34,7 @@ def test_another_name_is_an_attribute_error() -> None:
         _ = lsml_bento.x
 
 
-def test_the_package_says_that_it_is_typed() -> None:
+def test_the_package_is_marked_as_typed() -> None:
     assert (ROOT / "lsml_bento" / "py.typed").exists()
 
 

@@ -74,7 +74,7 @@ def test_every_variable_reaches_its_field() -> None:
         ("LOCAL_FILES_DOCUMENT_ROOT", "local_files_root"),
     ],
 )
-def test_names_that_users_know_are_known(alias: str, field: str) -> None:
+def test_alias_names_are_accepted(alias: str, field: str) -> None:
     assert getattr(Settings.from_env({alias: "x"}), field) is not None
     assert alias in environment_names()
 
@@ -93,7 +93,7 @@ def test_an_empty_variable_counts_as_unset(empty: str) -> None:
 
 
 @pytest.mark.parametrize("root", ["", "/", "//"])
-def test_a_prefix_of_slashes_is_none(root: str) -> None:
+def test_a_prefix_of_slashes_is_empty(root: str) -> None:
     assert Settings.from_env({"LSML_ROOT_PATH": root}).root_path == ""
 
 
@@ -110,7 +110,9 @@ def test_a_prefix_of_slashes_is_none(root: str) -> None:
         ("LSML_ACCESS_LOG", "perhaps", "Input should be a valid boolean"),
     ],
 )
-def test_a_value_without_meaning_is_named(name: str, value: str, reason: str) -> None:
+def test_an_invalid_value_is_an_error_that_names_it(
+    name: str, value: str, reason: str
+) -> None:
     with pytest.raises(SettingsError) as refused:
         Settings.from_env({name: value})
 
@@ -119,7 +121,7 @@ def test_a_value_without_meaning_is_named(name: str, value: str, reason: str) ->
 
 
 @pytest.mark.parametrize("name", ["BASIC_AUTH_USER", "BASIC_AUTH_PASS"])
-def test_half_of_the_credentials_is_no_open_server(name: str) -> None:
+def test_half_of_the_credentials_is_an_error(name: str) -> None:
     with pytest.raises(SettingsError) as refused:
         Settings.from_env({name: "s3cret"})
 
@@ -141,7 +143,7 @@ def test_secrets_print_as_stars() -> None:
     assert "s3cret" not in settings.model_dump_json()
 
 
-def test_every_variable_says_what_it_decides() -> None:
+def test_every_variable_has_a_description() -> None:
     for name, description in environment_names().items():
         assert name.isupper()
         assert len(description) > 10, name

@@ -189,7 +189,7 @@ def test_inference_decorates_a_function_that_can_be_called_again() -> None:
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_training_goes_on_in_bfloat16_after_inference_inside_of_it(
+def test_training_in_bfloat16_works_after_inference_inside_of_it(
     dtype: torch.dtype | None,
 ) -> None:
     layer = torch.nn.Linear(4, 2)
@@ -203,7 +203,7 @@ def test_training_goes_on_in_bfloat16_after_inference_inside_of_it(
     assert layer.weight.grad is not None
 
 
-def test_what_fails_inside_leaves_inference() -> None:
+def test_an_error_leaves_inference_mode() -> None:
     with pytest.raises(ZeroDivisionError), inference("cpu", dtype=torch.bfloat16):
         _ = 1 / 0
 
@@ -214,7 +214,7 @@ def test_what_fails_inside_leaves_inference() -> None:
 # Devices
 
 
-def test_tensors_go_to_the_device_and_all_else_stays_as_it_is() -> None:
+def test_only_tensors_are_moved_to_the_device() -> None:
     ids, mask = torch.ones(2, 3), torch.zeros(2, 3)
 
     named = to_device({"ids": ids, "mask": mask}, "meta")
@@ -227,7 +227,7 @@ def test_tensors_go_to_the_device_and_all_else_stays_as_it_is() -> None:
     assert to_device(ids, "meta").shape == (2, 3)
 
 
-def test_a_tensor_that_is_there_is_not_copied() -> None:
+def test_a_tensor_on_the_device_is_not_copied() -> None:
     tensor = torch.ones(2, 3)
 
     assert to_device(tensor, "cpu") is tensor

@@ -75,7 +75,7 @@ def wait_for(holds: Callable[[], bool], timeout_s: float = 60) -> None:
 
 
 class TestOthersComeBetween:
-    def test_work_is_done_again_on_what_another_wrote(
+    def test_work_is_retried_after_another_write(
         self, state: RedisState, redis_server: str
     ) -> None:
         state.change(put_a)
@@ -93,7 +93,7 @@ class TestOthersComeBetween:
         assert state.scan("") == [("a", "3"), ("b", "3")]
 
     @pytest.mark.parametrize("there", ["", "1"])
-    def test_a_key_that_came_or_went_counts_as_changed(
+    def test_a_key_that_was_added_or_deleted_counts_as_changed(
         self, state: RedisState, there: str
     ) -> None:
         def toggle(change: Change) -> None:
@@ -116,7 +116,7 @@ class TestOthersComeBetween:
 
         assert runs == (["", None] if there else [None, ""])
 
-    def test_an_error_over_half_of_another_change_is_not_raised(
+    def test_an_error_caused_by_half_of_another_change_is_not_raised(
         self, state: RedisState
     ) -> None:
         def both(change: Change) -> None:
@@ -138,7 +138,7 @@ class TestOthersComeBetween:
 
         assert runs == [("1", "2"), ("2", "2")]
 
-    def test_a_key_found_in_a_scan_that_went_counts_as_changed(
+    def test_a_scanned_key_that_was_deleted_counts_as_changed(
         self, state: RedisState
     ) -> None:
         """Else a job that was cancelled meanwhile is taken out of the queue and run."""
@@ -155,7 +155,7 @@ class TestOthersComeBetween:
         assert state.change(take) == "job 2"
         assert state.get("running") == "job 2"
 
-    def test_whoever_never_comes_first_is_told_after_the_time(
+    def test_a_change_that_always_conflicts_fails_after_the_timeout(
         self, state: RedisState
     ) -> None:
         def work(change: Change) -> None:
@@ -197,7 +197,7 @@ class TestRoundTrips:
         assert sent == {"cmdstat_evalsha"} | inside
         assert all(calls[name]["calls"] == 1 for name in sent)
 
-    def test_an_event_that_a_waiting_job_gathers_is_one_call(
+    def test_an_event_that_joins_a_waiting_job_is_one_call(
         self, state: RedisState, redis_server: str
     ) -> None:
         intake = EventWriter(state, TrainingRules, lambda job: None)
@@ -245,7 +245,7 @@ class TestRoundTrips:
 
 
 class TestRestart:
-    def test_what_was_written_is_there_after_a_kill(self, server: RedisServer) -> None:
+    def test_writes_survive_a_kill_of_redis(self, server: RedisServer) -> None:
         state = RedisState(server.url, "test")
         state.write(ONE, {"a": 1})
         server.kill()
@@ -280,7 +280,9 @@ class TestRestart:
         server.kill()
         server.start()
 
-        with pytest.raises(StateError, match="check REDIS_URL, and that Redis is running"):
+        with pytest.raises(
+            StateError, match="check REDIS_URL, and that Redis is running"
+        ):
             state.change(increment)
 
         state.change(increment)
@@ -300,7 +302,7 @@ class TestRestart:
         state.close()
 
     @pytest.mark.parametrize("for_events", [False, True])
-    def test_a_kill_in_the_middle_of_writes_loses_and_doubles_none(
+    def test_a_kill_during_writes_loses_and_repeats_none(
         self, server: RedisServer, for_events: bool
     ) -> None:
         state = open_state(server.url, for_events=for_events)
@@ -343,7 +345,7 @@ class TestRestart:
         assert unsure
         state.close()
 
-    def test_a_redis_that_still_reads_its_data_is_said_to_do_so(
+    def test_a_redis_that_is_loading_its_data_is_an_error_that_says_so(
         self, tmp_path: Path
     ) -> None:
         slow = ("--enable-debug-command", "local", "--key-load-delay", "100")
@@ -380,7 +382,7 @@ class TestRestart:
 
 class TestHang:
     @pytest.mark.parametrize("for_events", [False, True])
-    def test_every_use_of_a_redis_that_hangs_ends_in_time(
+    def test_every_call_to_a_redis_that_hangs_times_out(
         self, server: RedisServer, for_events: bool
     ) -> None:
         state = open_state(server.url, for_events=for_events)
@@ -434,7 +436,7 @@ class TestHang:
         assert state.get("a") == "2"
         state.close()
 
-    def test_many_threads_wait_no_longer_than_one(self, server: RedisServer) -> None:
+    def test_many_threads_wait_as_long_as_one(self, server: RedisServer) -> None:
         state = RedisState(server.url, "test", wait_s=0.3)
         server.pause()
         took = []
@@ -456,7 +458,7 @@ class TestHang:
         assert max(took) < 0.9
         state.close()
 
-    def test_what_was_sent_before_a_silence_counts_as_a_write(
+    def test_a_write_without_a_reply_counts_as_a_write(
         self, server: RedisServer
     ) -> None:
         state = RedisState(server.url, "test", wait_s=0.2)
@@ -484,7 +486,7 @@ class TestWrongUrl:
             "redis://localhost?passwort=s3cret",
         ],
     )
-    def test_what_is_no_url_is_refused_at_once(self, url: str) -> None:
+    def test_an_invalid_url_is_refused_at_once(self, url: str) -> None:
         with pytest.raises(StateError) as refused:
             RedisState(url, "test")
 
@@ -503,7 +505,7 @@ class TestWrongUrl:
             ("unix:///nowhere/redis.sock?password=s3cret", "/nowhere/redis.sock"),
         ],
     )
-    def test_a_place_where_none_is_gets_named_without_the_password(
+    def test_an_unreachable_redis_is_named_without_the_password(
         self, url: str, where: str
     ) -> None:
         state = RedisState(url, "test")
@@ -518,7 +520,9 @@ class TestWrongUrl:
         assert "s3cret" not in text
         assert time.monotonic() - start < 5
 
-    def test_a_password_is_used_and_a_wrong_one_said(self, tmp_path: Path) -> None:
+    def test_a_password_is_used_and_a_wrong_one_is_an_error(
+        self, tmp_path: Path
+    ) -> None:
         with RedisServer(tmp_path, "--requirepass", "s3cret") as server:
             for secret, problem in (
                 (":s3cret@", None),
@@ -535,7 +539,7 @@ class TestWrongUrl:
                     assert "wr0ng" not in str(refused.value)
                 state.close()
 
-    def test_a_server_that_repeats_the_password_does_not_get_it_into_the_message(
+    def test_a_password_that_redis_echoes_is_not_in_the_message(
         self, tmp_path: Path
     ) -> None:
         with RedisServer(tmp_path, "--rename-command", "AUTH", "") as server:
@@ -551,9 +555,7 @@ class TestWrongUrl:
 
 
 class TestNotWritable:
-    def test_a_replica_reads_and_says_that_it_does_not_write(
-        self, tmp_path: Path
-    ) -> None:
+    def test_a_replica_can_be_read_but_not_written(self, tmp_path: Path) -> None:
         with RedisServer(tmp_path, "--replicaof", "127.0.0.1", "1") as replica:
             state = RedisState(replica.url, "test")
             assert state.read(ONE) == {}
@@ -566,7 +568,7 @@ class TestNotWritable:
         )
         assert str(refused.value).endswith("it must name the primary, not a replica")
 
-    def test_a_full_redis_keeps_what_it_had_and_writes_no_half(
+    def test_a_full_redis_keeps_its_data_and_writes_nothing_partially(
         self, server: RedisServer
     ) -> None:
         state = RedisState(server.url, "test")
@@ -586,7 +588,7 @@ class TestNotWritable:
         assert state.scan("") == []
         state.close()
 
-    def test_values_that_another_program_removed_are_missed(
+    def test_values_that_another_program_deleted_are_an_error(
         self, redis_server: str
     ) -> None:
         name = uuid.uuid4().hex
@@ -601,7 +603,7 @@ class TestNotWritable:
 
 
 class TestOwners:
-    def test_two_backends_on_one_redis_do_not_meet(self, redis_server: str) -> None:
+    def test_backends_on_one_redis_are_separate(self, redis_server: str) -> None:
         name = uuid.uuid4().hex
         names = (name, f"{name}2", f"{name}:values", f"{name}}}:values")
         states = [RedisState(redis_server, owner) for owner in names]
@@ -654,7 +656,7 @@ def test_closing_a_state_closes_its_event_states(server: RedisServer) -> None:
         assert len(admin.client_list()) == 1
 
 
-def test_closing_lets_go_of_the_connections_of_every_thread(
+def test_closing_closes_the_connections_of_every_thread(
     server: RedisServer,
 ) -> None:
     state = RedisState(server.url, "test")

@@ -29,7 +29,7 @@ def put_a(change: Change) -> None:
 
 
 class TestTrouble:
-    def test_a_writer_that_holds_the_file_stops_no_reader(self, tmp_path: Path) -> None:
+    def test_a_writer_does_not_block_readers(self, tmp_path: Path) -> None:
         state = SqliteState(tmp_path / "state.db", "test")
         state.write(ONE, {"a": 1})
         other = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
@@ -49,9 +49,7 @@ class TestTrouble:
         assert state.read(ONE) == {"a": 2}
         state.close()
 
-    def test_a_file_that_answers_nobody_is_an_error_within_a_second(
-        self, tmp_path: Path
-    ) -> None:
+    def test_a_locked_file_is_an_error_within_a_second(self, tmp_path: Path) -> None:
         state = SqliteState(tmp_path / "state.db", "test")
         state.write(ONE, {"a": 1})
         other = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
@@ -81,9 +79,7 @@ class TestTrouble:
         assert refused.value.status == 503
         SqliteState(path, "ner").close()
 
-    def test_a_file_that_is_no_database_is_said_to_be_none(
-        self, tmp_path: Path
-    ) -> None:
+    def test_a_file_that_is_not_a_database_is_an_error(self, tmp_path: Path) -> None:
         path = tmp_path / "state.db"
         path.write_bytes(b"This is not a database. " * 100)
 
@@ -95,17 +91,19 @@ class TestTrouble:
             "LSML_HOME to a local directory"
         )
 
-    def test_a_directory_that_can_not_be_made_is_said(self, tmp_path: Path) -> None:
+    def test_a_directory_that_cannot_be_created_is_an_error(
+        self, tmp_path: Path
+    ) -> None:
         (tmp_path / "file").write_text("")
 
         with pytest.raises(StateError, match=r"could not be opened: .*; set LSML_HOME"):
             SqliteState(tmp_path / "file" / "home" / "state.db", "test")
 
-    def test_a_directory_in_the_file_s_place_is_said(self, tmp_path: Path) -> None:
+    def test_a_directory_in_place_of_the_file_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(StateError, match="unable to open database file"):
             SqliteState(tmp_path, "test")
 
-    def test_a_file_that_breaks_while_it_serves_is_an_error_not_a_crash(
+    def test_a_file_that_is_damaged_while_open_is_an_error(
         self, tmp_path: Path
     ) -> None:
         path = tmp_path / "state.db"
@@ -125,7 +123,7 @@ class TestTrouble:
             state.write(ONE, {"a": 1})
         state.close()
 
-    def test_closing_lets_go_of_the_files_of_every_thread(self, tmp_path: Path) -> None:
+    def test_closing_closes_the_files_of_every_thread(self, tmp_path: Path) -> None:
         state = SqliteState(tmp_path / "state.db", "test")
         state.write(ONE, {"a": 1})
         barrier = threading.Barrier(4)
@@ -159,7 +157,7 @@ class TestCheckpoints:
             [[count]] = connection.execute("SELECT count(*) FROM entries")
         return int(count)
 
-    def test_what_is_written_is_in_the_file_some_time(self, tmp_path: Path) -> None:
+    def test_writes_are_checkpointed_into_the_file(self, tmp_path: Path) -> None:
         path = tmp_path / "state.db"
         state = SqliteState(path, "test")
         state.change(put_a)
@@ -168,7 +166,7 @@ class TestCheckpoints:
         eventually(lambda: self.copied(path) == 1)
         state.close()
 
-    def test_no_change_copies_the_log_itself(self, tmp_path: Path) -> None:
+    def test_changes_do_not_checkpoint(self, tmp_path: Path) -> None:
         path = tmp_path / "state.db"
         state = SqliteState(path, "test")
 
@@ -185,7 +183,7 @@ class TestCheckpoints:
         assert self.copied(path) == 1_500
         assert threading.active_count() == before
 
-    def test_a_process_that_ends_leaves_nothing_of_its_own_to_copy(
+    def test_a_process_that_ends_leaves_no_pending_checkpoint(
         self, tmp_path: Path
     ) -> None:
         path = tmp_path / "state.db"
@@ -198,7 +196,7 @@ class TestCheckpoints:
         assert self.copied(path) == 1
         other.close()
 
-    def test_the_log_does_not_grow_for_ever_under_writers_that_never_rest(
+    def test_constant_writes_do_not_make_the_log_grow_without_limit(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(sqlite_state, "_CHECKPOINT_EVERY_S", 0.05)

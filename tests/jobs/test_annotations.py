@@ -279,7 +279,7 @@ class TestEvents:
         assert [task["id"] for task in kept(state)] == [1, 9, 10, 100]
         assert [one["id"] for one in kept(state)[2]["annotations"]] == [10, 11]
 
-    def test_projects_do_not_meet(self, state: State) -> None:
+    def test_projects_are_separate(self, state: State) -> None:
         take(state, about(answer(1)), about(answer(1), id=3))
         take(state, {**about(answer(1, 5)), "project": "1.5"})
 

@@ -409,7 +409,7 @@ class TestRunning:
         assert store.find(lease.job.id).status is JobStatus.RUNNING
         assert store.fail(lease, "no promotion").status is JobStatus.FAILED
 
-    def test_a_run_that_lost_its_job_promotes_nothing(
+    def test_a_worker_that_lost_its_lease_promotes_nothing(
         self, store: JobStore, lease: Lease, state: State, clock: Clock
     ) -> None:
         clock.now += LEASE_S + 0.1
@@ -576,7 +576,7 @@ class TestWhatPeopleAsk:
         assert store.lease("worker") is None
 
     @pytest.mark.parametrize("job_id", ["", "nonsense", "\x1f", "a" * 1_000])
-    def test_what_does_not_exist_is_said_in_one_sentence(
+    def test_an_unknown_version_is_an_error_in_one_sentence(
         self, store: JobStore, job_id: str
     ) -> None:
         for call in (store.find, store.cancel, store.retry):

@@ -153,7 +153,9 @@ class TestAdoption:
 
 
 class TestTrouble:
-    def test_a_directory_that_can_not_be_made_is_said(self, tmp_path: Path) -> None:
+    def test_a_directory_that_cannot_be_created_is_an_error(
+        self, tmp_path: Path
+    ) -> None:
         (tmp_path / "file").write_text("")
         spool = Spool(tmp_path / "file" / "inbox")
 

@@ -25,7 +25,7 @@ NER = (
 
 
 class TestMadeByHand:
-    def test_an_object_needs_nothing(self) -> None:
+    def test_an_object_needs_no_arguments(self) -> None:
         model = LabelStudioMLBase()
 
         assert model.project_id == ""
@@ -34,7 +34,7 @@ class TestMadeByHand:
         assert model.predict([{"id": 1, "data": {}}]) is None
         assert model.fit("START_TRAINING", {}) is None
 
-    def test_it_takes_what_human_signal_s_takes(self) -> None:
+    def test_it_accepts_the_arguments_of_human_signal_s_class(self) -> None:
         model = LabelStudioMLBase(project_id="7", label_config=CONFIG)
 
         assert model.project_id == "7"
@@ -47,7 +47,7 @@ class TestMadeByHand:
         with pytest.raises(LabelConfigError):
             LabelStudioMLBase(label_config="<View")
 
-    def test_files_can_not_be_read_without_a_server(self) -> None:
+    def test_files_cannot_be_read_without_a_server(self) -> None:
         model = LabelStudioMLBase()
 
         with pytest.raises(MediaError, match="cannot be read without a server"):
@@ -63,20 +63,20 @@ class TestState:
         assert not model.has("a")
 
     @pytest.mark.parametrize("value", [0, False, "", [], {"a": [1]}, "text", 1.5])
-    def test_what_was_set_is_got(self, value: object) -> None:
+    def test_get_returns_what_set_stored(self, value: object) -> None:
         model = LabelStudioMLBase()
         model.set("a", value)
 
         assert model.get("a") == value
         assert model.has("a")
 
-    def test_a_value_that_is_not_json_says_so(self) -> None:
+    def test_a_value_that_json_cannot_hold_is_an_error(self) -> None:
         with pytest.raises(
             TypeError, match=r"set\('a', \.\.\.\) takes values that JSON can hold"
         ):
             LabelStudioMLBase().set("a", object())
 
-    def test_an_array_is_refused_as_such(self) -> None:
+    def test_an_array_is_refused(self) -> None:
         with pytest.raises(TypeError, match="this ndarray is not one"):
             LabelStudioMLBase().set("a", np.zeros(2))
 
@@ -103,7 +103,7 @@ class TestState:
 
 
 class TestVersions:
-    def test_the_first_one_is_there_while_setup_runs_but_not_for_others(self) -> None:
+    def test_during_setup_only_the_object_itself_knows_its_first_version(self) -> None:
         state, project = MemoryState(), Project("1", 5)
         seen: list[Any] = []
 
@@ -126,7 +126,7 @@ class TestVersions:
         assert model.model_version == Version(0, 1, 0)
         assert model.get("model_version") == "0.1.0"
 
-    def test_another_version_is_text_and_can_not_be_raised(self) -> None:
+    def test_another_version_is_a_text_and_cannot_be_bumped(self) -> None:
         model = LabelStudioMLBase()
         model.set("model_version", "keyword-1")
 
@@ -231,7 +231,7 @@ class TestMedia:
         with use_runtime(here):
             return LabelStudioMLBase("1")
 
-    def test_a_path_is_asked_of_the_server(
+    def test_paths_come_from_the_server_s_media(
         self, model: LabelStudioMLBase, files: Files
     ) -> None:
         path = model.get_local_path("s3://bucket/a.txt", task_id=3, ls_host="http://x")
@@ -268,7 +268,7 @@ class TestMedia:
             "n": None,
         }
 
-    def test_paths_may_be_wanted_instead(
+    def test_task_data_can_be_filled_with_paths(
         self, model: LabelStudioMLBase, files: Files
     ) -> None:
         found = model.preload_task_data(

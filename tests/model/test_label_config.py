@@ -34,18 +34,18 @@ def test_tags_have_the_shape_of_label_studio_s_own() -> None:
     assert [i["value"] for i in tags["sentiment"]["inputs"]] == ["text"]
 
 
-def test_tags_may_be_changed_without_harm_to_the_next_reader() -> None:
+def test_changing_tags_does_not_affect_the_next_call() -> None:
     parse_tags(CONFIG)["sentiment"]["labels"].append("changed")
 
     assert parse_tags(CONFIG)["sentiment"]["labels"] == ["Positive", "Negative"]
 
 
-def test_each_call_makes_its_own_interface() -> None:
+def test_each_call_creates_a_new_interface() -> None:
     assert parse_label_config(CONFIG) is not parse_label_config(CONFIG)
 
 
 @pytest.mark.parametrize("config", ["", "<View", "text", "<View>" * 300])
-def test_a_config_that_does_not_parse_says_why_and_where_to_look(config: str) -> None:
+def test_an_invalid_config_is_an_error_that_says_where_to_look(config: str) -> None:
     with pytest.raises(LabelConfigError) as refused:
         parse_label_config(config)
 
@@ -58,6 +58,6 @@ def test_a_config_that_does_not_parse_says_why_and_where_to_look(config: str) ->
 @pytest.mark.parametrize(
     "declaration", ["<!DOCTYPE html>", "<!doctype x []>", '<!ENTITY a "b">']
 )
-def test_declarations_are_refused_before_any_parser_sees_them(declaration: str) -> None:
+def test_declarations_are_refused_before_parsing(declaration: str) -> None:
     with pytest.raises(LabelConfigError, match="declares a DOCTYPE or an entity"):
         parse_label_config(f"{declaration}<View/>")

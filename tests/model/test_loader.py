@@ -57,14 +57,14 @@ class TestWhichClass:
     ) -> None:
         assert write(CLASS.format("Only")).load().__name__ == "Only"
 
-    def test_the_one_that_no_other_one_is_made_from(
+    def test_the_class_without_a_subclass_is_used(
         self, write: Callable[..., ModelSource]
     ) -> None:
         text = CLASS.format("Base") + "class Leaf(Base): pass\n"
 
         assert write(text).load().__name__ == "Leaf"
 
-    def test_one_that_was_only_imported_is_found_by_name(
+    def test_an_imported_class_is_found_by_name(
         self, write: Callable[..., ModelSource]
     ) -> None:
         text = "from tests.doubles import Echo\n"
@@ -84,7 +84,7 @@ class TestWhichClass:
         source = ModelSource(Own)
         assert (source.load(), source.name) == (Own, "Own")
 
-    def test_functions_that_are_marked_become_a_class(
+    def test_decorated_functions_become_a_class(
         self, write: Callable[..., ModelSource]
     ) -> None:
         source = write(
@@ -110,7 +110,7 @@ class TestWhichClass:
 
 
 class TestWhatIsWrong:
-    def test_a_name_that_is_not_there_is_said_with_those_that_are(
+    def test_an_unknown_name_is_an_error_with_the_known_ones(
         self, write: Callable[..., ModelSource]
     ) -> None:
         said = reason(write(CLASS.format("One") + CLASS.format("Two"), "Three"))
@@ -144,7 +144,7 @@ class TestWhatIsWrong:
             ("1 / 0", "ZeroDivisionError: division by zero ("),
         ],
     )
-    def test_an_import_that_fails_says_file_and_line(
+    def test_a_failed_import_names_file_and_line(
         self, write: Callable[..., ModelSource], text: str, said: str
     ) -> None:
         source = write(text)
@@ -155,7 +155,7 @@ class TestWhatIsWrong:
         assert f"cannot be imported: {said}" in found
         assert found.endswith(f"({source.name}.py, line {lines})")
 
-    def test_a_module_that_is_not_there_is_said(self, tmp_path: Path) -> None:
+    def test_a_missing_module_is_an_error(self, tmp_path: Path) -> None:
         said = reason(ModelSource("no_module_of_that_name:A", tmp_path))
 
         assert said == (
@@ -216,7 +216,7 @@ def directory(tmp_path: Path) -> Iterator[Directory]:
 
 
 class TestLoadingAfresh:
-    def test_all_modules_of_the_directory_are_imported_anew(
+    def test_all_modules_of_the_directory_are_imported_again(
         self, directory: Directory
     ) -> None:
         source = ModelSource("model:Model", directory.path)
@@ -230,7 +230,7 @@ class TestLoadingAfresh:
         assert source.load() is new
         assert said(new) == ["new", 2, 2]
 
-    def test_objects_of_the_old_class_go_on_with_their_modules(
+    def test_objects_of_the_old_class_keep_their_modules(
         self, directory: Directory
     ) -> None:
         source = ModelSource("model:Model", directory.path)
@@ -242,7 +242,7 @@ class TestLoadingAfresh:
 
     @pytest.mark.parametrize("name", ["model.py", "words.py", "tools/deep/more.py"])
     @pytest.mark.parametrize("text", ["1 / 0\n", "x = =\n", "raise SystemExit\n"])
-    def test_one_that_does_not_import_any_more_keeps_the_old(
+    def test_the_old_class_stays_if_the_new_one_cannot_be_imported(
         self, directory: Directory, name: str, text: str
     ) -> None:
         source = ModelSource("model:Model", directory.path)
@@ -258,7 +258,7 @@ class TestLoadingAfresh:
         assert said(old) == ["old", 1, 1]
         assert {n: sys.modules[n] for n in modules} == modules
 
-    def test_it_is_loaded_afresh_once_it_imports_again(
+    def test_it_is_reloaded_when_it_can_be_imported_again(
         self, directory: Directory
     ) -> None:
         source = ModelSource("model:Model", directory.path)
@@ -271,7 +271,7 @@ class TestLoadingAfresh:
 
         assert said(source.load_afresh()) == ["new", 2, 2]
 
-    def test_a_directory_that_is_named_through_a_link_is_the_same(
+    def test_a_directory_can_be_a_link(
         self, directory: Directory, tmp_path: Path
     ) -> None:
         link = tmp_path / "link"
@@ -283,7 +283,7 @@ class TestLoadingAfresh:
 
         assert said(source.load_afresh()) == ["new", 2, 2]
 
-    def test_libraries_stay_as_they_are(self, directory: Directory) -> None:
+    def test_libraries_are_not_reloaded(self, directory: Directory) -> None:
         library = directory.path / ".venv" / "lib" / "site-packages"
         directory.write(".venv/lib/site-packages/a_library.py", "")
         directory.write("service.py", "")
@@ -310,7 +310,7 @@ class TestLoadingAfresh:
 
         assert sys.modules["fractions"] is fractions
 
-    def test_strange_modules_are_no_trouble(
+    def test_unusual_modules_are_ignored(
         self, directory: Directory, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Strange(ModuleType):
@@ -330,7 +330,7 @@ class TestLoadingAfresh:
         assert said(source.load_afresh()) == ["new", 2, 2]
         assert sys.modules["ops_like"] is ops
 
-    def test_a_class_that_was_given_as_such_stays(self) -> None:
+    def test_a_class_without_a_module_name_is_not_reloaded(self) -> None:
         class Own(LabelStudioMLBase):
             pass
 
@@ -368,7 +368,7 @@ class TestDirectories:
     @pytest.mark.parametrize(
         "wsgi", ["init_app(", "x = 1\n", "init_app(model_class=get())\n", "\xff\xfe"]
     )
-    def test_model_py_is_looked_at_where_wsgi_says_nothing(
+    def test_model_py_is_used_if_wsgi_names_no_class(
         self, tmp_path: Path, wsgi: str
     ) -> None:
         (tmp_path / "_wsgi.py").write_bytes(wsgi.encode("latin-1"))
@@ -376,7 +376,7 @@ class TestDirectories:
 
         assert find_target(tmp_path) == "model"
 
-    def test_a_directory_with_neither_is_said(self, tmp_path: Path) -> None:
+    def test_a_directory_with_neither_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(
             ModelImportError, match=r"has no model\.py: create a backend"
         ):

@@ -43,7 +43,9 @@ def prediction(result: object = None, score: float | None = None) -> dict[str, A
 
 class TestShapes:
     @pytest.mark.parametrize("returned", [None, [], (), ModelResponse(predictions=[])])
-    def test_nothing_at_all_is_nothing_for_each_task(self, returned: object) -> None:
+    def test_no_predictions_are_an_empty_entry_for_each_task(
+        self, returned: object
+    ) -> None:
         assert render(returned, 3, "v1") == [b"[]", b"[]", b"[]"]
 
     @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ class TestShapes:
             [{"result": [REGION], "model_version": "other"}],
         ],
     )
-    def test_every_way_to_say_one_prediction_is_known(self, returned: object) -> None:
+    def test_every_form_of_a_prediction_is_accepted(self, returned: object) -> None:
         (slot,) = render(returned, 1, "v1")
 
         assert isinstance(slot, bytes)
@@ -100,7 +102,7 @@ class TestShapes:
     def test_a_result_is_never_null(self, result: object, sent: object) -> None:
         assert slot_of({"result": result})["result"] == sent
 
-    def test_other_entries_of_a_prediction_go_along(self) -> None:
+    def test_other_fields_of_a_prediction_are_kept(self) -> None:
         sent = slot_of({"result": [], "cluster": 3, "task": 1})
 
         assert sent == {**prediction(result=[]), "cluster": 3, "task": 1}
@@ -125,13 +127,15 @@ class TestShapes:
             (np.zeros(3), "ndarray"),
         ],
     )
-    def test_what_is_no_list_is_named(self, returned: object, kind: str) -> None:
+    def test_a_result_that_is_not_a_list_is_an_error(
+        self, returned: object, kind: str
+    ) -> None:
         with pytest.raises(
             PredictionError, match=rf"^predict\(\) returned {kind}: ret"
         ):
             render(returned, 2, "v1")
 
-    def test_an_entry_of_another_type_costs_its_own_slot(self) -> None:
+    def test_an_entry_of_a_wrong_type_is_an_error_for_its_task_only(self) -> None:
         first, second = render([{"result": []}, 3], 2, "v1")
 
         assert isinstance(first, bytes)
@@ -203,24 +207,24 @@ class TestValues:
         assert slot_of({"result": [], "score": Strange()})["score"] is None
 
     @pytest.mark.parametrize("value", [object(), {"a": {1: object()}}, lambda: 1])
-    def test_what_json_can_not_hold_is_said(self, value: object) -> None:
+    def test_a_value_that_json_cannot_hold_is_an_error(self, value: object) -> None:
         with pytest.raises(
             PredictionError, match="cannot be sent as JSON: TypeError: "
         ):
             slot_of({"result": [value]})
 
-    def test_a_lone_surrogate_is_said(self) -> None:
+    def test_a_lone_surrogate_is_an_error(self) -> None:
         with pytest.raises(PredictionError, match=r"cannot be sent as JSON: .*surrog"):
             slot_of({"result": ["\ud83d"]})
 
-    def test_a_value_that_holds_itself_is_said(self) -> None:
+    def test_a_recursive_value_is_an_error(self) -> None:
         result: list[Any] = []
         result.append(result)
 
         with pytest.raises(PredictionError, match="cannot be sent as JSON"):
             slot_of({"result": result})
 
-    def test_an_object_that_raises_while_it_is_read_costs_its_slot(self) -> None:
+    def test_an_object_that_raises_is_an_error_for_its_task_only(self) -> None:
         class Strange:
             def tolist(self) -> object:
                 raise RuntimeError("the device is gone")
@@ -231,7 +235,7 @@ class TestValues:
 
 class TestRegions:
     @pytest.mark.parametrize("wrap", ["dict", "value", "alone"])
-    def test_a_region_of_the_sdk_is_a_region_on_the_wire(self, wrap: str) -> None:
+    def test_a_region_of_the_sdk_is_rendered(self, wrap: str) -> None:
         region = LabelInterface(CONFIG).get_control("sentiment").label("Positive")
         entry: object = {
             "dict": {"result": [region]},
@@ -241,14 +245,14 @@ class TestRegions:
 
         assert slot_of(entry)["result"] == [{**REGION, "id": region.id}]
 
-    def test_regions_and_dicts_may_stand_together(self) -> None:
+    def test_regions_and_dicts_can_be_mixed(self) -> None:
         region = LabelInterface(CONFIG).get_control("sentiment").label("Positive")
 
         sent = slot_of({"result": [REGION, region]})["result"]
 
         assert sent == [REGION, {**REGION, "id": region.id}]
 
-    def test_relations_stand_behind_the_regions(self) -> None:
+    def test_relations_follow_the_regions(self) -> None:
         control = LabelInterface(CONFIG).get_control("sentiment")
         first, second = control.label("Positive"), control.label("Negative")
         first.relations = []
@@ -305,7 +309,7 @@ def test_what_is_rendered_is_parsed_as_it_was(results: list[list[Any]]) -> None:
     assert {slot["model_version"] for slot in parsed} == {"v1"}
 
 
-def test_an_error_of_ours_stands_for_its_own_task() -> None:
+def test_an_error_in_the_list_is_for_its_task_only() -> None:
     error = MediaError("the file of task 2 can not be read: fetch it again")
 
     slots = render([{"result": [REGION]}, error], 2, "v1")

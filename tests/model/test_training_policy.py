@@ -30,7 +30,7 @@ class TestPolicy:
             ({"max_wait_s": float("nan")}, "max_wait_s must be at least 0 seconds"),
         ],
     )
-    def test_numbers_that_mean_nothing_are_refused(
+    def test_invalid_numbers_are_refused(
         self, values: dict[str, Any], said: str
     ) -> None:
         with pytest.raises(ValueError, match=f"^{said}$"):
@@ -45,7 +45,7 @@ class TestPolicy:
             ),
         )
     )
-    def test_rules_come_back_from_their_text(self, rules: TrainingRules) -> None:
+    def test_rules_are_read_back_from_json(self, rules: TrainingRules) -> None:
         assert TrainingRules.from_json(rules.to_json()) == rules
 
 
@@ -67,7 +67,7 @@ class TestRules:
         assert not rules.wants(START_TRAINING)
         assert not rules.wants("ANNOTATION_CREATED")
 
-    def test_a_class_says_what_it_trains_on(self) -> None:
+    def test_train_events_decide_what_a_class_trains_on(self) -> None:
         rules = rules_of(Learner, each_event=False)
 
         assert rules.policy.min_new_annotations == 3
@@ -75,7 +75,7 @@ class TestRules:
         assert not rules.wants("ANNOTATION_UPDATED")
         assert not rules.wants(START_TRAINING)
 
-    def test_lists_are_wanted_where_their_single_events_are(self) -> None:
+    def test_list_events_follow_their_single_events(self) -> None:
         gathered, legacy = TrainingRules(), TrainingRules(each_event=True)
 
         assert gathered.wants("ANNOTATIONS_CREATED")
@@ -86,7 +86,7 @@ class TestRules:
 
 
 class TestRuns:
-    def test_a_fit_is_tried_without_a_server(self, tmp_path: Path) -> None:
+    def test_a_fit_can_be_tested_without_a_server(self, tmp_path: Path) -> None:
         tasks = [{"id": 1, "data": {}, "annotations": [{"id": 2, "result": []}]}]
 
         run = fit(Learner(), tasks, tmp_path)
@@ -107,7 +107,7 @@ class TestRuns:
         with run.save_weights({}) as directory:
             assert list(directory.iterdir()) == []
 
-    def test_outside_of_a_job_there_is_nothing_to_learn_from(self) -> None:
+    def test_outside_of_a_job_there_are_no_tasks(self) -> None:
         run, model = NoRun(), Learner()
         run.report(0.5, {})
 

@@ -101,7 +101,7 @@ def dump(state: State) -> dict[str, str]:
     return {k: v for k, v in state.scan("") if not k.startswith("total\x1f")}
 
 
-def test_all_that_is_kept_for_a_project_goes(
+def test_everything_stored_for_a_project_is_deleted(
     state: State, weights: BentoModels
 ) -> None:
     fill(state, weights, ONE)
@@ -122,7 +122,7 @@ def test_all_that_is_kept_for_a_project_goes(
     assert set(holdings(state, ONE)) == {0}
 
 
-def test_another_project_of_the_same_id_stays_as_it_is(
+def test_another_project_with_the_same_id_is_unchanged(
     state: State, weights: BentoModels
 ) -> None:
     fill(state, weights, SAME_ID)
@@ -135,9 +135,7 @@ def test_another_project_of_the_same_id_stays_as_it_is(
     assert len(weights.tags(store_name("me", SAME_ID))) == 2
 
 
-def test_a_project_that_was_forgotten_begins_anew(
-    state: State, weights: BentoModels
-) -> None:
+def test_a_deleted_project_can_start_again(state: State, weights: BentoModels) -> None:
     fill(state, weights, ONE)
     forget_project(state, weights, "me", ONE)
 
@@ -149,9 +147,7 @@ def test_a_project_that_was_forgotten_begins_anew(
     assert Versions(state).pointer(ONE).version is None
 
 
-def test_no_change_deletes_more_than_its_share(
-    tmp_path: Path, weights: BentoModels
-) -> None:
+def test_no_change_deletes_too_many_keys(tmp_path: Path, weights: BentoModels) -> None:
     state = open_state("sqlite", tmp_path)
     annotate(state, ONE, *range(3 * KEYS))
     ran(state)
@@ -194,7 +190,7 @@ class Watched:
 
 
 @on_every_state
-def test_a_run_is_told_to_stop_and_waited_for(
+def test_a_running_job_is_cancelled_and_awaited(
     state: State, weights: BentoModels
 ) -> None:
     annotate(state, ONE, 1)
@@ -215,7 +211,7 @@ def test_a_run_is_told_to_stop_and_waited_for(
     assert dump(state) == {}
 
 
-def test_the_run_of_a_worker_that_is_gone_ends_with_its_lease(
+def test_a_job_of_a_dead_worker_ends_with_its_lease(
     tmp_path: Path, weights: BentoModels
 ) -> None:
     state = open_state("sqlite", tmp_path)
@@ -232,7 +228,7 @@ def test_the_run_of_a_worker_that_is_gone_ends_with_its_lease(
     state.close()
 
 
-def test_a_run_that_does_not_stop_keeps_the_project(
+def test_a_job_that_does_not_stop_prevents_the_deletion(
     tmp_path: Path, weights: BentoModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lsml_bento.projects.deletion.STOP_S", 0.3)
@@ -248,7 +244,7 @@ def test_a_run_that_does_not_stop_keeps_the_project(
     state.close()
 
 
-def test_weights_that_can_not_be_deleted_keep_the_project(tmp_path: Path) -> None:
+def test_weights_that_cannot_be_deleted_keep_the_project(tmp_path: Path) -> None:
     class Full(BentoModels):
         def delete(self, tag: str) -> None:
             raise WeightsError("the store is read-only")
@@ -267,7 +263,7 @@ def test_weights_that_can_not_be_deleted_keep_the_project(tmp_path: Path) -> Non
     state.close()
 
 
-def test_a_job_that_is_queued_meanwhile_is_run(tmp_path: Path) -> None:
+def test_a_job_that_is_queued_during_the_deletion_is_run(tmp_path: Path) -> None:
     class Meanwhile(BentoModels):
         def delete(self, tag: str) -> None:
             queued.append(annotate(state, ONE, 7))
@@ -284,7 +280,7 @@ def test_a_job_that_is_queued_meanwhile_is_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pointer_is_seen", [True, False])
-def test_a_server_goes_back_to_the_base(tmp_path: Path, pointer_is_seen: bool) -> None:
+def test_a_server_returns_to_the_base(tmp_path: Path, pointer_is_seen: bool) -> None:
     store = Store(open_state("memory", tmp_path), tmp_path / "models")
     process = Process(Named, store)
     process.setup(ONE)

@@ -28,13 +28,13 @@ def put(change: Change, job: Job) -> None:
 
 
 @pytest.mark.parametrize("text", ["018bbb0000ff", "018b", "ff", "0ff"])
-def test_a_job_is_called_by_its_id_its_beginning_or_its_end(
+def test_a_job_is_found_by_its_id_or_its_beginning_or_end(
     state: MemoryState, text: str
 ) -> None:
     assert job_called(state, text).id == "018bbb0000ff"
 
 
-def test_a_part_of_several_ids_is_refused_with_them(state: MemoryState) -> None:
+def test_a_part_of_several_ids_is_refused_with_a_list(state: MemoryState) -> None:
     with pytest.raises(BadRequest) as caught:
         job_called(state, "018a")
     assert str(caught.value) == (
@@ -48,7 +48,7 @@ def test_a_part_of_none_is_refused(state: MemoryState, text: str) -> None:
         job_called(state, text)
 
 
-def test_ids_are_cut_to_what_tells_them_apart() -> None:
+def test_ids_are_shortened_to_unambiguous_endings() -> None:
     assert short_ids(["a-123456", "b-654321"]) == {
         "a-123456": "123456",
         "b-654321": "654321",
@@ -58,7 +58,7 @@ def test_ids_are_cut_to_what_tells_them_apart() -> None:
     assert short_ids([]) == {}
 
 
-def test_a_project_is_called_by_its_id_or_by_being_the_only_one() -> None:
+def test_a_project_is_found_by_its_id_or_as_the_only_one() -> None:
     state = MemoryState()
     with pytest.raises(BadRequest, match="no project is known yet"):
         project_called(state, None)

@@ -56,13 +56,13 @@ def names(found: list[Version]) -> list[str]:
 
 
 class TestTheOneThatServes:
-    def test_before_any_training_it_is_the_base(self, versions: Versions) -> None:
+    def test_before_any_training_the_base_serves(self, versions: Versions) -> None:
         assert versions.pointer(ONE) == Pointer()
         assert versions.active(ONE) is None
         assert versions.all(ONE) == []
         assert versions.pointers() == {}
 
-    def test_the_last_one_promoted_serves(
+    def test_the_last_promoted_version_serves(
         self, versions: Versions, state: State
     ) -> None:
         assert promoted(state, "v1", "v2") == [None, None]
@@ -75,7 +75,7 @@ class TestTheOneThatServes:
         )
         assert names(versions.all(ONE)) == ["v2", "v1"]
 
-    def test_a_version_comes_back_as_it_was(
+    def test_a_version_is_read_as_it_was_stored(
         self, versions: Versions, state: State
     ) -> None:
         version = made(
@@ -104,7 +104,7 @@ class TestTheOneThatServes:
             "job": "j",
         }
 
-    def test_numbers_that_json_has_no_name_for_come_back(
+    def test_infinite_metrics_are_read_as_they_were_stored(
         self, versions: Versions, state: State
     ) -> None:
         promoted(state, "v1", values={"nan": math.nan, "odd": "\udce9"})
@@ -115,7 +115,7 @@ class TestTheOneThatServes:
         assert math.isnan(state.read(ONE)["nan"])
         assert state.read(ONE)["odd"] == "\udce9"
 
-    def test_projects_do_not_meet(self, versions: Versions, state: State) -> None:
+    def test_projects_are_separate(self, versions: Versions, state: State) -> None:
         promoted(state, "v1")
         promoted(state, "v2", project=TWO)
 
@@ -140,7 +140,7 @@ class TestTheOneThatServes:
         assert versions.activate(ONE, "base").version is None
         assert versions.active(ONE) is None
 
-    def test_what_is_pinned_goes_on_serving(
+    def test_a_pinned_version_keeps_serving(
         self, versions: Versions, state: State
     ) -> None:
         promoted(state, "v1", "v2")
@@ -163,7 +163,7 @@ class TestTheOneThatServes:
         ]
 
     @pytest.mark.parametrize("name", ["nonsense", "", "v1\x1f", "v" * 1_000])
-    def test_what_does_not_exist_is_said_in_one_sentence(
+    def test_an_unknown_version_is_an_error_in_one_sentence(
         self, versions: Versions, state: State, name: str
     ) -> None:
         promoted(state, "v1")
@@ -180,7 +180,7 @@ class TestTheOneThatServes:
 
 
 class TestRollback:
-    def test_it_goes_back_one_at_a_time_to_the_base(
+    def test_rollback_goes_back_one_version_at_a_time(
         self, versions: Versions, state: State
     ) -> None:
         promoted(state, "v1", "v2", "v3")
@@ -191,7 +191,7 @@ class TestRollback:
         with pytest.raises(VersionNotFound, match="no other version before the base"):
             versions.rollback(ONE)
 
-    def test_it_steps_over_what_was_deleted(
+    def test_rollback_skips_deleted_versions(
         self, versions: Versions, state: State
     ) -> None:
         promoted(state, "v1", "v2", "v3")
@@ -199,7 +199,7 @@ class TestRollback:
 
         assert versions.rollback(ONE).version == "v1"
 
-    def test_it_steps_over_what_serves_again(
+    def test_rollback_skips_the_serving_version(
         self, versions: Versions, state: State
     ) -> None:
         promoted(state, "v1", "v2")
@@ -219,9 +219,7 @@ class TestRollback:
 
         assert moves == [2, 3, 4, 5, 6]
 
-    def test_only_the_last_ones_are_remembered(
-        self, versions: Versions, state: State
-    ) -> None:
+    def test_the_history_is_limited(self, versions: Versions, state: State) -> None:
         promoted(state, *(f"v{number}" for number in range(40)))
 
         history = versions.pointer(ONE).history
@@ -229,7 +227,7 @@ class TestRollback:
 
 
 class TestValues:
-    def test_what_a_fit_set_comes_and_goes_with_its_version(
+    def test_values_set_by_a_fit_belong_to_its_version(
         self, versions: Versions, state: State
     ) -> None:
         promoted(state, "v1", values={"vocabulary": ["a"]})
@@ -247,7 +245,7 @@ class TestValues:
         versions.activate(ONE, "v2")
         assert state.read(ONE)["vocabulary"] == ["a", "b"]
 
-    def test_what_was_there_before_any_fit_comes_back_with_the_base(
+    def test_values_from_before_any_fit_return_with_the_base(
         self, versions: Versions, state: State
     ) -> None:
         state.write(ONE, {"threshold": 0.5, "untouched": 1})
@@ -265,7 +263,7 @@ class TestValues:
             "untouched": 1,
         }
 
-    def test_values_of_a_version_that_does_not_serve_are_not_seen(
+    def test_values_of_a_version_that_does_not_serve_are_not_visible(
         self, versions: Versions, state: State
     ) -> None:
         promoted(state, "v1", values={"a": 1})
@@ -278,7 +276,7 @@ class TestValues:
 
 
 class TestDeleting:
-    def test_what_serves_or_is_pinned_can_not_be_deleted(
+    def test_a_serving_or_pinned_version_cannot_be_deleted(
         self, versions: Versions, state: State
     ) -> None:
         promoted(state, "v1", "v2")
@@ -289,7 +287,7 @@ class TestDeleting:
         assert versions.delete(ONE, "v2").version == "v2"
         assert names(versions.all(ONE)) == ["v1"]
 
-    def test_weights_that_another_version_uses_are_not_given_away(
+    def test_weights_that_another_version_uses_are_not_returned_for_deletion(
         self, versions: Versions, state: State
     ) -> None:
         promoted(state, "v1", "v2", tag="ner:one")
@@ -298,7 +296,7 @@ class TestDeleting:
         assert versions.delete(ONE, "v1").tag is None
         assert versions.delete(ONE, "v2").tag == "ner:one"
 
-    def test_the_newest_stay_and_the_one_that_serves(
+    def test_the_newest_versions_and_the_serving_one_are_kept(
         self, versions: Versions, state: State
     ) -> None:
         for number in range(6):
@@ -344,7 +342,7 @@ class TestRaces:
         assert job.note == "v1 was stored, but the base is pinned and keeps serving"
         assert names(versions.all(ONE)) == ["v1"]
 
-    def test_a_run_that_lost_its_job_promotes_nothing(
+    def test_a_worker_that_lost_its_lease_promotes_nothing(
         self, versions: Versions, state: State
     ) -> None:
         now = time.time()

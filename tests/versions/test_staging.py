@@ -16,7 +16,7 @@ def room_of(store: Path) -> StagingArea:
     return StagingArea(store, store / ".inside", lambda path: None)
 
 
-def test_no_two_are_in_a_block_of_one_name_at_a_time(tmp_path: Path) -> None:
+def test_only_one_is_in_a_block_of_a_name_at_a_time(tmp_path: Path) -> None:
     room = room_of(tmp_path / "models")
     inside: list[int] = []
     most: list[int] = []
@@ -39,7 +39,7 @@ def test_no_two_are_in_a_block_of_one_name_at_a_time(tmp_path: Path) -> None:
     assert max(most) == 1
 
 
-def test_what_can_not_be_put_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_failed_put_leaves_the_target_unchanged(tmp_path: Path) -> None:
     room = room_of(tmp_path / "models")
     target = tmp_path / "models" / "name" / "version"
     target.mkdir(parents=True)

@@ -31,7 +31,7 @@ INPUTS = st.tuples(BACKENDS, PROJECTS)
 @given(INPUTS)
 @example(("-", Project("-", 0)))
 @example(("é" * 100, Project("_" * 64, 10**15 - 1)))
-def test_every_name_is_one_of_bentoml_s(named: tuple[str, Project]) -> None:
+def test_every_store_name_is_valid_in_bentoml(named: tuple[str, Project]) -> None:
     name = store_name(*named)
 
     tag = Tag.from_str(f"{name}:20261123t100000-abcdef")
@@ -53,7 +53,7 @@ def test_two_backends_or_projects_never_share_a_name(
     assert (store_name(*one) == store_name(*other)) == (one == other)
 
 
-def test_usual_names_can_be_read() -> None:
+def test_usual_names_are_readable() -> None:
     assert store_name("ner", Project("1", 1795426489)) == "ner-p1.1795426489"
     assert store_name("My NER", Project("1", 5)).startswith("my-ner-p1.5-")
 
@@ -68,7 +68,9 @@ def directory(tmp_path: Path) -> Path:
 
 
 class TestManifest:
-    def test_it_names_every_file_with_size_and_sum(self, directory: Path) -> None:
+    def test_a_manifest_lists_every_file_with_size_and_hash(
+        self, directory: Path
+    ) -> None:
         manifest = manifest_of(directory)
 
         assert {name: size for name, (size, _) in manifest.items()} == {
@@ -81,7 +83,7 @@ class TestManifest:
         )
         check_manifest(directory, manifest)
 
-    def test_more_files_than_were_written_do_no_harm(self, directory: Path) -> None:
+    def test_additional_files_are_accepted(self, directory: Path) -> None:
         manifest = manifest_of(directory)
         (directory / "cache").touch()
 
@@ -114,7 +116,7 @@ class TestManifest:
         with pytest.raises(WeightsError, match="are damaged"):
             check_manifest(directory / "elsewhere", manifest)
 
-    def test_nothing_written_is_said(self, tmp_path: Path) -> None:
+    def test_an_empty_directory_is_an_error(self, tmp_path: Path) -> None:
         (tmp_path / "directory").mkdir()
 
         with pytest.raises(WeightsError, match=r"save_weights\(\) got no file: write"):
