@@ -14,7 +14,7 @@ def test_server_worker_and_fit_write_one_json_object_per_line(tmp_path: Path) ->
     with serve_command(BACKENDS / "learner", tmp_path, environ=environ) as server:
         with closing(Annotator(server)) as annotator:
             annotator.setup()
-            job = annotator.ended(annotator.annotate(1))
+            job = annotator.ended(annotator.annotate(1), timeout_s=90)
         server.stop()
 
     lines = [json.loads(line) for line in server.log().splitlines()]
