@@ -15,14 +15,14 @@
     +-- ModelError              500  the user's class failed
     |   +-- ModelImportError    500  ... to import
     |   +-- ModelSetupError     500  ... in setup() or load()
-    |   +-- OutOfMemory         500  the GPU's memory is too small for the batch
-    |   +-- DeviceLost          500  this process cannot use the GPU any more
-    |   +-- WrongCount          500  ... to return one prediction per task
-    |   +-- PredictionError     500  ... to return valid predictions
-    +-- StateError              503  the state did not respond in time
-    |   +-- NameTaken           503  another class runs under the backend's name
-    +-- QueueError              503  Huey's queue did not respond
-    +-- NotFound                404  no such object
+    |   +-- OutOfMemory         500  the device's memory does not hold the batch
+    |   +-- DeviceLost          500  the GPU failed for as long as the process lives
+    |   +-- WrongCount          500  ... to return one slot per task
+    |   +-- PredictionError     500  ... to return something that can be rendered
+    +-- StateError              503  the state did not answer in time
+    |   +-- NameTaken           503  another class serves under the backend's name
+    +-- QueueError              503  the queue of fits did not answer
+    +-- NotFound                404  what was named does not exist
     |   +-- JobNotFound         404
     |   +-- VersionNotFound     404
     +-- VersionInUse            409  the serving version cannot be deleted
@@ -164,7 +164,7 @@ class StateError(LsmlError):
 
 
 class QueueError(LsmlError):
-    """Huey's queue could not be read or written; no job is lost."""
+    """The queue of fits could not be read or written; no job is lost."""
 
     status = 503
 

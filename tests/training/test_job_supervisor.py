@@ -23,7 +23,7 @@ from lsml_bento.versions.weights import store_name
 from tests.fits import NAME, ONE, Home, eventually, speaker
 
 
-class Desk:
+class Supervised:
     """Runs jobs in processes that do something small."""
 
     def __init__(self, home: Home) -> None:
@@ -64,8 +64,8 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 
 @pytest.fixture
-def desk(home: Home) -> Iterator[Desk]:
-    made = Desk(home)
+def supervised(home: Home) -> Iterator[Supervised]:
+    made = Supervised(home)
     yield made
     for process in made.processes:
         process.kill()
@@ -101,23 +101,25 @@ def made(home: Home, after: str = "") -> str:
 
 
 class TestARunThatGoesWell:
-    def test_its_version_serves(self, home: Home, desk: Desk) -> None:
-        job = desk.run(made(home))
+    def test_its_version_serves(self, home: Home, supervised: Supervised) -> None:
+        job = supervised.run(made(home))
 
         assert (job.status, job.version, job.progress) == (
             *(JobStatus.SUCCEEDED, "v1"),
             1.0,
         )
         assert home.active.version == "v1"
-        assert desk.is_well, "the process takes another job"
+        assert supervised.is_well, "the process takes another job"
 
-    def test_one_that_made_nothing_succeeds_too(self, home: Home, desk: Desk) -> None:
-        job = desk.run("")
+    def test_one_that_made_nothing_succeeds_too(
+        self, home: Home, supervised: Supervised
+    ) -> None:
+        job = supervised.run("")
 
         assert (job.status, job.version, job.error) == (JobStatus.SUCCEEDED, None, None)
 
     def test_what_it_reports_is_seen_while_it_goes_on(
-        self, home: Home, desk: Desk
+        self, home: Home, supervised: Supervised
     ) -> None:
         seen: list[Job] = []
 
@@ -127,7 +129,7 @@ class TestARunThatGoesWell:
             home.job_store.cancel(job.id)
 
         thread = when_running(home, look)
-        job = desk.run(
+        job = supervised.run(
             """
             send(report={"source": "journal"})
             send(report={"progress": 0.25, "metrics": {"loss": 2.0, "f1": None}})
@@ -145,30 +147,30 @@ class TestARunThatGoesWell:
         assert home.job_store.log_tail(job.id) == [f"has {job.id}", "epoch 1"]
         assert job.status is JobStatus.CANCELLED
 
-    def test_the_last_lines_are_kept(self, home: Home, desk: Desk) -> None:
-        job = desk.run("for n in range(300): note(str(n))")
+    def test_the_last_lines_are_kept(self, home: Home, supervised: Supervised) -> None:
+        job = supervised.run("for n in range(300): note(str(n))")
 
         assert home.job_store.log_tail(job.id) == [str(n) for n in range(100, 300)]
 
     def test_the_lease_is_kept_for_as_long_as_it_takes(
-        self, home: Home, desk: Desk
+        self, home: Home, supervised: Supervised
     ) -> None:
         lease = home.lease()
         before = lease.job.lease_until
-        desk.run("time.sleep(1.5)", lease)
+        supervised.run("time.sleep(1.5)", lease)
 
         assert home.job(lease).lease_until > before + 1
 
 
 class TestARunThatFails:
     def test_its_reason_is_kept_with_the_traceback(
-        self, home: Home, desk: Desk
+        self, home: Home, supervised: Supervised
     ) -> None:
-        job = desk.run("send(failed='no luck', traceback='line 1\\nline 2')")
+        job = supervised.run("send(failed='no luck', traceback='line 1\\nline 2')")
 
         assert (job.status, job.error) == (JobStatus.FAILED, "no luck")
         assert job.traceback == "line 1\nline 2"
-        assert desk.is_well, "its process did not fail"
+        assert supervised.is_well, "its process did not fail"
 
     @pytest.mark.parametrize(
         ("does", "reason"),
@@ -178,13 +180,13 @@ class TestARunThatFails:
         ],
     )
     def test_a_death_is_tried_again_and_fails_the_third_time(
-        self, home: Home, desk: Desk, does: str, reason: str
+        self, home: Home, supervised: Supervised, does: str, reason: str
     ) -> None:
         lease: Lease | None = home.lease()
         for attempt in range(1, MAX_ATTEMPTS + 1):
             assert lease is not None
-            job = desk.run(does, lease)
-            assert not desk.is_well
+            job = supervised.run(does, lease)
+            assert not supervised.is_well
             assert job.attempts == attempt
             if attempt < MAX_ATTEMPTS:
                 assert job.status is JobStatus.QUEUED
@@ -200,62 +202,66 @@ class TestARunThatFails:
         assert home.job_store.lease("test") is None
 
     def test_one_that_the_state_failed_is_tried_again(
-        self, home: Home, desk: Desk
+        self, home: Home, supervised: Supervised
     ) -> None:
-        job = desk.run("send(failed='Redis is away', traceback='', again=True)")
+        job = supervised.run("send(failed='Redis is away', traceback='', again=True)")
 
         assert (job.status, job.attempts) == (JobStatus.QUEUED, 1)
         assert job.note == "run again: Redis is away"
-        assert desk.is_well
+        assert supervised.is_well
 
     def test_one_that_takes_too_long_is_told_and_has_failed(
-        self, home: Home, desk: Desk
+        self, home: Home, supervised: Supervised
     ) -> None:
         does = made(home, "while not stopped: time.sleep(0.01)")
-        job = desk.run(does, timeout_s=0.5)
+        job = supervised.run(does, timeout_s=0.5)
 
         assert (job.status, job.error) == (
             *(JobStatus.FAILED,),
             "fit took longer than 0.5 s (LSML_FIT_TIMEOUT_S)",
         )
         assert (home.names, home.stored) == ([], []), "what it made is dropped"
-        assert desk.is_well
+        assert supervised.is_well
 
     def test_one_that_takes_too_long_and_goes_on_is_killed(
-        self, home: Home, desk: Desk
+        self, home: Home, supervised: Supervised
     ) -> None:
-        job = desk.run("time.sleep(60)", timeout_s=0.5)
+        job = supervised.run("time.sleep(60)", timeout_s=0.5)
 
         assert job.status is JobStatus.FAILED
         assert job.error == "fit took longer than 0.5 s (LSML_FIT_TIMEOUT_S)"
         assert job.attempts == 1
-        assert not desk.is_well
+        assert not supervised.is_well
 
 
 class TestCancelling:
-    def test_a_run_that_listens_ends_by_itself(self, home: Home, desk: Desk) -> None:
+    def test_a_run_that_listens_ends_by_itself(
+        self, home: Home, supervised: Supervised
+    ) -> None:
         thread = when_running(home, lambda job: home.job_store.cancel(job.id))
         start = time.monotonic()
-        job = desk.run("while not stopped: time.sleep(0.01)", grace_s=30)
+        job = supervised.run("while not stopped: time.sleep(0.01)", grace_s=30)
         thread.join()
 
         assert (job.status, job.error) == (JobStatus.CANCELLED, None)
         assert time.monotonic() - start < 5
-        assert desk.is_well
+        assert supervised.is_well
 
-    def test_what_it_made_nevertheless_is_dropped(self, home: Home, desk: Desk) -> None:
+    def test_what_it_made_nevertheless_is_dropped(
+        self, home: Home, supervised: Supervised
+    ) -> None:
         thread = when_running(home, lambda job: home.job_store.cancel(job.id))
-        job = desk.run(made(home, "while not stopped: time.sleep(0.01)"))
+        job = supervised.run(made(home, "while not stopped: time.sleep(0.01)"))
         thread.join()
 
         assert (job.status, job.version) == (JobStatus.CANCELLED, None)
         assert (home.names, home.stored) == ([], [])
 
     def test_one_that_fails_for_being_stopped_is_cancelled(
-        self, home: Home, desk: Desk
+        self, home: Home, supervised: Supervised
     ) -> None:
         thread = when_running(home, lambda job: home.job_store.cancel(job.id))
-        job = desk.run(
+        job = supervised.run(
             """
             while not stopped: time.sleep(0.01)
             send(failed="interrupted")
@@ -265,24 +271,26 @@ class TestCancelling:
 
         assert (job.status, job.error) == (JobStatus.CANCELLED, None)
 
-    def test_one_that_does_not_listen_is_killed(self, home: Home, desk: Desk) -> None:
+    def test_one_that_does_not_listen_is_killed(
+        self, home: Home, supervised: Supervised
+    ) -> None:
         thread = when_running(home, lambda job: home.job_store.cancel(job.id))
         start = time.monotonic()
-        job = desk.run("time.sleep(60)")
+        job = supervised.run("time.sleep(60)")
         thread.join()
 
         assert (job.status, job.error) == (JobStatus.CANCELLED, None)
         assert time.monotonic() - start < 5
-        assert not desk.is_well
-        assert not desk.processes[-1].is_alive
+        assert not supervised.is_well
+        assert not supervised.processes[-1].is_alive
 
     def test_weights_of_another_version_are_not_dropped(
-        self, home: Home, desk: Desk
+        self, home: Home, supervised: Supervised
     ) -> None:
-        desk.run(made(home))
+        supervised.run(made(home))
         same = home.active.model_copy(update={"version": "v2"}).model_dump(mode="json")
         thread = when_running(home, lambda job: home.job_store.cancel(job.id))
-        desk.run(f"while not stopped: time.sleep(0.01)\nsend(done={same!r})")
+        supervised.run(f"while not stopped: time.sleep(0.01)\nsend(done={same!r})")
         thread.join()
 
         assert home.names == ["v1"]
@@ -291,28 +299,28 @@ class TestCancelling:
 
 class TestAWorkerThatEnds:
     def test_the_job_is_put_back_and_the_run_does_not_count(
-        self, home: Home, desk: Desk
+        self, home: Home, supervised: Supervised
     ) -> None:
         def stop(_: Job) -> None:
-            desk.is_stopping = True
+            supervised.is_stopping = True
 
         thread = when_running(home, stop)
-        job = desk.run("time.sleep(60)")
+        job = supervised.run("time.sleep(60)")
         thread.join()
 
         assert (job.status, job.attempts) == (JobStatus.QUEUED, 0)
-        assert not desk.is_well
-        assert not desk.processes[-1].is_alive
+        assert not supervised.is_well
+        assert not supervised.processes[-1].is_alive
 
     def test_what_was_made_in_the_last_moment_is_dropped(
-        self, home: Home, desk: Desk
+        self, home: Home, supervised: Supervised
     ) -> None:
         # A supervisor tells all processes to end: fit stops early, and is not done.
         lease = home.lease()
-        watch = desk.watch(made(home), lease)
-        desk.processes[-1].send(lease.job)
-        desk.processes[-1].await_log(timeout_s=10)
-        desk.is_stopping = True
+        watch = supervised.watch(made(home), lease)
+        supervised.processes[-1].send(lease.job)
+        supervised.processes[-1].await_log(timeout_s=10)
+        supervised.is_stopping = True
 
         assert not watch.run()
         assert home.job(lease).status is JobStatus.QUEUED
@@ -320,16 +328,18 @@ class TestAWorkerThatEnds:
 
 
 class TestAJobThatIsLost:
-    def test_another_run_s_job_is_not_written_to(self, home: Home, desk: Desk) -> None:
+    def test_another_run_s_job_is_not_written_to(
+        self, home: Home, supervised: Supervised
+    ) -> None:
         home.job_store = JobStore(home.state, now=lambda: time.time() - LEASE_S - 1)
         lease = home.lease()
         home.job_store = JobStore(home.state)
         home.job_store.expire()
         other = home.job_store.lease("other")
         assert other is not None
-        watch = desk.watch(made(home), lease)
-        desk.processes[-1].send(lease.job)
-        desk.processes[-1].await_log(timeout_s=10)
+        watch = supervised.watch(made(home), lease)
+        supervised.processes[-1].send(lease.job)
+        supervised.processes[-1].await_log(timeout_s=10)
 
         with pytest.raises(LeaseLost, match="not this run's any more"):
             watch.run()
@@ -338,7 +348,7 @@ class TestAJobThatIsLost:
         assert (home.names, home.stored) == ([], []), "what it made is dropped"
 
     def test_a_project_that_was_forgotten_ends_the_run(
-        self, home: Home, desk: Desk
+        self, home: Home, supervised: Supervised
     ) -> None:
         lease = home.lease()
 
@@ -348,7 +358,7 @@ class TestAJobThatIsLost:
 
         thread = when_running(home, forget)
         with pytest.raises(JobNotFound):
-            desk.watch("time.sleep(60)", lease).run()
+            supervised.watch("time.sleep(60)", lease).run()
         thread.join()
 
 
@@ -371,24 +381,26 @@ def locked(home: Home, seconds: float) -> threading.Thread:
 
 
 class TestAStateThatIsAway:
-    def test_a_job_that_ends_meanwhile_still_ends(self, home: Home, desk: Desk) -> None:
+    def test_a_job_that_ends_meanwhile_still_ends(
+        self, home: Home, supervised: Supervised
+    ) -> None:
         lease = home.lease()
         does = made(home)
         thread = locked(home, 2.6)
-        job = desk.run(does, lease)
+        job = supervised.run(does, lease)
         thread.join()
 
         assert (job.status, job.version) == (JobStatus.SUCCEEDED, "v1")
         assert home.active.version == "v1"
 
     def test_a_worker_that_ends_does_not_wait_for_it(
-        self, home: Home, desk: Desk
+        self, home: Home, supervised: Supervised
     ) -> None:
         lease = home.lease()
         thread = locked(home, 2.6)
-        desk.is_stopping = True
+        supervised.is_stopping = True
         with pytest.raises(LeaseLost, match="could not be written, and the worker"):
-            desk.run("time.sleep(60)", lease)
+            supervised.run("time.sleep(60)", lease)
         thread.join()
 
         assert home.job(lease).status is JobStatus.RUNNING, "until its lease runs out"
