@@ -38,7 +38,7 @@ def _lower(value: object) -> object:
 
 
 class Settings(BaseModel):
-    """The settings of one serving process; every one has a row in the README's table.
+    """The settings of one serving process; docs/settings.md lists them.
 
     The environment wins over the arguments of ``create_service``, so that one image can
     be tuned where it runs.
@@ -49,28 +49,31 @@ class Settings(BaseModel):
     label_studio_url: str | None = Field(
         None,
         validation_alias=_alias("LABEL_STUDIO_URL", "LABEL_STUDIO_HOST"),
-        description="Where Label Studio answers, with its sub-path if it has one",
+        description="URL of Label Studio, including its sub-path if it has one",
     )
     label_studio_api_key: SecretStr | None = Field(
         None,
         validation_alias=_alias("LABEL_STUDIO_API_KEY", "LABEL_STUDIO_ACCESS_TOKEN"),
-        description="A personal access token or a legacy token; sent to "
+        description="A personal access token or a legacy token. It is sent to "
         "LABEL_STUDIO_URL only",
     )
     basic_auth_user: str | None = Field(
         None,
         validation_alias="BASIC_AUTH_USER",
-        description="With BASIC_AUTH_PASS: asked for on every route but health probes",
+        description="User name for Basic auth, required on every route except the "
+        "health probes. Set BASIC_AUTH_PASS too",
     )
     basic_auth_pass: SecretStr | None = Field(
-        None, validation_alias="BASIC_AUTH_PASS", description="See BASIC_AUTH_USER"
+        None,
+        validation_alias="BASIC_AUTH_PASS",
+        description="Password for Basic auth. Set BASIC_AUTH_USER too",
     )
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)
     ] = Field(
         "INFO",
         validation_alias="LOG_LEVEL",
-        description="`DEBUG`, `INFO`, `WARNING` or `ERROR` (`INFO`)",
+        description="`DEBUG`, `INFO`, `WARNING` or `ERROR` (default `INFO`)",
     )
     log_format: Annotated[Literal["text", "json"], BeforeValidator(_lower)] = Field(
         "text",
@@ -80,71 +83,75 @@ class Settings(BaseModel):
     model_dir: Path | None = Field(
         None,
         validation_alias="MODEL_DIR",
-        description="Where a model written for label_studio_ml keeps its files",
+        description="Directory where a model written for label_studio_ml keeps its "
+        "files",
     )
     port: int = Field(
         9090,
         ge=0,
         le=65535,
         validation_alias="PORT",
-        description="The HTTP port of `lsml-bento start` (9090)",
+        description="HTTP port of `lsml-bento start` (default 9090)",
     )
     workers: int | None = Field(
         None,
         ge=1,
         validation_alias="WORKERS",
-        description="Serving processes, each with models of its own (1)",
+        description="Number of serving processes, each with its own models (default 1)",
     )
     threads: int | None = Field(
         None,
         ge=1,
         validation_alias="THREADS",
-        description="Calls of predict at a time in a process, for models that wait on "
-        "the network (1)",
+        description="Concurrent `predict` calls per serving process, for models "
+        "that wait on the network (default 1)",
     )
     home: Path | None = Field(
         None,
         validation_alias="LSML_HOME",
-        description="Where state is kept (`.lsml` in the backend's directory, else "
-        "`~/.lsml/NAME`)",
+        description="Directory for state (default `.lsml` in the backend's "
+        "directory if it is writable, else `~/.lsml/NAME`)",
     )
     max_batch_size: int | None = Field(
         None,
         ge=1,
         validation_alias="LSML_MAX_BATCH_SIZE",
-        description="Tasks in one call of predict at most (32)",
+        description="Maximum number of tasks in one `predict` call (default 32)",
     )
     max_models: int = Field(
         8,
         ge=1,
         validation_alias="LSML_MAX_MODELS",
-        description="Projects whose model objects are kept, the last used ones (8)",
+        description="Number of projects whose model objects stay loaded; the least "
+        "recently used are dropped (default 8)",
     )
     queue_size: int = Field(
         10_000,
         ge=1,
         validation_alias="LSML_QUEUE_SIZE",
-        description="Tasks that may wait in a lane before a request gets 503 (10000)",
+        description="Maximum number of tasks waiting in a lane; further requests "
+        "get 503 (default 10000)",
     )
     predict_deadline_s: float = Field(
         90.0,
         gt=0,
         allow_inf_nan=False,
         validation_alias="LSML_PREDICT_DEADLINE_S",
-        description="When /predict answers what is done (90); Label Studio hangs up "
-        "after 100",
+        description="After this many seconds `/predict` returns what is finished "
+        "(default 90). Label Studio gives up after 100",
     )
     max_body_mib: float = Field(
         256.0,
         gt=0,
         allow_inf_nan=False,
         validation_alias="LSML_MAX_BODY_MIB",
-        description="Bodies over it get 413 (256)",
+        description="Maximum size of a request body in MiB; larger ones get 413 "
+        "(default 256)",
     )
     root_path: Annotated[str, BeforeValidator(_root_path)] = Field(
         "",
         validation_alias="LSML_ROOT_PATH",
-        description="A path prefix in front of every route, as a proxy may leave it",
+        description="Path prefix that the proxy does not strip, such as `/ml`",
     )
     local_files_root: Path | None = Field(
         None,
@@ -153,37 +160,39 @@ class Settings(BaseModel):
             "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT",
             "LOCAL_FILES_DOCUMENT_ROOT",
         ),
-        description="The only directory from which paths in task data are read",
+        description="The only directory from which local paths in task data are read",
     )
     worker: Literal["embedded", "external"] = Field(
         "embedded",
         validation_alias="LSML_WORKER",
-        description="Who trains: `embedded`, a process beside the server, or "
-        "`external`, a `lsml-bento worker` of its own (`embedded`)",
+        description="`embedded` runs a worker as a child process of the server; "
+        "`external` expects a separate `lsml-bento worker` (default "
+        "`embedded`)",
     )
     redis_url: SecretStr | None = Field(
         None,
         validation_alias="REDIS_URL",
-        description="Keeps state, jobs and queue on Redis, for several machines "
-        "(SQLite in `LSML_HOME`)",
+        description="Keep state, jobs and the queue in this Redis, to share them "
+        "between machines (default: SQLite in `LSML_HOME`)",
     )
     model_store: Path | None = Field(
         None,
         validation_alias="LSML_MODEL_STORE",
-        description="The BentoML model store that versions are kept in "
-        "(`$BENTOML_HOME/models`)",
+        description="BentoML model store for model versions (default "
+        "`$BENTOML_HOME/models`)",
     )
     model_repo: str | None = Field(
         None,
         validation_alias="LSML_MODEL_REPO",
-        description="Where machines without a common disk share versions: "
-        "`s3://bucket/path`, `file:///path`, or what else fsspec knows",
+        description="Where machines without a shared disk exchange versions: "
+        "`s3://bucket/path`, `file:///path`, or any other URL that "
+        "fsspec supports",
     )
     train_gpus: str | None = Field(
         None,
         validation_alias="LSML_TRAIN_GPUS",
-        description="The GPUs that fit sees, as in CUDA_VISIBLE_DEVICES (those that "
-        "the worker sees)",
+        description="GPUs visible to `fit`, in the format of CUDA_VISIBLE_DEVICES "
+        "(default: those that the worker sees)",
     )
     fits: int = Field(
         1,
@@ -197,57 +206,64 @@ class Settings(BaseModel):
         gt=0,
         allow_inf_nan=False,
         validation_alias="LSML_FIT_TIMEOUT_S",
-        description="A fit that takes longer has failed (86400)",
+        description="Maximum duration of a `fit` in seconds; a longer one fails "
+        "(default 86400)",
     )
     fit_idle_s: float = Field(
         300.0,
         ge=0,
         allow_inf_nan=False,
         validation_alias="LSML_FIT_IDLE_S",
-        description="How long the process that trains a label_studio_ml class is kept "
-        "for its next event (300)",
+        description="How many seconds the `fit` process of a label_studio_ml class "
+        "is kept for the next event (default 300)",
     )
     keep_versions: int = Field(
         10,
         ge=1,
         validation_alias="LSML_KEEP_VERSIONS",
-        description="Versions kept of a project, the newest ones and the one that "
-        "serves (10)",
+        description="Number of versions to keep per project, not counting the one "
+        "that serves if it is older (default 10)",
     )
     keep_jobs: int = Field(
         1_000,
         ge=1,
         validation_alias="LSML_KEEP_JOBS",
-        description="Jobs remembered that have ended (1000)",
+        description="Number of finished jobs to keep (default 1000)",
     )
     pipeline: Pipeline | None = Field(
         None,
         validation_alias="LSML_PIPELINE",
-        description="The pipeline of transformers that is served in place of code",
+        description="transformers pipeline to serve instead of code",
     )
     pipeline_model: str | None = Field(
         None,
         validation_alias="LSML_PIPELINE_MODEL",
-        description="Its model: a directory, or on the hub NAME or NAME@REVISION",
+        description="Model of the pipeline: a directory, or NAME or NAME@REVISION "
+        "on the Hugging Face hub",
     )
     pipeline_device: str | None = Field(
         None,
         validation_alias="LSML_PIPELINE_DEVICE",
-        description="Where it computes, such as `cuda:1` (a GPU if there is one)",
+        description="Device of the pipeline, such as `cuda:1` (default: a GPU if "
+        "there is one)",
     )
     pipeline_name: str | None = Field(
-        None, validation_alias="LSML_PIPELINE_NAME", description="Its backend's name"
+        None,
+        validation_alias="LSML_PIPELINE_NAME",
+        description="Name of the pipeline's backend (default: made from pipeline "
+        "and model)",
     )
     access_log: bool = Field(
         False,
         validation_alias="LSML_ACCESS_LOG",
-        description="BentoML's line for each request (off)",
+        description="Log a line per request (default off)",
     )
     tracing: bool = Field(
         False,
         validation_alias="LSML_TRACING",
-        description="OpenTelemetry spans for each request, for BentoML's exporters; "
-        "they triple what a small request costs (off)",
+        description="Create OpenTelemetry spans for each request, for BentoML's "
+        "exporters (default off). A small request then costs about "
+        "three times as much CPU",
     )
 
     @classmethod
