@@ -24,6 +24,16 @@ from tests.e2e.serving import BIN, backend_environ
 
 LEGACY = ROOT / "tests" / "legacy" / "keyword_backend"
 
+LEGACY_CONFIG = """
+<View>
+  <Text name="text" value="$text"/>
+  <Choices name="mood" toName="text">
+    <Choice value="happy"/>
+    <Choice value="sad"/>
+  </Choices>
+</View>
+"""
+
 NOT_RUN = {
     ("README.md", "installs packages from the network"): 2,
     ("deploying.md", "needs a package index"): 2,
@@ -81,7 +91,8 @@ RUN = [
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_the_blocks_of_a_document_run_as_they_stand(page: Path, tmp_path: Path) -> None:
     if page.name == "migrating.md":  # it is about a directory that a reader has already
-        shutil.copytree(LEGACY, tmp_path / "my_ml_backend")
+        directory = shutil.copytree(LEGACY, tmp_path / "my_ml_backend")
+        (directory / "label_config.xml").write_text(LEGACY_CONFIG)
     with terminal(tmp_path) as run:
         for block in blocks(page, "sh", "python"):
             if not block.mark.startswith("not run: "):

@@ -7,7 +7,6 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
@@ -18,20 +17,21 @@ from lsml_bento.adapters.label_studio_http import contract_app
 from lsml_bento.cli import main
 from lsml_bento.scaffold.create import create_backend
 from lsml_bento.testing import client_for
-from tests.e2e.processes import ROOT
+from tests.docs.blocks import PAGES, ROOT, blocks
+from tests.test_architecture import RANKS
 
+README = ROOT / "README.md"
 DOCUMENTS = [
-    ROOT / "README.md",
+    README,
     ROOT / "lsml_bento" / "template" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "examples").glob("*/README.md")),
     *sorted((ROOT / "deploy").glob("*/README.md")),
 ]
-NO_COMMAND = ("fit job=", "that made", "comes with")
-"""The title of a process, and sentences."""
-
-TOLD = re.compile(r"(?:^|[`/ ])lsml-bento ((?:[a-z]|--)[^`\n#|]*)", re.MULTILINE)
-
+LINKING = [ROOT / "CONTRIBUTING.md", *DOCUMENTS]
+PROCESS_TITLE = "fit job="
+TOLD = re.compile(r"(?:^|[/( ])lsml-bento ((?:[a-z]|--)[^`\n#|]*)")
+BENTOML = re.compile(r"(?:^|[/( ])bentoml ([a-z]+ [^`\n#|)]*)")
 
 PACKAGE = ROOT / "lsml_bento"
 TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
@@ -39,15 +39,19 @@ VALUES = re.compile(r"%(?:\.\d+)?[a-z]")
 """Where the format of a log line has a value."""
 
 
-def told(path: Path) -> list[str]:
-    """The arguments of every ``lsml-bento`` that a document shows."""
-    found = TOLD.findall(path.read_text(encoding="utf-8"))
-    return [line.strip() for line in found if not line.startswith(NO_COMMAND)]
+def shown(path: Path, command: re.Pattern[str]) -> list[str]:
+    """The arguments of each call of a command in shell blocks and inline code."""
+    text = path.read_text(encoding="utf-8")
+    prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks(path, "sh") for line in block.code.splitlines()]
+    lines += re.findall(r"`([^`\n]+)`", prose)
+    found = [arguments for line in lines for arguments in command.findall(line)]
+    return [line.strip() for line in found if not line.startswith(PROCESS_TITLE)]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.parent.name)
 def test_every_command_that_a_document_shows_is_one(path: Path) -> None:
-    for line in told(path):
+    for line in shown(path, TOLD):
         words = shlex.split(line)
         command: click.Command = main
         context = click.Context(main)
@@ -64,7 +68,7 @@ def test_every_command_that_a_document_shows_is_one(path: Path) -> None:
 
 
 def test_the_documents_show_commands() -> None:
-    assert len([line for path in DOCUMENTS for line in told(path)]) > 20
+    assert len([line for path in DOCUMENTS for line in shown(path, TOLD)]) > 20
 
 
 # What the code writes is what the documents quote
@@ -128,17 +132,37 @@ def test_every_heading_that_a_link_names_is_there(path: Path) -> None:
     assert missing == []
 
 
-def test_every_module_stands_in_the_architecture() -> None:
-    text = (
-        (ROOT / "docs" / "architecture.md").read_text().partition("## The modules")[2]
-    )
-    modules = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
+def architecture(heading: str) -> str:
+    """A chapter of the architecture."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    return text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
 
-    assert sorted(m for m in modules if not re.search(rf"\b{re.escape(m)}", text)) == []
+
+def test_the_architecture_lists_the_packages_by_rank() -> None:
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", architecture("The packages"), re.M)
+
+    expected = [(rank, name) for rank, names in enumerate(RANKS, 1) for name in names]
+    assert sorted((int(rank), name) for rank, name in rows) == sorted(expected)
+
+
+def test_every_module_that_the_architecture_names_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([a-z_]+(?:/[a-z_]+)*(?:\.py|/))`", text)
+
+    assert len(named) > 30
+    assert [
+        n for n in named if not any((d / n).exists() for d in (PACKAGE, ROOT))
+    ] == []
+
+
+def test_the_glossary_has_at_most_25_terms_each_once() -> None:
+    terms = re.findall(r"^\| ([a-z ]+) \|", architecture("Glossary"), re.M)[1:]
+
+    assert 15 < len(terms) == len(set(terms)) <= 25
 
 
 def test_every_route_stands_in_the_architecture() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text().partition("## The routes")[2]
+    text = architecture("The routes")
     named = {
         shape(method, path)
         for method, path in re.findall(r"`(GET|POST) (/[^`]*)`", text)
@@ -161,47 +185,70 @@ def shape(method: str, path: str) -> str:
 # Code that the documents show
 
 
-def blocks(path: Path) -> list[str]:
-    return re.findall(
-        r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE
-    )
-
-
 def test_the_readme_shows_the_service_that_create_writes(tmp_path: Path) -> None:
     create_backend(tmp_path / "my_backend")
 
     written = (tmp_path / "my_backend" / "service.py").read_text()
 
-    assert written in blocks(ROOT / "README.md")
+    assert written in [block.code for block in blocks(README, "python")]
 
 
-def test_the_first_class_of_model_md_skips_what_the_label_config_lacks() -> None:
-    loads = "from transformers import pipeline\n"
-    program = blocks(ROOT / "docs" / "model.md")[0]
-    assert loads in program
-    names: dict[str, Any] = {"pipeline": classifier}
-    exec(program.replace(loads, ""), names)  # noqa: S102
-    model: type[LabelStudioMLBase] = names["Sentiment"]
+def test_the_readme_s_class_answers_its_label_config() -> None:
+    program = blocks(README, "python")[0].code
+    names: dict[str, type[LabelStudioMLBase]] = {}
+    exec(program, {"__name__": "readme"}, names)  # noqa: S102
     body = {
-        "tasks": [{"id": i, "data": {"text": t}} for i, t in enumerate(["Good", "?"])],
+        "tasks": [{"id": 1, "data": {"text": "A good day"}}],
         "label_config": '<View><Text name="t" value="$text"/><Choices name="c" '
-        'toName="t"><Choice value="Great" predicted_values="POSITIVE"/></Choices>'
+        'toName="t"><Choice value="Positive"/><Choice value="Negative"/></Choices>'
         "</View>",
     }
 
-    with client_for(model, environ={}) as client:
-        [good, other] = client.post("/predict", json=body).json()["results"]
+    with client_for(names["Sentiment"], environ={}) as client:
+        (prediction,) = client.post("/predict", json=body).json()["results"]
 
-    assert good["result"][0]["value"] == {"choices": ["Great"]}
-    assert other == []
+    assert prediction["result"][0]["value"] == {"choices": ["Positive"]}
 
 
-def classifier(task: str, model: Any, *, truncation: bool) -> Any:
-    """A pipeline of transformers as far as the class sees one."""
-    assert (task, truncation) == ("text-classification", True)
+# What documents point to
 
-    def classify(texts: list[str], batch_size: int) -> list[dict[str, Any]]:
-        labels = ["POSITIVE" if text == "Good" else "NEGATIVE" for text in texts]
-        return [{"label": label, "score": 0.9} for label in labels]
 
-    return classify
+@pytest.mark.parametrize("path", LINKING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_a_document_points_to_is_there(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8"))
+    missing = [
+        link
+        for link in links
+        if "://" not in link and not (path.parent / link).exists()
+    ]
+
+    assert missing == []
+
+
+@pytest.mark.parametrize("path", LINKING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_a_document_tells_make_to_do_is_a_target(path: Path) -> None:
+    targets = set(
+        re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    )
+    text = path.read_text(encoding="utf-8")
+    told = set(re.findall(r"(?:^|`)make ([a-z0-9-]+)", text, re.MULTILINE))
+
+    assert told <= targets
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of BentoML's own imports
+def test_every_option_of_a_bentoml_command_exists() -> None:
+    from bentoml_cli.cli import create_bentoml_cli  # noqa: PLC0415
+
+    bentoml = create_bentoml_cli()
+    seen = 0
+    for page in PAGES:
+        for line in shown(page, BENTOML):
+            name, *words = line.split()
+            command = bentoml.get_command(click.Context(bentoml), name)
+            assert command is not None, f"{page.name}: bentoml {line}"
+            known = {opt for p in command.params for opt in getattr(p, "opts", ())}
+            unknown = [w for w in words if w.startswith("-") and w not in known]
+            assert unknown == [], f"{page.name}: bentoml {line}"
+            seen += 1
+    assert seen > 5
