@@ -129,7 +129,7 @@ class Settings(BaseModel):
         10_000,
         ge=1,
         validation_alias="LSML_QUEUE_SIZE",
-        description="Maximum number of tasks waiting in a lane; further requests "
+        description="Number of tasks that may wait in a lane before further requests "
         "get 503 (default 10000)",
     )
     predict_deadline_s: float = Field(
