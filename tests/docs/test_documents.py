@@ -240,6 +240,7 @@ def test_every_option_of_a_bentoml_command_exists() -> None:
     from bentoml_cli.cli import create_bentoml_cli  # noqa: PLC0415
 
     bentoml = create_bentoml_cli()
+    assert isinstance(bentoml, click.Group)
     seen = 0
     for page in PAGES:
         for line in shown(page, BENTOML):
