@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -128,7 +129,7 @@ class Terminal:
             self._finish(block, [sys.executable, *runner, str(path)])
 
     def _finish(self, block: Block, command: list[str]) -> None:
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
             cwd=self._directory,
             env=self._environ,
@@ -136,10 +137,15 @@ class Terminal:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=60,
+            start_new_session=True,
         )
+        try:
+            output, _ = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # and all that the block started
+            raise
         logs = "\n".join(server.tail() for server in self._servers)
-        assert done.returncode == 0, f"{block}\n{done.stdout}\n{logs}"
+        assert process.returncode == 0, f"{block}\n{output}\n{logs}"
 
     def _start(self, block: Block, code: str) -> None:
         if block.mark == "server":
