@@ -197,7 +197,7 @@ def _record_project(change: Change, event: Event) -> None:
         parse_label_config(event.label_config)
     except LabelConfigError as error:
         about = error, event.action, event.project
-        log.warning("Label config left out: %s event=%s project=%s", *about)
+        log.warning("Label config left out: %s event=%r project=%s", *about)
         return
     change.put(key, new)
     change.put(since, stamp)

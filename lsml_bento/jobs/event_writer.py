@@ -246,7 +246,7 @@ class EventWriter:
                     r for e in events for r in self._apply([e], is_patient=is_patient)
                 ]
             [e] = events
-            log.exception("Event not stored: %s project=%s", e.action, e.project)
+            log.exception("Event not stored: %r project=%s", e.action, e.project)
             return [Receipt(None, f"not taken: {type(error).__name__}")]
         gathered = [found for found, _ in taken if found is not None]
         jobs = {job.id: job for job, _ in gathered}
@@ -278,7 +278,7 @@ class EventWriter:
         if project is None:
             log.warning(
                 "Event left out: it names no project; turn on payloads in Label "
-                "Studio's webhook event=%s",
+                "Studio's webhook event=%r",
                 event.action,
             )
             return None, Receipt(None, "no project")

@@ -431,7 +431,7 @@ class TestEvents:
     ) -> None:
         assert blank.post("/webhook", {"action": "X\nERROR x"}).status_code == 200
 
-        assert "event 'X\\nERROR x' project=" in caplog.text
+        assert "event='X\\nERROR x'" in caplog.text
 
     def test_a_task_id_can_not_write_lines_of_its_own_into_the_log(
         self, serve: Serve, caplog: pytest.LogCaptureFixture

@@ -209,7 +209,7 @@ def test_ctrl_c_leaves_the_job_alone(place: Place) -> None:
             shown.await_line("running")
             assert shown.end(signal.SIGINT) == 130
         assert shown.log.endswith(
-            "The job keeps running. Follow it with `lsml-bento jobs show "
+            "The job keeps running. Follow it again with `lsml-bento jobs show "
             f"{lease.job.id} --follow`.\n"
         )
         assert store.find(lease.job.id).status is JobStatus.RUNNING

@@ -183,7 +183,7 @@ def test_a_directory_that_does_not_import_any_more_goes_on_as_it_was(
 
     assert annotator.activate("popular+2").status_code == 200
     eventually(
-        lambda: server.log().count("version popular+2 of project=") >= 2,
+        lambda: server.log().count("version=popular+2: the module") >= 2,
         server.tail,
         timeout_s=5,
     )

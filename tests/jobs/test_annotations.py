@@ -557,5 +557,5 @@ def test_a_broken_label_config_is_left_out_and_said(
     told("<View><Text name='text' value='$text'/></View>")
     told("<View><Text name='text'")
 
-    assert "Label config left out: the label config does not parse" in (caplog.text)
+    assert "Label config left out: the label config is invalid" in caplog.text
     assert state.read(Project("1", 5))["label_config"].endswith("</View>")
