@@ -25,7 +25,7 @@ def environment_names() -> dict[str, str]:
 
 def field_docstrings() -> dict[str, str]:
     tree = ast.parse(inspect.getsource(settings))
-    [body] = [n.body for n in tree.body if getattr(n, "name", "") == "Settings"]
+    [body] = [node.body for node in tree.body if isinstance(node, ast.ClassDef)]
     found: dict[str, str] = {}
     for node, after in pairwise(body):
         if (

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
-from typing import Any, Protocol
+from typing import Any
 
 from lsml_bento.errors import (
     MediaError,
@@ -55,8 +55,11 @@ class Lane(str, Enum):
     """Many tasks were selected at once."""
 
 
-class Observer(Protocol):
-    """Gets the batcher's measurements; ``adapters.bentoml_service`` exports them."""
+class Observer:
+    """Gets the batcher's measurements, and discards them.
+
+    ``adapters.bentoml_service`` exports them.
+    """
 
     def batch(self, size: int) -> None:
         """Record a call with ``size`` items."""
@@ -66,16 +69,6 @@ class Observer(Protocol):
 
     def waiting(self, lane: Lane, items: int) -> None:
         """Record how many items a lane holds now."""
-
-
-class NoObserver:
-    """Records nothing."""
-
-    def batch(self, size: int) -> None: ...
-
-    def waited(self, lane: Lane, seconds: float) -> None: ...
-
-    def waiting(self, lane: Lane, items: int) -> None: ...
 
 
 class Ticket:
@@ -263,7 +256,7 @@ class Batcher:
         self._limit = max_batch_size
         self._queue_size = queue_size
         self._free_slots = slots
-        self._observer: Observer = observer or NoObserver()
+        self._observer = observer or Observer()
         self._queues = {lane: _Queue(lane, self._observer) for lane in Lane}
         self._running: set[asyncio.Task[None]] = set()
         self._closing = False

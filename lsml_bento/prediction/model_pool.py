@@ -151,7 +151,7 @@ class ModelPool:
                 still serves.
         """
         if reload:
-            self._source.load_afresh()
+            self._source.reload()
         with self._lock:
             made = [e for e in self._serving(project) if e.holds is not _Holds.NOTHING]
         with ExitStack() as held:

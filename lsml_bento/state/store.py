@@ -35,11 +35,6 @@ def below(*parts: str | int) -> str:
     return SEPARATOR.join([*map(str, parts), ""])
 
 
-def last_of(key: str, prefix: str) -> str:
-    """The rest of a key after a prefix."""
-    return key[len(prefix) :]
-
-
 class Change(Protocol):
     """A serializable transaction: it is retried if what it read has changed."""
 
@@ -138,7 +133,8 @@ class State(ABC):
         """
         prefix = below("value", *identify(project))
         return {
-            last_of(key, prefix): json.loads(value) for key, value in self.scan(prefix)
+            key.removeprefix(prefix): json.loads(value)
+            for key, value in self.scan(prefix)
         }
 
     def write(self, project: Project, values: Mapping[str, Any]) -> None:
@@ -167,19 +163,11 @@ class State(ABC):
         return known_projects(self)
 
 
-class Reader(Protocol):
-    """A state or a change."""
-
-    def scan(
-        self, prefix: str, after: str = "", limit: int | None = None
-    ) -> list[Pair]: ...
-
-
-def known_projects(reader: Reader) -> list[Project]:
+def known_projects(reader: State | Change) -> list[Project]:
     """Every known project, in the order in which they became known."""
     prefix = below("project")
     found = [
-        (int(since), last_of(key, prefix).split(SEPARATOR))
+        (int(since), key.removeprefix(prefix).split(SEPARATOR))
         for key, since in reader.scan(prefix)
     ]
     return [Project(id_, int(created_at)) for _, (id_, created_at) in sorted(found)]
@@ -192,7 +180,7 @@ def know(change: Change, project: Project) -> None:
         change.put(key, str(time.time_ns()))
 
 
-def resolve(project: Project, reader: Reader) -> Project:
+def resolve(project: Project, reader: State | Change) -> Project:
     """The project with its ``created_at``.
 
     Where the request named none, it is the newest known project of that id, or

@@ -9,7 +9,7 @@ import json
 
 from lsml_bento.contract import Project
 from lsml_bento.errors import VersionInUse, VersionNotFound
-from lsml_bento.state.store import Change, State, below, identify, last_of
+from lsml_bento.state.store import Change, State, below, identify
 from lsml_bento.versions.version import (
     Pointer,
     Version,
@@ -45,7 +45,7 @@ class Versions:
         prefix = below("pointer")
         found = {}
         for key, value in self._state.each(prefix):
-            id_, _, created_at = last_of(key, prefix).partition("\x1f")
+            id_, _, created_at = key.removeprefix(prefix).partition("\x1f")
             found[Project(id_, int(created_at))] = parsed_pointer(value)
         return found
 

@@ -15,10 +15,7 @@ from lsml_bento.adapters.transformers_pipelines.filling import (
     Prediction,
     read_options,
 )
-from lsml_bento.adapters.transformers_pipelines.pretrained import (
-    Pretrained,
-    pad_with_end,
-)
+from lsml_bento.adapters.transformers_pipelines.pretrained import Pretrained
 from lsml_bento.adapters.transformers_pipelines.target import (
     Target,
     find_target,
@@ -142,9 +139,8 @@ class TextChoices(ClassifierChoices):
     @classmethod
     def load(cls, pretrained: Pretrained) -> Any:
         """The pipeline, with a tokenizer that truncates and pads."""
-        pipe = pretrained.pipe()
+        pipe = pretrained.pipe(pads=True)
         pretrained.bound(pipe.tokenizer, _LENGTH)
-        pad_with_end(pipe)
         return pipe
 
     def predict(self, pipe: Any, inputs: list[str]) -> list[Prediction]:

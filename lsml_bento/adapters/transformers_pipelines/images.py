@@ -9,9 +9,7 @@ import torch
 from PIL import Image, ImageOps
 from pydantic import Field
 
-from lsml_bento.adapters.transformers_pipelines.choices import (
-    ClassifierChoices,
-)
+from lsml_bento.adapters.transformers_pipelines.choices import ClassifierChoices
 from lsml_bento.adapters.transformers_pipelines.filling import (
     Filling,
     Options,

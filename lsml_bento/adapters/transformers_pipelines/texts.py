@@ -16,10 +16,7 @@ from lsml_bento.adapters.transformers_pipelines.filling import (
     read_options,
     written,
 )
-from lsml_bento.adapters.transformers_pipelines.pretrained import (
-    Pretrained,
-    pad_with_end,
-)
+from lsml_bento.adapters.transformers_pipelines.pretrained import Pretrained
 from lsml_bento.adapters.transformers_pipelines.target import find_target
 from lsml_bento.model.base_class import LabelStudioMLBase
 
@@ -59,9 +56,8 @@ class Continuations(_Generated):
     @classmethod
     def load(cls, pretrained: Pretrained) -> Any:
         """The pipeline, with a tokenizer that pads on the left."""
-        pipe = pretrained.pipe()
+        pipe = pretrained.pipe(pads=True)
         pretrained.bound(pipe.tokenizer)
-        pad_with_end(pipe)
         pipe.tokenizer.padding_side = pipe.tokenizer.truncation_side = "left"
         return pipe
 

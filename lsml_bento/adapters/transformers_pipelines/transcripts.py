@@ -17,10 +17,7 @@ from lsml_bento.adapters.transformers_pipelines.filling import (
     read_options,
     written,
 )
-from lsml_bento.adapters.transformers_pipelines.pretrained import (
-    Pretrained,
-    pad_with_end,
-)
+from lsml_bento.adapters.transformers_pipelines.pretrained import Pretrained
 from lsml_bento.adapters.transformers_pipelines.target import find_target
 from lsml_bento.contract import Task
 from lsml_bento.model.base_class import LabelStudioMLBase
@@ -46,9 +43,7 @@ class Transcripts(Filling):
 
     @classmethod
     def load(cls, pretrained: Pretrained) -> Any:
-        pipe = pretrained.pipe()
-        pad_with_end(pipe)
-        return pipe
+        return pretrained.pipe(pads=True)
 
     def read(self, model: LabelStudioMLBase, task: Task) -> NDArray[np.float32] | None:
         """The task's recording; None if it is empty.
