@@ -173,7 +173,7 @@ class Settings(BaseModel):
     def _check_basic_auth(self) -> Settings:
         user, password = self.basic_auth_user, self.basic_auth_pass
         if (user is None) != (password is None):
-            # One alone would leave a server open that somebody meant to close.
+            # With only one of them, the server would run without authentication.
             raise ValueError(
                 "set both BASIC_AUTH_USER and BASIC_AUTH_PASS, or neither of them"
             )

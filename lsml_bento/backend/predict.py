@@ -36,12 +36,8 @@ class Predict:
     """Answers ``/predict``.
 
     Attributes:
-        batcher: calls the model.
-        state: finds the project of a request that gives no ``created_at``.
-        state_threads: read the state.
         observe_tasks: gets tasks that carry annotations.
-        note_error: gets the last error of a project.
-        deadline_s: seconds after which a request is answered with what is done.
+        deadline_s: seconds after which a request returns what is finished.
     """
 
     batcher: Batcher
@@ -132,7 +128,7 @@ class Predict:
     def _explain(
         self, project: Project, failed: list[tuple[Any, Exception]], late: int, of: int
     ) -> None:
-        """Log why tasks have no slot; raise the reason if none has one."""
+        """Log why tasks failed; raise the reason if no task succeeded."""
         if failed:
             self.note_error(project, for_client(failed[0][1]))
             log_failures(project, failed, of)

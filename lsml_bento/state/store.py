@@ -183,8 +183,8 @@ def know(change: Change, project: Project) -> None:
 def resolve(project: Project, reader: State | Change) -> Project:
     """The project with its ``created_at``.
 
-    Where the request named none, it is the newest known project of that id, or
-    ``created_at`` 0 if none is known.
+    Without one, it is the newest known project with that id, or ``created_at`` 0 if no
+    such project is known.
 
     Raises:
         StateError: if the state did not respond.

@@ -153,17 +153,7 @@ class Client:
         query_string: Mapping[str, Any] | str | None = None,
         auth: tuple[str, str] | None = None,
     ) -> Response:
-        """Send a request and wait for the response.
-
-        Args:
-            path: for example ``"/predict"``.
-            method: GET, POST, ...
-            data: the body, or the fields of a form.
-            json: the body as a JSON value, in place of ``data``.
-            content_type: of the body.
-            headers: further headers.
-            query_string: the URL's query.
-            auth: user and password.
+        """Send a request and wait for the response; arguments as in Flask.
 
         Raises:
             SettingsError: if an environment variable is invalid.

@@ -107,7 +107,7 @@ class RedisState(State):
 
         Raises:
             StateError: see ``State.change``. If Redis stopped responding during the
-                write, the change may have been applied nevertheless.
+                write, the change may still have been applied.
         """
         deadline = time.monotonic() + wait_s
         for attempt in count():

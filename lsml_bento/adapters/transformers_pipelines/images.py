@@ -90,14 +90,8 @@ class Boxes(_OfImages):
 
     def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
         self.options = read_options(_BoxOptions, model)
-        self.target = match_target(
-            model,
-            pretrained.pipeline,
-            "RectangleLabels",
-            "Image",
-            names=[name for name in pretrained.labels if name != "N/A"],
-            owner=pretrained.name,
-        )
+        names = [name for name in pretrained.labels if name != "N/A"]
+        self.target = match_target(model, pretrained, "RectangleLabels", "Image", names)
 
     def predict(self, pipe: Any, inputs: list[Image.Image]) -> list[Prediction]:
         """The boxes in each image; images of one size form a batch."""

@@ -39,12 +39,7 @@ class Spans(Filling):
         self.options = read_options(_SpanOptions, model)
         names = [name for name in map(_group, pretrained.labels) if name != "O"]
         self.target = match_target(
-            model,
-            pretrained.pipeline,
-            "Labels",
-            "Text",
-            names=list(dict.fromkeys(names)),
-            owner=pretrained.name,
+            model, pretrained, "Labels", "Text", list(dict.fromkeys(names))
         )
 
     @classmethod

@@ -17,7 +17,7 @@ from lsml_bento.adapters.transformers_pipelines.filling import (
     written,
 )
 from lsml_bento.adapters.transformers_pipelines.pretrained import Pretrained
-from lsml_bento.adapters.transformers_pipelines.target import find_target
+from lsml_bento.adapters.transformers_pipelines.target import find_targets
 from lsml_bento.model.base_class import LabelStudioMLBase
 
 _NEW_TOKENS = 256
@@ -36,7 +36,7 @@ class _Generated(Filling):
 
     def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
         self.options = read_options(_GenerationOptions, model)
-        self.target = find_target(model, pretrained.pipeline, "TextArea", "Text")
+        self.target = find_targets(model, pretrained, "TextArea", "Text")[0]
 
     def _generation(self, default: Any, **more: Any) -> Any:
         """The model's generation config, with this project's options."""

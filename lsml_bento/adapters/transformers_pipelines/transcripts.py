@@ -18,7 +18,7 @@ from lsml_bento.adapters.transformers_pipelines.filling import (
     written,
 )
 from lsml_bento.adapters.transformers_pipelines.pretrained import Pretrained
-from lsml_bento.adapters.transformers_pipelines.target import find_target
+from lsml_bento.adapters.transformers_pipelines.target import find_targets
 from lsml_bento.contract import Task
 from lsml_bento.model.base_class import LabelStudioMLBase
 
@@ -38,7 +38,7 @@ class Transcripts(Filling):
     def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
         options = read_options(_SpeechOptions, model)
         self._generation = options.model_dump(exclude_none=True)
-        self.target = find_target(model, pretrained.pipeline, "TextArea", "Audio")
+        self.target = find_targets(model, pretrained, "TextArea", "Audio")[0]
         self._rate = pretrained.read(transformers.AutoFeatureExtractor).sampling_rate
 
     @classmethod
