@@ -98,7 +98,7 @@ class OutOfMemory(ModelError):
 
 
 class DeviceLost(ModelError):
-    """The GPU failed, and this process cannot use it any more."""
+    """The GPU failed, and this process can no longer use it."""
 
 
 class WrongCount(ModelError):
@@ -180,7 +180,7 @@ class NotTraining(LsmlError):
 
 
 class LeaseLost(LsmlError):
-    """A worker updated a job whose lease it does not hold any more."""
+    """A worker updated a job whose lease it no longer holds."""
 
 
 class WeightsError(LsmlError):

@@ -58,7 +58,7 @@ class VersionFollower:
             log.debug("Active versions could not be read: %s", error)
             return
         for project, served in self._pool.versions().items():
-            # A deleted project has no pointer any more.
+            # A deleted project no longer has a pointer.
             pointer = pointers.get(project, Pointer())
             try:
                 if self._is_due(project, served, pointer):

@@ -1,7 +1,7 @@
 """``init_app`` for a ``test_api.py`` that was written for Flask's test client.
 
 Requests go in-process through the server's routes and all their checks. Values that
-``set`` stores last as long as the client.
+``set`` stores are deleted with the client.
 """
 
 from __future__ import annotations

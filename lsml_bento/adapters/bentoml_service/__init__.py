@@ -200,7 +200,7 @@ def _configuration(shape: Shape) -> dict[str, Any]:
     if shape.gpus:
         configuration["resources"] = {"gpu": shape.gpus}
     if not shape.tracing:
-        # BentoML creates three spans per request even if nobody collects them.
+        # BentoML creates three spans per request even if no exporter collects them.
         configuration["tracing"] = {"excluded_urls": ".*"}
     return configuration
 

@@ -26,15 +26,17 @@ _FUNCTIONS = f"{__name__}.functions"
 _SDK = "label_studio_sdk"
 _TOOLS = f"{_SDK}._extensions.label_studio_tools"
 
+_MODEL = {
+    "lsml_bento.model.base_class": ("LabelStudioMLBase", "predict_fn", "update_fn"),
+    "lsml_bento.model.response": ("ModelResponse", "PredictionValue"),
+}
 _OURS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "label_studio_ml": {
-        "lsml_bento.model.base_class": ("LabelStudioMLBase", "predict_fn", "update_fn"),
-        "lsml_bento.model.response": ("ModelResponse", "PredictionValue"),
+        **_MODEL,
         _FUNCTIONS: ("__version__", "package_name"),
     },
     "label_studio_ml.model": {
-        "lsml_bento.model.base_class": ("LabelStudioMLBase", "predict_fn", "update_fn"),
-        "lsml_bento.model.response": ("ModelResponse", "PredictionValue"),
+        **_MODEL,
         f"{_SDK}.label_interface": ("LabelInterface",),
         f"{_TOOLS}.core.label_config": ("parse_config",),
         _FUNCTIONS: ("get_local_path", "is_preload_needed"),

@@ -85,7 +85,7 @@ class Boxes(_OfImages):
 
     @classmethod
     def load(cls, pretrained: Pretrained) -> Any:
-        """The pipeline in float32, whatever type its weights have."""
+        """The pipeline in float32, even if its weights have another type."""
         return pretrained.pipe(dtype=torch.float32)
 
     def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
