@@ -26,9 +26,9 @@ from lsml_bento.preannotation.durable_files import (
     save_checkpoint,
     writing,
 )
-from lsml_bento.preannotation.outcomes import (
+from lsml_bento.preannotation.engine import Answer
+from lsml_bento.preannotation.pipeline import (
     SHOWN,
-    Answer,
     Failure,
     Outcome,
     predictions_of,

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from lsml_bento.contract import Project
 from lsml_bento.errors import LsmlError
 from lsml_bento.preannotation.durable_files import locked, writing
-from lsml_bento.preannotation.engine import Engine
-from lsml_bento.preannotation.pipeline import Batches
+from lsml_bento.preannotation.engine import Batches, Engine
 from lsml_bento.preannotation.project_writer import (
     ProjectCheckpoint,
     ProjectWriter,

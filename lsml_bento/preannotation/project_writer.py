@@ -23,7 +23,8 @@ from lsml_bento.preannotation.durable_files import (
     save_checkpoint,
     writing,
 )
-from lsml_bento.preannotation.outcomes import Answer, Outcome, Page, predictions_of
+from lsml_bento.preannotation.engine import Answer
+from lsml_bento.preannotation.pipeline import Outcome, Page, predictions_of
 from lsml_bento.preannotation.prediction_file import row_of
 from lsml_bento.preannotation.selection import (
     Predicted,

@@ -22,7 +22,8 @@ from lsml_bento.preannotation.durable_files import (
     save_checkpoint,
     writing,
 )
-from lsml_bento.preannotation.outcomes import Answer, Outcome, Page
+from lsml_bento.preannotation.engine import Answer
+from lsml_bento.preannotation.pipeline import Outcome, Page
 from lsml_bento.preannotation.prediction_file import (
     FileCheckpoint,
     Paths,

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 import ijson
 
 from lsml_bento.contract import Task
-from lsml_bento.preannotation.outcomes import Failure, Page
+from lsml_bento.preannotation.pipeline import Failure, Page
 from lsml_bento.preannotation.selection import PreannotationError
 
 _CHUNK = 1 << 20

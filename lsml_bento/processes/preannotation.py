@@ -14,9 +14,8 @@ from lsml_bento.backend_spec import BackendSpec
 from lsml_bento.contract import Project, parse_project
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.preannotation.engine import Engine, LocalEngine, snapshot
-from lsml_bento.preannotation.file_run import predict_file
 from lsml_bento.preannotation.project_run import predict_project
-from lsml_bento.preannotation.run import Run
+from lsml_bento.preannotation.run import Run, predict_file
 from lsml_bento.preannotation.selection import PreannotationError, ProjectPredictions
 from lsml_bento.preannotation.task_file import TaskFile
 from lsml_bento.processes.wiring import open_state

@@ -15,8 +15,8 @@ import pytest
 
 from lsml_bento.adapters.backend_http import BackendEngine
 from lsml_bento.contract import Project, Task
-from lsml_bento.preannotation.outcomes import Answer, predictions_of
-from lsml_bento.preannotation.pipeline import Batches
+from lsml_bento.preannotation.engine import Answer, Batches
+from lsml_bento.preannotation.pipeline import predictions_of
 from lsml_bento.preannotation.selection import (
     PreannotationError,
     Unreachable,
