@@ -235,12 +235,7 @@ class _StderrHandler(logging.Handler):
 
 
 class Meter:
-    """Rates over the last half minute.
-
-    Args:
-        totals: of the run.
-        total: the final value of ``totals.at``; None if unknown.
-    """
+    """Rates over the last half minute; ``total`` may be unknown."""
 
     def __init__(self, totals: Totals, total: int | None) -> None:
         self.totals = totals
@@ -275,13 +270,7 @@ class Meter:
 
 
 async def show(console: Console, totals: Totals, total: int | None) -> None:
-    """Show the progress until cancelled.
-
-    Args:
-        console: without a terminal, a line is printed every ten seconds.
-        totals: of the run.
-        total: the final value of ``totals.at``; None if unknown.
-    """
+    """Show the progress until cancelled; without a terminal, by a line every 10 s."""
     import asyncio
 
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn

@@ -40,19 +40,13 @@ before the run was stopped."""
 
 
 class Engine(Protocol):
-    """A model in this process, or a running backend.
-
-    Attributes:
-        calls: concurrent calls that keep it busy.
-    """
+    """A model in this process, or a running backend."""
 
     calls: int
+    """Concurrent calls that keep it busy."""
 
     async def prepare(self, project: Project, label_config: str) -> str:
-        """Get ready for a project and its label config.
-
-        Returns:
-            The model version that predicts.
+        """Get ready for a project; return the model version that predicts.
 
         Raises:
             LsmlError: if the engine cannot predict.
@@ -74,11 +68,8 @@ class LocalEngine:
     """A model in this process, created and called as a server does it.
 
     Args:
-        source: of the user's class.
         state: names the active version of a project.
-        media: given to the model.
         weights: of versions; None if there are no versions.
-        threads: concurrent calls of ``predict``.
         any_task: returns a task of a project, to test a version with that was made for
             another label config.
         note_on_job: notes on a version's job that the version does not load; None if
@@ -144,12 +135,7 @@ class _Waiting:
 
 
 class Batches:
-    """Calls an engine with full batches of tasks.
-
-    Args:
-        engine: predicts.
-        max_batch_size: the most tasks in one call.
-    """
+    """Calls an engine with full batches of tasks."""
 
     def __init__(self, engine: Engine, max_batch_size: int) -> None:
         self._engine = engine

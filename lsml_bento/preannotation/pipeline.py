@@ -147,17 +147,7 @@ class Sink(Protocol[_Taken]):
 
 
 class Pipeline(Generic[_Page]):
-    """One pass over pages of tasks. Memory holds a few pages.
-
-    Args:
-        batches: predict.
-        sink: receives the answers.
-        totals: counts them.
-        check: may refuse them.
-
-    Attributes:
-        stopped: whether ``stop`` was called.
-    """
+    """One pass over pages of tasks. Memory holds a few pages."""
 
     def __init__(
         self, batches: Batches, sink: Sink[_Page], totals: Totals, check: Check
@@ -170,13 +160,7 @@ class Pipeline(Generic[_Page]):
         self.stopped = False
 
     async def run(self, pages: Iterator[_Page]) -> None:
-        """Predict and write every page.
-
-        Pages that were read before an error are still written if possible.
-
-        Raises:
-            LsmlError: if reading, predicting or writing fails.
-        """
+        """Predict and write every page; after an error, those read before it."""
         reading, writing = CallThreads(1, "read"), CallThreads(1, "write")
         queue: _Pages[_Page] = asyncio.Queue(self._batches.pages_ahead)
         self._reader = asyncio.create_task(self._read(pages, reading, queue))

@@ -75,8 +75,6 @@ class Report:
     """The result of a run.
 
     Attributes:
-        model_version: that predicted.
-        totals: of this run.
         seconds: the run took, once the model was created.
         failed: tasks without a prediction, including those of earlier runs.
         failures: the first of them.
@@ -102,9 +100,6 @@ class LabelConfigCheck:
 
     Label Studio hides or refuses regions that do not. If that is true of every
     prediction with regions on the first such page, it is true of all.
-
-    Args:
-        label_config: the XML.
     """
 
     def __init__(self, label_config: str) -> None:
@@ -144,11 +139,7 @@ class LabelConfigCheck:
 
 
 class DryRun:
-    """A sink that counts answers and writes none.
-
-    Args:
-        version: the model version.
-    """
+    """A sink that counts answers and writes none."""
 
     def __init__(self, version: str) -> None:
         self._version = version
@@ -171,8 +162,6 @@ class Run:
     predicted, the second ends the process.
 
     Args:
-        options: of the command.
-        batch_size: the most tasks in one call.
         home: directory for checkpoints of projects.
         show: shows the progress.
         say: prints a message.
@@ -206,11 +195,7 @@ class Run:
     async def batches(
         self, engine: Engine, project: Project, label_config: str
     ) -> AsyncIterator[Batches]:
-        """Prepare an engine, and close it at the end.
-
-        Raises:
-            LsmlError: if the model cannot be created.
-        """
+        """Prepare an engine, and close it at the end."""
         batches = Batches(engine, self.batch_size)
         try:
             preparing = engine.prepare(project, label_config)
@@ -229,15 +214,7 @@ class Run:
     ) -> None:
         """Predict and write pages until they end or a signal comes.
 
-        Args:
-            batches: predict.
-            sink: receives the answers.
-            check: may refuse them.
-            pages: of tasks.
-            total: the last page's ``at``; None if unknown.
-
-        Raises:
-            LsmlError: if reading, predicting or writing fails.
+        ``total`` is the last page's ``at``, None if unknown.
         """
         pipeline = Pipeline(batches, sink, self.report.totals, check)
         started = time.monotonic()
@@ -328,15 +305,10 @@ class Run:
 
 
 async def predict_file(
-    run: Run, tasks: TaskFile, engine: Engine, project: Project
+    run: Run, tasks: TaskFile, engine: Engine, project: Project, label_config: str
 ) -> None:
-    """Predict a file's tasks into another file, or only predict them.
-
-    Raises:
-        LsmlError: if the run cannot start or continue.
-    """
+    """Predict a file's tasks into another file, or only predict them."""
     options = run.options
-    label_config = _read(options.label_config or Path("label_config.xml").absolute())
     check = LabelConfigCheck(label_config)
     async with run.batches(engine, project, label_config) as batches:
         if options.output is None:
@@ -384,14 +356,3 @@ async def _fill(
     if now.failures:
         report.failed_file = output.paths.failed
         report.failures = first_failures(output.paths.failed)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise PreannotationError(
-            f"the label config {path} cannot be read: {reason}; save your project's "
-            "(Settings > Labeling Interface > Code) and pass it with --label-config"
-        ) from error

@@ -96,12 +96,9 @@ class TaskFile:
     def pages(
         self, start: Position, size: int, limit: int | None = None
     ) -> Iterator[FilePage]:
-        """Yield the entries after a position, in order.
+        """Yield the entries after a position, with at most ``limit`` tasks.
 
-        Args:
-            start: the end of what was read before.
-            size: the most entries in a page.
-            limit: the most tasks.
+        A page has at most ``size`` entries.
 
         Raises:
             TaskFileError: where the file cannot be read any further.
