@@ -1,4 +1,4 @@
-"""A backend asked over HTTP: a real one, and one that is told how to fail."""
+"""A backend that is called over HTTP, and how its failures are reported."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ONE = Project("1", 1795426489)
 
 @contextmanager
 def backend(reply: Reply) -> Iterator[tuple[str, list[Any]]]:
-    """A server that answers what it is told; its URL, and what it was asked."""
+    """A server with the given replies: its URL and the requests that it got."""
     asked: list[Any] = []
 
     class Handler(BaseHTTPRequestHandler):
