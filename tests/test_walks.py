@@ -86,7 +86,6 @@ def test_a_warm_prediction_enters_at_most_twelve_modules() -> None:
         "adapters.sqlite_state",
         "prediction.model_pool",
         "model.invoke",
-        "model.render",
     }
     assert len(walk.modules) <= 12
     crossings = [

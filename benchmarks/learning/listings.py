@@ -19,7 +19,7 @@ from benchmarks.learning.learner import NAME
 from lsml_bento.jobs.events import parse_event
 from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.training_policy import TrainingRules
-from lsml_bento.versions.version import Version, promote
+from lsml_bento.versions.registry import Version, promote
 
 JOBS = 10_000
 VERSIONS = 1_000

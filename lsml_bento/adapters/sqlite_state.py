@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lsml_bento.errors import StateError
-from lsml_bento.state.memory import BufferedChange
-from lsml_bento.state.store import Change, Pair, State
+from lsml_bento.state.store import BufferedChange, Change, Pair, State
 
 log = logging.getLogger(__name__)
 

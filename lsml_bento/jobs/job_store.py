@@ -16,8 +16,13 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from lsml_bento.errors import LeaseLost
-from lsml_bento.jobs.coalescing import (
+from lsml_bento.jobs.events import Event
+from lsml_bento.jobs.job import (
+    LEASE_S,
+    MAX_ATTEMPTS,
     Gathered,
+    Job,
+    JobStatus,
     gather,
     job_of,
     parsed_job,
@@ -26,8 +31,6 @@ from lsml_bento.jobs.coalescing import (
     unqueue,
     waiting,
 )
-from lsml_bento.jobs.events import Event
-from lsml_bento.jobs.job import LEASE_S, MAX_ATTEMPTS, Job, JobStatus
 from lsml_bento.model.training_policy import TrainingEvent, TrainingRules
 from lsml_bento.state.store import SEPARATOR, Change, State, below, identify, key_of
 

@@ -38,7 +38,7 @@ def build_backend(
     weights: Weights | None = None,
     inbox: Path | None = None,
     enqueue: Callable[[Job], None] = lambda _: None,
-    measure_event: Callable[[float], None] = lambda _: None,
+    measure_event: Callable[[float], None] | None = None,
 ) -> Backend:
     """The backend of one serving process.
 
@@ -51,7 +51,7 @@ def build_backend(
         weights: where the versions' weights are; None where there are no versions.
         inbox: directory for events that the state does not accept; None to refuse them.
         enqueue: gets jobs that are due or will be; returns at once.
-        measure_event: gets the seconds that an event took.
+        measure_event: gets the seconds that an event took, where they are measured.
     """
     threads = settings.threads or 1
     call_threads = CallThreads(threads, "predict")

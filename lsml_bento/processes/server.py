@@ -20,7 +20,7 @@ from lsml_bento.adapters.edge import EdgeMiddleware
 from lsml_bento.adapters.label_studio_http import contract_app
 from lsml_bento.backend.backend import Backend
 from lsml_bento.backend_dir import is_drop_in
-from lsml_bento.jobs.dispatcher import Dispatcher
+from lsml_bento.jobs.event_writer import Dispatcher
 from lsml_bento.jobs.job import Job
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
@@ -137,16 +137,12 @@ def make_backend(
         weights=open_weights(settings),
         inbox=home / "inbox",
         enqueue=_left_to_workers if dispatcher is None else dispatcher.dispatch,
-        measure_event=metrics.webhook if metrics is not None else _unmeasured,
+        measure_event=None if metrics is None else metrics.webhook,
     )
 
 
 def _left_to_workers(_: Job) -> None:
     """Workers enqueue a job that has no message."""
-
-
-def _unmeasured(_: float) -> None:
-    """Do nothing: durations are measured in a served process only."""
 
 
 def asgi_app(backend: Backend, settings: Settings) -> Callable[..., Any]:

@@ -21,8 +21,7 @@ from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.projects.deletion import KEYS, forget_project, holdings
 from lsml_bento.state.store import Change, State, key_of
-from lsml_bento.versions.registry import Versions
-from lsml_bento.versions.version import Version, move, promote
+from lsml_bento.versions.registry import Version, Versions, move, promote
 from lsml_bento.versions.weights import store_name
 from tests.learned import Named, Process, Store
 from tests.states import RULE_KINDS, each_state, on_every_state, open_state

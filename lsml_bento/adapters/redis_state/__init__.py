@@ -18,8 +18,7 @@ from lsml_bento.adapters.redis_state.client import LeanRedis, open_client
 from lsml_bento.adapters.redis_state.guesses import Guesses
 from lsml_bento.adapters.redis_state.scripts import CHANGE, PAGE, SCAN, SCAN_ALL
 from lsml_bento.errors import StateError
-from lsml_bento.state.memory import BufferedChange, Values
-from lsml_bento.state.store import Change, Pair, State
+from lsml_bento.state.store import BufferedChange, Change, Pair, State, Values
 
 _PAUSE_S = 0.001
 _DICE = random.SystemRandom()

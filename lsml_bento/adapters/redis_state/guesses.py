@@ -6,7 +6,7 @@ what an event reads is nearly always what the previous event wrote, or absent.
 
 from __future__ import annotations
 
-from lsml_bento.state.memory import BufferedChange, Values
+from lsml_bento.state.store import BufferedChange, Values
 
 _KEPT = 10_000
 """Longest value kept, in characters: the largest annotations are not read again."""
