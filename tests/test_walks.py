@@ -183,7 +183,8 @@ def test_an_annotation_becomes_a_version_through_at_most_25_modules(
     with walk.spied():
         backend = make_backend(
             *(ModelSource("model", home.directory), home.settings),
-            *(tmp_path / "home", NAME, None, Dispatcher(home.queue.enqueue)),
+            *(tmp_path / "home", NAME),
+            enqueue=Dispatcher(home.queue.enqueue).dispatch,
         )
         client = Client(backend, home.settings)
         worker = FitWorker(

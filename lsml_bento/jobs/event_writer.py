@@ -15,14 +15,19 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from lsml_bento.contract import Project, Task
 from lsml_bento.errors import LsmlError, QueueError, StateError
 from lsml_bento.jobs.annotations import fetch_record, observe, record
 from lsml_bento.jobs.events import Event, parse_event
-from lsml_bento.jobs.job import Gathered, Job, fetch_gathering, keys_of_gathering
-from lsml_bento.jobs.job_store import JobStore
+from lsml_bento.jobs.job import (
+    Gathered,
+    Job,
+    fetch_gathering,
+    gather,
+    keys_of_gathering,
+)
 from lsml_bento.jobs.spool import Spool
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.store import Change, State, known_projects, resolve
@@ -93,7 +98,6 @@ class EventWriter:
     ) -> None:
         self._state = state.for_events(_WAIT_S)
         self._patient_state = state.for_events(_PATIENT_S)
-        self._job_store = JobStore(state)
         self._rules = rules
         self._enqueue = enqueue
         self._spool = None if inbox is None else Spool(inbox)
@@ -292,7 +296,7 @@ class EventWriter:
         changed = record(change, event)
         if event.is_about_annotations and not changed:
             return None, Receipt(None, "nothing new")
-        gathered = self._job_store.gather(change, event, changed, rules)
+        gathered = gather(change, event, changed, rules, time.time())
         return gathered, Receipt(None, "not trained on")
 
     def _observe(self, entry: _Observed) -> None:
@@ -316,17 +320,6 @@ def _meant(change: Change, project: Project) -> Project | None:
         return resolve(project, change)
     known = known_projects(change)
     return known[0] if len(known) == 1 else None
-
-
-class Enqueue(Protocol):
-    """Puts a job on a queue, as ``HueyQueue.enqueue``."""
-
-    def __call__(self, job_id: str, due_at: float | None = None) -> None:
-        """Enqueue a job, now or when it is due.
-
-        Raises:
-            QueueError: if the queue is unavailable.
-        """
 
 
 class Outage:
@@ -366,11 +359,14 @@ class Dispatcher:
     """Enqueues jobs one after the other, and retries until the queue accepts them.
 
     Args:
-        enqueue: puts a job on the queue.
+        enqueue: puts a job on the queue by its id, now or when it is due; raises
+            ``QueueError`` if the queue is unavailable.
         retry_s: pause after a failure.
     """
 
-    def __init__(self, enqueue: Enqueue, retry_s: float = _RETRY_S) -> None:
+    def __init__(
+        self, enqueue: Callable[[str, float | None], None], retry_s: float = _RETRY_S
+    ) -> None:
         self._enqueue = enqueue
         self._retry_s = retry_s
         self._waiting: SimpleQueue[Job] = SimpleQueue()

@@ -85,8 +85,8 @@ def create_service(
     def make(metrics: Metrics) -> Backend:
         log_to_stderr(settings)
         queue = cache(partial(open_queue, settings, spec))
-        dispatcher = Dispatcher(lambda *job: queue().enqueue(*job))
-        backend = make_backend(source, settings, home, name, metrics, dispatcher)
+        enqueue = Dispatcher(lambda *job: queue().enqueue(*job)).dispatch
+        backend = make_backend(source, settings, home, name, metrics, enqueue)
         backend.heartbeat.announce()
         return backend
 
@@ -120,9 +120,11 @@ def make_backend(
     home: Path,
     name: str,
     metrics: Metrics | None = None,
-    dispatcher: Dispatcher | None = None,
+    enqueue: Callable[[Job], None] = lambda _: None,
 ) -> Backend:
     """A backend with its files in ``home``.
+
+    Without ``enqueue``, workers find the jobs that have no message.
 
     Raises:
         StateError: if ``home`` cannot be used or belongs to another backend.
@@ -136,13 +138,9 @@ def make_backend(
         metrics,
         weights=open_weights(settings),
         inbox=home / "inbox",
-        enqueue=_left_to_workers if dispatcher is None else dispatcher.dispatch,
+        enqueue=enqueue,
         measure_event=None if metrics is None else metrics.webhook,
     )
-
-
-def _left_to_workers(_: Job) -> None:
-    """Workers enqueue a job that has no message."""
 
 
 def asgi_app(backend: Backend, settings: Settings) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from lsml_bento.state.store import BufferedChange, Change, Pair, State
+from lsml_bento.state.store import Change, Pair, State
 
 _Answer = TypeVar("_Answer")
 
@@ -41,7 +41,7 @@ class MemoryState(State):
 
     def change(self, work: Callable[[Change], _Answer], wait_s: float = 2.0) -> _Answer:
         with self._lock:
-            change = BufferedChange(self._values.get, self.scan)
+            change = Change(self._values.get, self.scan)
             answer = work(change)
             for key, value in change.writes.items():
                 self._apply(key, value)

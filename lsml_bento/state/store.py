@@ -44,31 +44,10 @@ def last_of(key: str, prefix: str) -> str:
     return key[len(prefix) :]
 
 
-class Change(Protocol):
-    """A serializable transaction: it is retried if what it read has changed."""
+class Change:
+    """A serializable transaction, which buffers its writes until it is complete.
 
-    def fetch(self, keys: Iterable[str]) -> None:
-        """Prefetch keys, in one request where each ``get`` costs a round trip."""
-
-    def fetch_below(self, prefixes: Iterable[str]) -> None:
-        """Prefetch whole prefixes that will be scanned, in one request too."""
-
-    def get(self, key: str) -> str | None:
-        """The value of a key as this change left it, None for an absent key."""
-
-    def scan(
-        self, prefix: str, after: str = "", limit: int | None = None
-    ) -> list[Pair]:
-        """Keys that begin with a prefix and sort after ``after``, in order."""
-
-    def put(self, key: str, value: str) -> None: ...
-
-    def delete(self, key: str) -> None:
-        """Delete a key, if it exists."""
-
-
-class BufferedChange:
-    """A ``Change`` that buffers its writes until it is complete.
+    It is retried if what it read has changed.
 
     Args:
         get: reads a key of the state.
@@ -105,11 +84,13 @@ class BufferedChange:
         self._get_all = lambda keys: [values.get(key) for key in keys]
 
     def fetch(self, keys: Iterable[str]) -> None:
+        """Prefetch keys, in one request where each ``get`` costs a round trip."""
         new = [key for key in dict.fromkeys(keys) if key not in self.seen]
         if new and self._get_all is not None:
             self.seen.update(zip(new, self._get_all(new), strict=True))
 
     def fetch_below(self, prefixes: Iterable[str]) -> None:
+        """Prefetch whole prefixes that will be scanned, in one request too."""
         new = [p for p in dict.fromkeys(prefixes) if p not in self._scanned]
         if new and self._scan_all is not None:
             for prefix, pairs in zip(new, self._scan_all(new), strict=True):
@@ -117,6 +98,7 @@ class BufferedChange:
                     self._scanned[prefix] = pairs
 
     def get(self, key: str) -> str | None:
+        """The value of a key as this change left it, None for an absent key."""
         if key in self.writes:
             return self.writes[key]
         if key not in self.seen:
@@ -126,6 +108,7 @@ class BufferedChange:
     def scan(
         self, prefix: str, after: str = "", limit: int | None = None
     ) -> list[Pair]:
+        """Keys that begin with a prefix and sort after ``after``, in order."""
         own: Values = {}
         for key in self._order[bisect_left(self._order, max(prefix, after)) :]:
             if not key.startswith(prefix):

@@ -77,7 +77,9 @@ class JobSupervisor:
         Raises:
             LeaseLost: if another run has taken the job.
         """
-        self._log("Fit started", f"attempt={self._job.attempts} pid={self.pid}")
+        self._log(
+            "Fit started", f"attempt={self._job.attempts} pid={self._process.pid}"
+        )
         self._process.send(self._job)
         while True:
             message = self._process.receive(timeout_s=0.2)
@@ -91,11 +93,6 @@ class JobSupervisor:
                 return self._ended(message)
             self._renew_now_and_then()
             self._hurry()
-
-    @property
-    def pid(self) -> int:
-        """The process's id."""
-        return self._process.pid
 
     # While it runs
 

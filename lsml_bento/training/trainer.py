@@ -438,17 +438,14 @@ class OverlayState(State):
         self._captured.update({k: v for k, v in encoded.items() if k not in _SHARED})
 
     def get(self, key: str) -> str | None:
-        """As ``State``."""
         return self._state.get(key)
 
     def scan(
         self, prefix: str, after: str = "", limit: int | None = None
     ) -> list[Pair]:
-        """As ``State``."""
         return self._state.scan(prefix, after, limit)
 
     def change(self, work: Callable[[Change], _Answer], wait_s: float = 2.0) -> _Answer:
-        """As ``State``."""
         return self._state.change(work, wait_s)
 
     def close(self) -> None:

@@ -8,13 +8,14 @@ an attempt that lost its lease cannot promote anything.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from lsml_bento.contract import Project, iso_time
 from lsml_bento.errors import VersionInUse, VersionNotFound
-from lsml_bento.state.store import Change, State, below, identify, key_of, last_of
+from lsml_bento.state.store import Change, Pair, State, below, identify, key_of, last_of
 from lsml_bento.versions.weights import Manifest
 
 _HISTORY = 20
@@ -117,18 +118,11 @@ class Versions:
         Raises:
             VersionNotFound: if the project has no version of that name.
         """
-        found = self._state.get(version_key(project, version))
-        if found is None:
-            raise VersionNotFound(_no_version(project, version))
-        return parsed_version(found)
+        return _stored(self._state, project, version)
 
     def all(self, project: Project) -> list[Version]:
         """All versions, the newest first."""
-        found = [
-            parsed_version(value)
-            for _, value in self._state.each(below("version", *identify(project)))
-        ]
-        return sorted(found, key=lambda version: version.created_at, reverse=True)
+        return _newest_first(self._state.each(below("version", *identify(project))))
 
     def tags(self) -> set[str]:
         """The tags of all versions of all projects."""
@@ -198,16 +192,13 @@ class Versions:
         """
 
         def work(change: Change) -> Version:
-            found = change.get(version_key(project, version))
-            if found is None:
-                raise VersionNotFound(_no_version(project, version))
+            gone = _stored(change, project, version)
             if parsed_pointer(change.get(pointer_key(project))).version == version:
                 raise VersionInUse(
                     f"version {version!r} of project {project} is serving: activate "
                     "another version first"
                 )
             change.delete(version_key(project, version))
-            gone = parsed_version(found)
             left = change.scan(below("version", *identify(project)))
             if gone.tag in {parsed_version(value).tag for _, value in left}:
                 return gone.model_copy(update={"tag": None})
@@ -228,11 +219,7 @@ class Versions:
 
         def work(change: Change) -> list[Version]:
             active = parsed_pointer(change.get(pointer_key(project))).version
-            known = [
-                parsed_version(value)
-                for _, value in change.scan(below("version", *identify(project)))
-            ]
-            known.sort(key=lambda version: version.created_at, reverse=True)
+            known = _newest_first(change.scan(below("version", *identify(project))))
             old = [v for v in known[keep:] if v.version != active]
             for version in old:
                 change.delete(version_key(project, version.version))
@@ -240,6 +227,18 @@ class Versions:
             return [v for v in old if v.tag and v.tag not in used]
 
         return self._state.change(work)
+
+
+def _stored(reader: State | Change, project: Project, version: str) -> Version:
+    found = reader.get(version_key(project, version))
+    if found is None:
+        raise VersionNotFound(_no_version(project, version))
+    return parsed_version(found)
+
+
+def _newest_first(pairs: Iterable[Pair]) -> list[Version]:
+    found = [parsed_version(value) for _, value in pairs]
+    return sorted(found, key=lambda version: version.created_at, reverse=True)
 
 
 def _no_version(project: Project, version: str) -> str:

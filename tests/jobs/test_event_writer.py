@@ -185,7 +185,7 @@ class TestEvents:
         assert [receipt.job is None for receipt in receipts] == [False, True, False]
         assert receipts[1].status == "not taken: ZeroDivisionError"
         assert writer.annotations() == [1, 3]
-        assert "Event not stored: START_TRAINING project=1.1795426489" in caplog.text
+        assert "Event not stored: 'START_TRAINING' project=1.1795426489" in caplog.text
         writer.events.close()
 
     def test_annotations_inside_tasks_are_noted_some_time(self, writer: Writer) -> None:

@@ -16,7 +16,7 @@ from lsml_bento.contract import Project
 from lsml_bento.errors import StillRunning, WeightsError
 from lsml_bento.jobs.annotations import record
 from lsml_bento.jobs.events import parse_event
-from lsml_bento.jobs.job import LEASE_S, JobStatus
+from lsml_bento.jobs.job import LEASE_S, JobStatus, gather
 from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.projects.deletion import KEYS, forget_project, holdings
@@ -57,7 +57,8 @@ def annotate(state: State, project: Project, *annotations: int) -> str:
     assert event.project == project
 
     def work(change: Change) -> str:
-        found = JobStore(state).gather(change, event, record(change, event), RULES)
+        ids = record(change, event)
+        found = gather(change, event, ids, RULES, time.time())
         assert found is not None
         return found.job.id
 

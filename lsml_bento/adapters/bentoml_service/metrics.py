@@ -12,7 +12,7 @@ import bentoml
 from lsml_bento.adapters.bentoml_service.shape import Shape
 from lsml_bento.backend.backend import Backend
 from lsml_bento.errors import LsmlError
-from lsml_bento.jobs.figures import FIT_SECONDS, FITS, JOBS, OLDEST_QUEUED
+from lsml_bento.jobs.job_store import FIT_SECONDS, FITS, JOBS, OLDEST_QUEUED
 from lsml_bento.prediction.batcher import Lane
 
 log = logging.getLogger(__name__)

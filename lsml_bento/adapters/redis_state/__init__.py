@@ -18,7 +18,7 @@ from lsml_bento.adapters.redis_state.client import LeanRedis, open_client
 from lsml_bento.adapters.redis_state.guesses import Guesses
 from lsml_bento.adapters.redis_state.scripts import CHANGE, PAGE, SCAN, SCAN_ALL
 from lsml_bento.errors import StateError
-from lsml_bento.state.store import BufferedChange, Change, Pair, State, Values
+from lsml_bento.state.store import Change, Pair, State, Values
 
 _PAUSE_S = 0.001
 _DICE = random.SystemRandom()
@@ -130,7 +130,7 @@ class RedisState(State):
         self._event_states.append(state)
         return state
 
-    def _begin(self, deadline: float) -> BufferedChange:
+    def _begin(self, deadline: float) -> Change:
         """A change whose reads fail after the deadline, even where each one is slow."""
         # The functions do not refer to the change: a reference cycle would live until
         # the garbage collector runs.
@@ -167,10 +167,10 @@ class RedisState(State):
                     seen.setdefault(key, value)
             return found
 
-        return BufferedChange(get, scan, get_all, scan_all, seen)
+        return Change(get, scan, get_all, scan_all, seen)
 
     def _tried(
-        self, work: Callable[[Change], _Answer], change: BufferedChange
+        self, work: Callable[[Change], _Answer], change: Change
     ) -> tuple[_Answer] | None:
         """What ``work`` returned, in a tuple; None if what it read has changed."""
         try:
@@ -212,11 +212,11 @@ class RedisState(State):
             )
         return list(zip(keys, values, strict=True))  # type: ignore[arg-type]
 
-    def _holds(self, change: BufferedChange) -> bool:
+    def _holds(self, change: Change) -> bool:
         """Whether everything that a change read is still unchanged, in one snapshot."""
         return not change.seen or self._compare_and_write(change.seen, {})
 
-    def _applied(self, change: BufferedChange) -> bool:
+    def _applied(self, change: Change) -> bool:
         if not change.writes:
             return self._holds(change)
         try:
@@ -273,7 +273,7 @@ class _EventState(RedisState):
         self._guesses = Guesses()
 
     def _tried(
-        self, work: Callable[[Change], _Answer], change: BufferedChange
+        self, work: Callable[[Change], _Answer], change: Change
     ) -> tuple[_Answer] | None:
         if (guess := self._guesses.take()) is not None:
             change.suppose(guess)

@@ -6,7 +6,7 @@ what an event reads is nearly always what the previous event wrote, or absent.
 
 from __future__ import annotations
 
-from lsml_bento.state.store import BufferedChange, Values
+from lsml_bento.state.store import Change, Values
 
 _KEPT = 10_000
 """Longest value kept, in characters: the largest annotations are not read again."""
@@ -41,7 +41,7 @@ class Guesses:
         self._is_out = guess is not None
         return guess
 
-    def keep(self, change: BufferedChange) -> None:
+    def keep(self, change: Change) -> None:
         """Remember what a successful change left."""
         self._is_out = False
         self._left = {
