@@ -91,7 +91,8 @@ class JobSupervisor:
                 self._take(message["report"])
             elif message is not None:
                 return self._ended(message)
-            self._renew_now_and_then()
+            if time.monotonic() - self._renewed_at >= _RENEW_S:
+                self._renew()
             self._hurry()
 
     # While it runs
@@ -100,10 +101,6 @@ class JobSupervisor:
         metrics = {**self._reported["metrics"], **(report.pop("metrics", None) or {})}
         news = {key: value for key, value in report.items() if value is not None}
         self._reported = {**self._reported, **news, "metrics": metrics}
-
-    def _renew_now_and_then(self) -> None:
-        if time.monotonic() - self._renewed_at >= _RENEW_S:
-            self._renew()
 
     def _renew(self) -> None:
         log_tail = self._process.log_tail

@@ -107,23 +107,19 @@ class JobRun:
 
     @property
     def job_id(self) -> str:
-        """The job's id."""
         return self.job.id
 
     @property
     def events(self) -> list[TrainingEvent]:
-        """The events of the job, in order."""
         return JobStore(self._context.state).events(self.job.id)
 
     @property
     def should_stop(self) -> bool:
-        """Whether the job was cancelled or ran out of time."""
         return self._context.should_stop
 
     def report(
         self, progress: float | None, metrics: Mapping[str, float | None]
     ) -> None:
-        """Report the progress of the job."""
         self._context.report({"progress": progress, "metrics": dict(metrics)})
 
     def annotated_tasks(self) -> Iterator[Task]:

@@ -147,7 +147,8 @@ class Versions:
 
         def work(change: Change) -> Pointer:
             known = change.get(version_key(project, version)) is not None
-            if not known and version != base_of(change, project):
+            base = change.get(key_of("value", *identify(project), "model_version"))
+            if not known and (base is None or version != str(json.loads(base))):
                 raise VersionNotFound(_no_version(project, version))
             return move(change, project, version if known else None, pinned=pin)
 
@@ -313,12 +314,6 @@ def _copy(
 def parsed_version(found: str) -> Version:
     """A stored version."""
     return Version.model_validate(json.loads(found))
-
-
-def base_of(change: Change, project: Project) -> str | None:
-    """The base version's name, if the class has set it."""
-    found = change.get(key_of("value", *identify(project), "model_version"))
-    return None if found is None else str(json.loads(found))
 
 
 def parsed_pointer(found: str | None) -> Pointer:
