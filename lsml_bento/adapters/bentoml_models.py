@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
@@ -181,10 +182,8 @@ class BentoModels:
                 self._checked[tag] = made.stat().st_ino, manifest
 
     def _put(self, made: Path | None, target: Path, *, replace: bool = True) -> None:
-        def then() -> None:
-            self._point_latest(target.parent)
-
-        self._staging.put(made, target, then, replace=replace)
+        point = partial(self._point_latest, target.parent)
+        self._staging.put(made, target, point, replace=replace)
 
     def _point_latest(self, directory: Path) -> None:
         """Update BentoML's ``latest`` to the newest version, as BentoML itself would.

@@ -77,7 +77,7 @@ class KnownRules:
 
 @dataclass(eq=False)
 class Training:
-    """Answers for events, jobs and versions.
+    """Answers for events, jobs and versions; all raise ``NotFound`` for unknown ones.
 
     Attributes:
         events: stores events.
@@ -143,11 +143,7 @@ class Training:
         return [job.public() for job in found]
 
     async def job(self, job_id: str) -> dict[str, Any]:
-        """The details of a job, with its log.
-
-        Raises:
-            JobNotFound: if no job has that id.
-        """
+        """The details of a job, with its log."""
 
         def read() -> dict[str, Any]:
             job = self._job_store.find(job_id)
@@ -156,19 +152,10 @@ class Training:
         return await self.threads.run(read)
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
-        """Cancel a job.
-
-        Raises:
-            JobNotFound: if no job has that id.
-        """
         return (await self.threads.run(self._job_store.cancel, job_id)).public()
 
     async def retry(self, job_id: str) -> dict[str, Any]:
-        """Queue a job that failed or was cancelled again.
-
-        Raises:
-            JobNotFound: if no job has that id.
-        """
+        """Queue a job that failed or was cancelled again."""
         job = await self.threads.run(self._job_store.retry, job_id)
         self.enqueue(job)
         return job.public()
@@ -182,11 +169,7 @@ class Training:
     # Versions
 
     async def versions(self, project: str) -> list[dict[str, Any]]:
-        """A project's versions, the newest first, the base last.
-
-        Raises:
-            NotFound: if there is no such project.
-        """
+        """A project's versions, the newest first, the base last."""
         return await self.threads.run(
             lambda: list_versions(self.state, known_project(self.state, project))
         )
@@ -194,14 +177,7 @@ class Training:
     async def activate(
         self, project: str, version: str, *, pin: bool
     ) -> list[dict[str, Any]]:
-        """Let a version serve.
-
-        Returns:
-            The project's versions after it.
-
-        Raises:
-            NotFound: if there is no such project or version.
-        """
+        """Let a version serve; returns the project's versions after it."""
 
         def work() -> list[dict[str, Any]]:
             known = known_project(self.state, project)

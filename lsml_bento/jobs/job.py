@@ -175,7 +175,7 @@ def gather(
         event: of a project with its ``created_at``.
         annotations: ids of those that the event changed.
         rules: of the class.
-        now: seconds since the epoch.
+        now: in seconds since the epoch.
     """
     if not rules.wants(event.action):
         return None

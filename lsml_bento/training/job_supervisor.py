@@ -296,12 +296,8 @@ class Publisher:
 def sweep(state: State, weights: Weights, abandoned_s: float = _ABANDONED_S) -> None:
     """Delete the weights of retired versions from a server's own model store.
 
-    A worker retires versions and deletes them from its own store only.
-
-    Args:
-        state: shared with the other processes.
-        weights: those of the store.
-        abandoned_s: weights of no version are deleted at this age.
+    A worker retires versions and deletes them from its own store only. Weights of no
+    version are deleted when they are ``abandoned_s`` old.
     """
     versions = Versions(state)
     try:
