@@ -77,7 +77,7 @@ def with_class(target: str, directory: Path) -> str:
 
 
 def service_target(directory: Path) -> str | None:
-    """The target that ``service.py`` passes to ``create_service``, if it is a text."""
+    """The target that ``service.py`` passes to ``create_service`` as a literal."""
     path = directory / "service.py"
     if not path.is_file():
         return None

@@ -67,9 +67,7 @@ def service_name(name: str) -> str:
 def check_service_name(name: str, given: str | None = None) -> str:
     """A service's name, with hyphens in place of underscores.
 
-    Args:
-        name: to check.
-        given: what the user wrote, for the error message.
+    The error message quotes ``given``, what the user wrote, or else the name.
 
     Raises:
         ValueError: if BentoML does not accept it.

@@ -58,10 +58,7 @@ class Project(NamedTuple):
 
 
 def check_media_type(content_type: str) -> None:
-    """Reject a body that is not JSON; a missing header is accepted.
-
-    Args:
-        content_type: the ``Content-Type`` header, empty if missing.
+    """Reject a body that is not JSON; a missing header (an empty text) is accepted.
 
     Raises:
         UnsupportedMedia: for any other type, including BentoML's pickles.

@@ -1,41 +1,7 @@
 """All errors, each with the HTTP status of the response.
 
-::
-
-    LsmlError                   500
-    +-- BadRequest              422  an invalid request
-    |   +-- MalformedBody       400  invalid JSON
-    |   +-- UnsupportedMedia    415  not sent as JSON
-    |   +-- BodyTooLarge        413
-    |   +-- LabelConfigError    422  an invalid label config
-    +-- QueueFull               503  too many tasks are waiting
-    +-- ShuttingDown            503
-    +-- NotReady                503  no model version is known yet
-    +-- DeadlineExceeded        504  no task was predicted in time
-    +-- ModelError              500  the user's class failed
-    |   +-- ModelImportError    500  ... to import
-    |   +-- ModelSetupError     500  ... in setup() or load()
-    |   +-- OutOfMemory         500  the device's memory does not hold the batch
-    |   +-- DeviceLost          500  the GPU failed for as long as the process lives
-    |   +-- WrongCount          500  ... to return one slot per task
-    |   +-- PredictionError     500  ... to return something that can be rendered
-    +-- StateError              503  the state did not answer in time
-    |   +-- NameTaken           503  another class serves under the backend's name
-    +-- QueueError              503  the queue of fits did not answer
-    +-- NotFound                404  what was named does not exist
-    |   +-- JobNotFound         404
-    |   +-- VersionNotFound     404
-    +-- VersionInUse            409  the serving version cannot be deleted
-    +-- StillRunning            409  a job of the project does not stop
-    +-- NotTraining             500  called outside of a job's fit
-    +-- LeaseLost               500  the worker does not hold the job's lease any more
-    +-- WeightsError            500  weights are damaged, or cannot be read or written
-    +-- TrainingError           500  a fit or the check of its version failed
-    +-- MediaError              500  a task's file cannot be read
-    +-- SettingsError           500  an invalid environment variable
-
-A message says what happened, where, and what to do. The client gets it as
-``{"error": message}``. The traceback goes to the log.
+``tests/test_errors.py`` draws their tree. A message says what happened, where, and what
+to do. The client gets it as ``{"error": message}``. The traceback goes to the log.
 """
 
 from __future__ import annotations
@@ -132,7 +98,7 @@ class OutOfMemory(ModelError):
 
 
 class DeviceLost(ModelError):
-    """The GPU failed, and this process cannot use it any more."""
+    """The GPU failed, and this process can no longer use it."""
 
 
 class WrongCount(ModelError):
@@ -214,7 +180,7 @@ class NotTraining(LsmlError):
 
 
 class LeaseLost(LsmlError):
-    """A worker updated a job whose lease it does not hold any more."""
+    """A worker updated a job whose lease it no longer holds."""
 
 
 class WeightsError(LsmlError):

@@ -37,12 +37,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_log(level: str, log_format: str) -> None:
-    """Write this process's log to standard error.
-
-    Args:
-        level: lines below it are left out.
-        log_format: ``"text"`` or ``"json"``.
-    """
+    """Write this process's log to standard error, as ``"text"`` or ``"json"``."""
     logging.basicConfig(level=level, format=_TEXT, force=True)
     if log_format == "json":
         write_json()

@@ -1,4 +1,4 @@
-"""The tree of errors is as ``errors.py`` draws it."""
+"""The errors, their HTTP statuses and how they derive from each other."""
 
 from __future__ import annotations
 
@@ -9,18 +9,50 @@ import re
 import pytest
 
 import lsml_bento
-from lsml_bento import errors
 from lsml_bento.errors import LsmlError, WrongCount
 
-BRANCH = re.compile(r"^ {4}(?P<indent>[ |]*)(?:\+-- )?(?P<name>\w+) +(?P<status>\d{3})")
+TREE = """
+LsmlError                   500
++-- BadRequest              422  an invalid request
+|   +-- MalformedBody       400  invalid JSON
+|   +-- UnsupportedMedia    415  not sent as JSON
+|   +-- BodyTooLarge        413
+|   +-- LabelConfigError    422  an invalid label config
++-- QueueFull               503  too many tasks are waiting
++-- ShuttingDown            503
++-- NotReady                503  no model version is known yet
++-- DeadlineExceeded        504  no task was predicted in time
++-- ModelError              500  the user's class failed
+|   +-- ModelImportError    500  ... to import
+|   +-- ModelSetupError     500  ... in setup() or load()
+|   +-- OutOfMemory         500  the device's memory does not hold the batch
+|   +-- DeviceLost          500  the GPU failed for as long as the process lives
+|   +-- WrongCount          500  ... to return one slot per task
+|   +-- PredictionError     500  ... to return something that can be rendered
++-- StateError              503  the state did not answer in time
+|   +-- NameTaken           503  another class serves under the backend's name
++-- QueueError              503  the queue of fits did not answer
++-- NotFound                404  what was named does not exist
+|   +-- JobNotFound         404
+|   +-- VersionNotFound     404
++-- VersionInUse            409  the serving version cannot be deleted
++-- StillRunning            409  a job of the project does not stop
++-- NotTraining             500  called outside of a job's fit
++-- LeaseLost               500  the worker does not hold the job's lease any more
++-- WeightsError            500  weights are damaged, or cannot be read or written
++-- TrainingError           500  a fit or the check of its version failed
++-- MediaError              500  a task's file cannot be read
++-- SettingsError           500  an invalid environment variable
+"""
+
+BRANCH = re.compile(r"^(?P<indent>[ |]*)(?:\+-- )?(?P<name>\w+) +(?P<status>\d{3})")
 
 
 def drawn() -> dict[str, tuple[str, int]]:
-    """Parent and status of each class, as the docstring draws them."""
-    assert errors.__doc__ is not None
+    """Parent and status of each class, as ``TREE`` draws them."""
     tree: dict[str, tuple[str, int]] = {}
     path: list[str] = []
-    for line in errors.__doc__.splitlines():
+    for line in TREE.splitlines():
         found = BRANCH.match(line)
         if found is None:
             continue
@@ -40,6 +72,7 @@ COMMANDS = (
     *("lsml_bento.preannotation.selection", "lsml_bento.preannotation.run"),
     "lsml_bento.processes.opening",
     *("lsml_bento.preannotation.durable_files", "lsml_bento.preannotation.task_file"),
+    "lsml_bento.processes.opening",
 )
 """Errors of these end a command; no client of a server ever gets one."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import lsml_bento
-from lsml_bento.settings import environment_names
+from tests.variables import environment_names
 
 ROOT = Path(__file__).parents[1]
 ROW = re.compile(r"^\| *(?P<names>`[^|]+?) *\| *(?P<text>[^|]+?) *\|")

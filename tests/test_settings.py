@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from lsml_bento.errors import SettingsError
-from lsml_bento.settings import Settings, environment_names
+from lsml_bento.settings import Settings
+from tests.variables import environment_names
 
 
 def test_an_empty_environment_has_defaults() -> None:
@@ -116,7 +117,7 @@ def test_an_invalid_value_is_an_error_that_names_it(
     with pytest.raises(SettingsError) as refused:
         Settings.from_env({name: value})
 
-    said = f"the environment variable {name} can not be used: {reason}"
+    said = f"the environment variable {name} cannot be used: {reason}"
     assert str(refused.value).startswith(said)
 
 

@@ -103,7 +103,7 @@ class SqliteState(State):
         self._local = threading.local()
 
     def _claim(self, connection: sqlite3.Connection, owner: str) -> str:
-        """Create the tables; returns the owner, which is this backend if none was."""
+        """Create the tables; return the owner, this backend if the file is new."""
         with self._transaction(connection):
             for statement in _SCHEMA:
                 connection.execute(statement)

@@ -1,4 +1,4 @@
-"""The version that serves a project, with its model object made."""
+"""Makes a project's model object and finds the version that serves."""
 
 from __future__ import annotations
 
@@ -19,17 +19,7 @@ _WAIT_S = 2.0
 
 @dataclass(eq=False)
 class Setup:
-    """Answers ``/setup``.
-
-    Attributes:
-        model_class: the name of the user's class.
-        predictor: makes the model objects.
-        pool: says which version of a project is active.
-        state: the projects' values.
-        setup_threads: make the model objects.
-        state_threads: read the state.
-        note_error: gets the last error of a project.
-    """
+    """Answers ``/setup``."""
 
     model_class: str
     predictor: Predictor
@@ -60,7 +50,7 @@ class Setup:
             return known
         raise NotReady(
             f"{self.model_class} is still being made for project {project} and has no "
-            "version yet: Label Studio asks again by itself"
+            "version yet: Label Studio retries automatically"
         )
 
     def _remember(self, request: SetupRequest) -> tuple[Project, str | None]:

@@ -1,4 +1,4 @@
-"""What people and monitors ask about this process and its projects."""
+"""Health, status and metrics of this process and its projects."""
 
 from __future__ import annotations
 
@@ -19,15 +19,7 @@ _LAST_ERRORS = 1_000
 
 @dataclass(eq=False)
 class Status:
-    """Answers health, status and metrics.
-
-    Attributes:
-        model_class: the name of the user's class.
-        batcher: says what waits.
-        pool: says which versions serve.
-        state: shared with the other processes.
-        state_threads: read the state.
-    """
+    """Answers health, status and metrics."""
 
     model_class: str
     batcher: Batcher
@@ -37,7 +29,7 @@ class Status:
     _last_errors: dict[Project, str] = field(default_factory=dict, init=False)
 
     def health(self) -> dict[str, str]:
-        """Up, whatever the model does; never waits."""
+        """Report that the process runs, without waiting for the model."""
         return {"status": "UP", "model_class": self.model_class}
 
     def note_error(self, project: Project, error: BaseException) -> None:
@@ -48,7 +40,7 @@ class Status:
             del self._last_errors[next(iter(self._last_errors))]
 
     async def overview(self) -> dict[str, Any]:
-        """Versions and last errors by project, and what waits."""
+        """Versions and last errors by project, and the number of waiting tasks."""
         errors = dict(self._last_errors)
         projects = await self.state_threads.run(
             projects_at_a_glance, self.state, errors

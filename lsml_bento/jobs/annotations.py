@@ -27,7 +27,6 @@ from lsml_bento.state.store import (
     identify,
     key_of,
     know,
-    last_of,
 )
 
 log = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ class AnnotationStore:
         task: Task | None = None
         current, orphans = "", 0
         for key, value in self._state.each(prefix):
-            task_key, _, annotation_key = last_of(key, prefix).partition(SEPARATOR)
+            task_key, _, annotation_key = key.removeprefix(prefix).partition(SEPARATOR)
             if task_key != current:
                 if task is not None and task["annotations"]:
                     yield task

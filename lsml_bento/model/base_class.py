@@ -134,7 +134,7 @@ class LabelStudioMLBase:
         label_config: str | None = None,
         **_: Any,
     ) -> None:
-        """Called by the server. An object created by hand keeps its state in memory.
+        """Called by the server. An object that you create keeps its state in memory.
 
         Args:
             project_id: the project's id.
@@ -257,8 +257,8 @@ class LabelStudioMLBase:
 
         ``with self.save_weights(metrics={"f1": 0.91}) as directory: ...``. When ``fit``
         returns, the weights are loaded and predict a sample, then the version serves.
-        If ``fit`` uses several blocks, the last one counts. A block that raises leaves
-        nothing behind.
+        If ``fit`` uses several blocks, the last one counts. A block that raises saves
+        nothing.
 
         Args:
             metrics: of the version, shown in lists.
@@ -501,12 +501,7 @@ class LabelStudioMLBase:
 
 
 def rules_of(model: type[LabelStudioMLBase], *, each_event: bool) -> TrainingRules:
-    """The training rules of a class.
-
-    Args:
-        model: the class.
-        each_event: whether every event becomes its own job.
-    """
+    """The training rules of a class."""
     own = model.fit is not LabelStudioMLBase.fit or model._update_function is not None
     return TrainingRules(own, tuple(model.TRAIN_EVENTS), model.training, each_event)
 

@@ -56,7 +56,7 @@ _LASTING = re.compile(
     "device-side assert|illegal memory access|illegal instruction|misaligned address|"
     "unspecified launch failure|launch timed out|hardware stack error|uncorrectable ECC"
 )
-"""Errors after which this process cannot use CUDA any more.
+"""Errors after which this process can no longer use CUDA.
 
 Source: CUDA's runtime API, ``cudaError_t``: "the process must be terminated".
 """
@@ -74,7 +74,7 @@ def call(
 
     Raises:
         OutOfMemory: if the GPU's memory is too small.
-        DeviceLost: if this process cannot use the GPU any more.
+        DeviceLost: if this process can no longer use the GPU.
         Exception: whatever ``predict`` raised.
     """
     arguments = {**params, "context": context}

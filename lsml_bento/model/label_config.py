@@ -25,7 +25,7 @@ def parse_label_config(label_config: str) -> LabelInterface:
 
     Raises:
         LabelConfigError: if it is not valid, or declares a document type. Label Studio
-            writes none, and an entity could read any file or expand without limit.
+            never writes one, and an entity could read files or grow without limit.
     """
     lowered = label_config.lower()
     if "<!doctype" in lowered or "<!entity" in lowered:

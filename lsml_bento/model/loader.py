@@ -77,7 +77,7 @@ class ModelSource:
             self._rules = loaded, rules_of(loaded, each_event=self.is_drop_in)
         return self._rules[1]
 
-    def load_afresh(self) -> ModelClass:
+    def reload(self) -> ModelClass:
         """Import the modules of the directory again, and return the new class.
 
         Objects of the old class keep using the old modules.

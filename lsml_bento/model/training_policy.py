@@ -135,10 +135,7 @@ class NoRun:
         return []
 
     def annotated_tasks(self) -> Iterator[Task]:
-        raise NotTraining(
-            "self.annotated_tasks() works only in the fit of a job: in a test, call "
-            "lsml_bento.testing.fit(model, tasks, directory)"
-        )
+        raise _not_training("annotated_tasks")
 
     def report(
         self, progress: float | None, metrics: Mapping[str, float | None]
@@ -148,7 +145,11 @@ class NoRun:
     def save_weights(
         self, metrics: Mapping[str, float | None]
     ) -> AbstractContextManager[Path]:
-        raise NotTraining(
-            "self.save_weights() works only in the fit of a job: in a test, call "
-            "lsml_bento.testing.fit(model, tasks, directory)"
-        )
+        raise _not_training("save_weights")
+
+
+def _not_training(method: str) -> NotTraining:
+    return NotTraining(
+        f"self.{method}() works only in the fit of a job: in a test, call "
+        "lsml_bento.testing.fit(model, tasks, directory)"
+    )

@@ -1,10 +1,10 @@
-"""Adaptive batching: requests wait in lanes, and a free device takes what has gathered.
+"""Adaptive batching: requests wait in lanes until the device has a free slot.
 
-A request's tasks wait in one of three lanes. Whenever the device has a free slot, the
-first lane that has tasks gives up to ``max_batch_size`` of them, all of one group, to
-one call. Nobody waits for a timer. The parts of a batch that failed are tried through
-the same lanes, so that a search for a bad task never delays an annotator by more than
-one call. Nothing here knows what a task or an answer is.
+A request's tasks wait in one of three lanes. When a slot is free, one call gets up to
+``max_batch_size`` tasks of one group from the first lane that has any. No request waits
+for a timer. Parts of a failed batch are retried through the same lanes, so a search for
+a bad task delays an annotator by at most one call. This module does not depend on what
+a task or an answer is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
-from typing import Any, Protocol
+from typing import Any
 
 from lsml_bento.errors import (
     MediaError,
@@ -55,8 +55,11 @@ class Lane(str, Enum):
     """Many tasks were selected at once."""
 
 
-class Observer(Protocol):
-    """Gets the batcher's measurements; ``adapters.bentoml_service`` exports them."""
+class Observer:
+    """Gets the batcher's measurements, and discards them.
+
+    ``adapters.bentoml_service`` exports them.
+    """
 
     def batch(self, size: int) -> None:
         """Record a call with ``size`` items."""
@@ -66,16 +69,6 @@ class Observer(Protocol):
 
     def waiting(self, lane: Lane, items: int) -> None:
         """Record how many items a lane holds now."""
-
-
-class NoObserver:
-    """Records nothing."""
-
-    def batch(self, size: int) -> None: ...
-
-    def waited(self, lane: Lane, seconds: float) -> None: ...
-
-    def waiting(self, lane: Lane, items: int) -> None: ...
 
 
 class Ticket:
@@ -263,7 +256,7 @@ class Batcher:
         self._limit = max_batch_size
         self._queue_size = queue_size
         self._free_slots = slots
-        self._observer: Observer = observer or NoObserver()
+        self._observer = observer or Observer()
         self._queues = {lane: _Queue(lane, self._observer) for lane in Lane}
         self._running: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -372,8 +365,8 @@ class Batcher:
                     continue
                 else:
                     self._run(self._search(batch.lane, batch.items))
-                # The search goes first, so that the parts that it queues now are
-                # called before other items.
+                # Let the search run first, so that the parts that it queues are called
+                # before other items.
                 await asyncio.sleep(0)
         finally:
             self._free_slots += 1
@@ -405,7 +398,7 @@ class Batcher:
         items = batch.items = [item for item in batch.items if item.ticket.is_open]
         if not items:
             return None
-        if len(items) > self._limit:  # another slot lowered it meanwhile
+        if len(items) > self._limit:  # another slot lowered it in the meantime
             self._queues[batch.lane].put_back(items)
             return None
         self._observer.batch(len(items))
@@ -435,9 +428,9 @@ class Batcher:
     async def _search(self, lane: Lane, chunk: list[_Item]) -> None:
         """Find the items that a batch failed for, by halving what fails.
 
-        Two halves that fail alike before any part was answered suggest that everything
-        is down. Then the first and the last item are tried alone, and if they fail
-        alike too, all items fail without more calls.
+        If both halves fail with the same type of error before any part was answered,
+        every item may be affected. Then the first and the last item are tried alone. If
+        they fail with that type too, all items fail without more calls.
         """
         has_answers = False
         failed = [chunk]
@@ -462,7 +455,7 @@ class Batcher:
                     self._count(chunk, None)
 
     def _queue(self, lane: Lane, parts: list[list[_Item]]) -> list[_Part]:
-        """Queue parts of a failed batch, each for a call of its own."""
+        """Queue parts of a failed batch, each for its own call."""
         queued = [self._queues[lane].add_part(items) for items in parts]
         self._start()
         return queued

@@ -17,8 +17,8 @@ class CallThreads:
     """A few threads, each with one call at a time.
 
     The standard library's thread pool makes a second future per call, which costs
-    0.1 ms where caches are cold, and waits for its threads at exit, which keeps a
-    server with a stuck ``predict`` from ending.
+    0.1 ms where caches are cold. It also waits for its threads at exit, so a server
+    with a stuck ``predict`` would never end.
 
     Args:
         threads: maximum number of concurrent calls.

@@ -1,4 +1,4 @@
-"""Errors of ``predict`` as clients and the log get them."""
+"""Errors of ``predict``, in the form that clients and the log get."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def log_failures(
         of: how many tasks the request has.
     """
     # Thousands of tasks may share one error, which is described only once.
-    reasons = {id(error): str(for_client(error)) for error in _distinct(failed)}
+    distinct = {id(error): error for _, error in failed}
+    reasons = {key: str(for_client(error)) for key, error in distinct.items()}
     by_reason: dict[str, list[tuple[Any, Exception]]] = {}
     for task_id, error in failed:
         by_reason.setdefault(reasons[id(error)], []).append((task_id, error))
@@ -51,7 +52,3 @@ def log_failures(
             reason,
             exc_info=error.__cause__ if isinstance(error, LsmlError) else error,
         )
-
-
-def _distinct(failed: list[tuple[Any, Exception]]) -> list[Exception]:
-    return list({id(error): error for _, error in failed}.values())

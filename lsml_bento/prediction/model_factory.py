@@ -24,7 +24,6 @@ from lsml_bento.versions.weights import Weights
 
 log = logging.getLogger(__name__)
 
-
 to_key = json.JSONEncoder(sort_keys=True).encode
 """JSON that is equal for equal values."""
 
@@ -43,15 +42,9 @@ class _Loaded(dict[str, Any]):
 
 
 class ModelFactory:
-    """Makes model objects.
+    """Makes model objects; for its arguments see ``ModelPool``.
 
-    Args:
-        source: where the class comes from.
-        state: given to the objects.
-        media: given to the objects.
-        weights: where the versions' weights are; None where there are no versions.
-        any_task: a task of a project, None if no task is known.
-        shares: whether what ``load`` set may be set on several objects.
+    What ``load`` set on an object may be set on others too if ``shares`` is true.
     """
 
     def __init__(
@@ -186,7 +179,7 @@ class ModelFactory:
 
     def _load(self, model: LabelStudioMLBase, version: Version | None) -> None:
         """Call ``load``, or set what it set on an object of the same weights."""
-        # By version, not by tag: load may read what fit set, beside its weights.
+        # By version, not by tag: load may also read values that fit set.
         named = (str(model._lsml.project), version.version) if version else ()
         shared = type(model), named
         may_share = model.share_loaded and (model.thread_safe or self._shares)

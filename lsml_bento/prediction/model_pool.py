@@ -1,4 +1,4 @@
-"""Model objects, made once and kept, and which version of each project serves.
+"""Keeps the model objects, and says which version of each project serves.
 
 There is one entry for each project, label config, extra params and model version.
 """
@@ -99,7 +99,7 @@ class ModelPool:
 
     @property
     def initial_version(self) -> str:
-        """The version of objects that name none.
+        """The version of objects that do not set one.
 
         Raises:
             ModelImportError: if the class does not import.
@@ -138,8 +138,8 @@ class ModelPool:
     ) -> None:
         """Let another version serve, once its objects are made and tested.
 
-        They are made beside the old ones, which answer meanwhile. Objects of a label
-        config or of extra params that the project had before are made on request.
+        The old objects answer until then. Objects for a label config or extra params
+        that the project no longer uses are made on request.
 
         Args:
             project: one that ``version`` was asked for.
@@ -151,7 +151,7 @@ class ModelPool:
                 still serves.
         """
         if reload:
-            self._source.load_afresh()
+            self._source.reload()
         with self._lock:
             made = [e for e in self._serving(project) if e.holds is not _Holds.NOTHING]
         with ExitStack() as held:
@@ -170,8 +170,8 @@ class ModelPool:
     def use(self, key: ModelKey) -> Iterator[tuple[LabelStudioMLBase, str | None]]:
         """An object of the version that serves, and the version it really is.
 
-        It is made if none is free. The version is None for the base, which also stands
-        in for a version that does not load.
+        It is made if none is free. The version is None for the base, which also serves
+        in place of a version that does not load.
 
         Raises:
             LabelConfigError: if the key's label config does not parse.
@@ -279,7 +279,7 @@ class ModelPool:
     def _take(self, entry: _Entry) -> LabelStudioMLBase:
         if (model := self._take_idle(entry)) is not None:
             return model
-        # A thread that comes while the first object is made waits for that object.
+        # A thread that arrives while the first object is made waits for that object.
         with entry.making:
             if (model := self._take_idle(entry)) is not None:
                 return model

@@ -54,12 +54,7 @@ class Group:
 
 
 class Predictor:
-    """Finds the model object for a group and calls its ``predict``.
-
-    Args:
-        pool: the model objects.
-        state: the projects' values.
-    """
+    """Finds the model object for a group and calls its ``predict``."""
 
     def __init__(self, pool: ModelPool, state: State) -> None:
         self._pool = pool

@@ -1,7 +1,7 @@
 """Switches this process to the versions that the state says are active.
 
-Each process switches by itself: it makes the new version's objects beside the old
-ones, tests them, and only then uses them. A version that does not load replaces none.
+Each process switches by itself. It makes and tests the new version's objects before it
+uses them in place of the old ones. A version that does not load replaces nothing.
 """
 
 from __future__ import annotations
@@ -41,13 +41,7 @@ class _Refused:
 
 
 class VersionFollower:
-    """Makes a pool serve the active versions.
-
-    Args:
-        pool: this process's model objects.
-        state: shared with the other processes.
-        note_on_job: notes on a version's job that the version is not served.
-    """
+    """Makes a pool serve the active versions."""
 
     def __init__(self, pool: ModelPool, state: State, note_on_job: NoteOnJob) -> None:
         self._pool = pool
@@ -63,15 +57,15 @@ class VersionFollower:
             log.debug("Active versions could not be read: %s", error)
             return
         for project, served in self._pool.versions().items():
-            # A deleted project has no pointer any more.
+            # A deleted project no longer has a pointer.
             pointer = pointers.get(project, Pointer())
             try:
                 if self._is_due(project, served, pointer):
                     self._switch(project, served, pointer)
             except LsmlError as error:
                 log.debug("Version switch postponed: project=%s: %s", project, error)
-            except Exception:  # the other projects are switched nevertheless
-                log.exception("Version switch failed by a bug: project=%s", project)
+            except Exception:  # the other projects must still be switched
+                log.exception("Version switch failed unexpectedly: project=%s", project)
                 self._put_off(project, pointer)
 
     def _is_due(self, project: Project, served: str | None, pointer: Pointer) -> bool:
@@ -114,7 +108,7 @@ class VersionFollower:
             return True
         try:
             before = self._find(project, old)
-        except LsmlError:  # deleted meanwhile
+        except LsmlError:  # deleted in the meantime
             return False
         return before is not None and before.afresh
 

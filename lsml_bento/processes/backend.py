@@ -42,16 +42,10 @@ def build_backend(
 ) -> Backend:
     """The backend of one serving process.
 
-    Args:
-        source: where the user's class comes from.
-        state: shared with the other processes.
-        media: given to model objects.
-        settings: of the environment.
-        observer: gets batch sizes and waiting times.
-        weights: where the versions' weights are; None where there are no versions.
-        inbox: directory for events that the state does not accept; None to refuse them.
-        enqueue: gets jobs that are due or will be; returns at once.
-        measure_event: gets the seconds that an event took, where they are measured.
+    There are no versions without ``weights``. The directory ``inbox`` keeps events that
+    the state does not accept; without one they are refused. ``enqueue`` gets jobs that
+    are due or will be, and returns at once. ``measure_event`` gets the seconds that an
+    event took.
     """
     threads = settings.threads or 1
     call_threads = CallThreads(threads, "predict")

@@ -20,7 +20,7 @@ from lsml_bento.versions.registry import Versions, move
 from lsml_bento.versions.weights import Weights, store_name
 
 KEYS = 500
-"""Most keys that one change deletes, so that webhooks do not wait long for it."""
+"""Maximum number of keys that one change deletes; webhooks wait for it."""
 
 STOP_S = LEASE_S + 9.0
 """Seconds to wait until a running job has stopped, or its lease has expired."""
@@ -87,12 +87,6 @@ def forget_project(
 
     A server that serves the project returns to the base version within a second. That,
     and later requests of Label Studio, make the project known again.
-
-    Args:
-        state: shared by all processes of the backend.
-        weights: stores the weights of versions.
-        backend: the backend's name.
-        project: with its ``created_at``.
 
     Raises:
         StillRunning: if a running job does not stop.
@@ -174,7 +168,7 @@ def _erase(state: State, prefix: str) -> None:
 
 
 def _erase_some(change: Change, prefix: str) -> bool:
-    """Delete up to ``KEYS`` keys; whether there may be more."""
+    """Delete up to ``KEYS`` keys; return whether there may be more."""
     found = change.scan(prefix, limit=KEYS)
     for key, _ in found:
         change.delete(key)

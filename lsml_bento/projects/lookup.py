@@ -7,7 +7,7 @@ from lsml_bento.errors import BadRequest, JobNotFound
 from lsml_bento.jobs.job import Job
 from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.projects.overview import known_project
-from lsml_bento.state.store import State, below, last_of
+from lsml_bento.state.store import State, below
 
 SHORT = 6
 """Last characters of a job's id that usually identify it."""
@@ -40,7 +40,7 @@ def job_called(state: State, text: str) -> Job:
 def _ids(state: State, text: str) -> list[str]:
     """Ids that begin or end with a text, newest first."""
     prefix = below("job")
-    ids = [last_of(key, prefix) for key, _ in state.each(prefix)]
+    ids = [key.removeprefix(prefix) for key, _ in state.each(prefix)]
     return [i for i in reversed(ids) if i.startswith(text) or i.endswith(text)]
 
 

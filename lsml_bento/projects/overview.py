@@ -37,9 +37,7 @@ def projects_at_a_glance(
 ) -> list[dict[str, Any]]:
     """The version, unfinished jobs, last job and last error of each project.
 
-    Args:
-        state: of the backend.
-        errors: the last error of each project that had one in this process.
+    ``errors`` holds the last error of each project that had one in this process.
 
     Raises:
         StateError: if the state did not respond.

@@ -25,13 +25,7 @@ GONE_S = 15.0
 
 
 class Heartbeat:
-    """The heartbeat of one process.
-
-    Args:
-        state: shared by all processes of the backend.
-        model_class: the name of the user's class.
-        now: the time in seconds since the epoch.
-    """
+    """The heartbeat of one process, which names its class."""
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from lsml_bento.contract import Project
 
@@ -37,11 +37,6 @@ def key_of(*parts: str | int) -> str:
 def below(*parts: str | int) -> str:
     """The prefix of all keys that begin with these parts."""
     return SEPARATOR.join([*map(str, parts), ""])
-
-
-def last_of(key: str, prefix: str) -> str:
-    """The rest of a key after a prefix."""
-    return key[len(prefix) :]
 
 
 class Change:
@@ -211,7 +206,8 @@ class State(ABC):
         """
         prefix = below("value", *identify(project))
         return {
-            last_of(key, prefix): json.loads(value) for key, value in self.scan(prefix)
+            key.removeprefix(prefix): json.loads(value)
+            for key, value in self.scan(prefix)
         }
 
     def write(self, project: Project, values: Mapping[str, Any]) -> None:
@@ -240,19 +236,11 @@ class State(ABC):
         return known_projects(self)
 
 
-class Reader(Protocol):
-    """A state or a change."""
-
-    def scan(
-        self, prefix: str, after: str = "", limit: int | None = None
-    ) -> list[Pair]: ...
-
-
-def known_projects(reader: Reader) -> list[Project]:
+def known_projects(reader: State | Change) -> list[Project]:
     """Every known project, in the order in which they became known."""
     prefix = below("project")
     found = [
-        (int(since), last_of(key, prefix).split(SEPARATOR))
+        (int(since), key.removeprefix(prefix).split(SEPARATOR))
         for key, since in reader.scan(prefix)
     ]
     return [Project(id_, int(created_at)) for _, (id_, created_at) in sorted(found)]
@@ -265,11 +253,11 @@ def know(change: Change, project: Project) -> None:
         change.put(key, str(time.time_ns()))
 
 
-def resolve(project: Project, reader: Reader) -> Project:
+def resolve(project: Project, reader: State | Change) -> Project:
     """The project with its ``created_at``.
 
-    Where the request named none, it is the newest known project of that id, or
-    ``created_at`` 0 if none is known.
+    Without one, it is the newest known project with that id, or ``created_at`` 0 if no
+    such project is known.
 
     Raises:
         StateError: if the state did not respond.

@@ -1,7 +1,7 @@
 """``init_app`` for a ``test_api.py`` that was written for Flask's test client.
 
 Requests go in-process through the server's routes and all their checks. Values that
-``set`` stores last as long as the client.
+``set`` stores are deleted with the client.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
-from types import FunctionType, TracebackType
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import httpx
@@ -129,12 +129,7 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._backend is not None:
             atexit.unregister(self._backend.close)
             self._backend.close()
@@ -158,17 +153,7 @@ class Client:
         query_string: Mapping[str, Any] | str | None = None,
         auth: tuple[str, str] | None = None,
     ) -> Response:
-        """Send a request and wait for the response.
-
-        Args:
-            path: for example ``"/predict"``.
-            method: GET, POST, ...
-            data: the body, or the fields of a form.
-            json: the body as a JSON value, in place of ``data``.
-            content_type: of the body.
-            headers: further headers.
-            query_string: the URL's query.
-            auth: user and password.
+        """Send a request and wait for the response; arguments as in Flask.
 
         Raises:
             SettingsError: if an environment variable is invalid.

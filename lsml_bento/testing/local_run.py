@@ -21,6 +21,7 @@ class LocalRun:
         tasks: returned by ``annotated_tasks``.
         directory: where weights are written, one subdirectory per version.
         events: returned by ``self.events``.
+        stop_after: number of reports after which ``should_stop`` becomes true.
 
     Attributes:
         reports: all reports, in order.
@@ -35,6 +36,8 @@ class LocalRun:
         tasks: Iterable[Task],
         directory: Path,
         events: Iterable[TrainingEvent] = (),
+        *,
+        stop_after: int | None = None,
     ) -> None:
         self.should_stop = False
         self.reports: list[dict[str, Any]] = []
@@ -42,6 +45,7 @@ class LocalRun:
         self.events = list(events)
         self._tasks = list(tasks)
         self._directory = directory
+        self._stop_after = stop_after
 
     def annotated_tasks(self) -> Iterator[Task]:
         return iter(self._tasks)
@@ -50,6 +54,8 @@ class LocalRun:
         self, progress: float | None, metrics: Mapping[str, float | None]
     ) -> None:
         self.reports.append({"progress": progress, **metrics})
+        if self._stop_after is not None:
+            self.should_stop = len(self.reports) >= self._stop_after
 
     @contextmanager
     def save_weights(self, metrics: Mapping[str, float | None]) -> Iterator[Path]:
@@ -62,20 +68,6 @@ class LocalRun:
             shutil.rmtree(path)
             raise
         self.saved.append((path, dict(metrics)))
-
-
-class _CancelledRun(LocalRun):
-    """A run that is cancelled after a number of reports."""
-
-    def __init__(self, tasks: Iterable[Task], directory: Path, stop_after: int) -> None:
-        super().__init__(tasks, directory)
-        self._stop_after = stop_after
-
-    def report(
-        self, progress: float | None, metrics: Mapping[str, float | None]
-    ) -> None:
-        super().report(progress, metrics)
-        self.should_stop = len(self.reports) >= self._stop_after
 
 
 def fit(
@@ -101,11 +93,7 @@ def fit(
     Returns:
         The run, with its ``reports`` and the weights that it ``saved``.
     """
-    run = (
-        LocalRun(tasks, directory)
-        if stop_after is None
-        else _CancelledRun(tasks, directory, stop_after)
-    )
+    run = LocalRun(tasks, directory, stop_after=stop_after)
     model._lsml = replace(model._lsml, run=run)
     model.fit(event, data or {}, job_id=run.job_id)
     return run

@@ -168,7 +168,7 @@ def _lines(stream: IO[bytes]) -> Any:
 
 
 def text_lines(line: str) -> Iterator[str]:
-    """A line of a log as lines of text, whichever format it was written in."""
+    """A line of a log in either format, as lines of text."""
     try:
         entry = json.loads(line) if line.startswith('{"time": ') else None
         text = "{time} {level} {logger}: {event}".format_map(entry or {})

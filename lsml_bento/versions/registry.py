@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lsml_bento.contract import Project, iso_time
 from lsml_bento.errors import VersionInUse, VersionNotFound
-from lsml_bento.state.store import Change, Pair, State, below, identify, key_of, last_of
+from lsml_bento.state.store import Change, Pair, State, below, identify, key_of
 from lsml_bento.versions.weights import Manifest
 
 _HISTORY = 20
@@ -103,7 +103,7 @@ class Versions:
         prefix = below("pointer")
         found = {}
         for key, value in self._state.each(prefix):
-            id_, _, created_at = last_of(key, prefix).partition("\x1f")
+            id_, _, created_at = key.removeprefix(prefix).partition("\x1f")
             found[Project(id_, int(created_at))] = parsed_pointer(value)
         return found
 

@@ -401,7 +401,7 @@ def test_an_environment_that_can_not_be_used_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("WORKERS", "many")
-    with pytest.raises(SettingsError, match="WORKERS can not be used"):
+    with pytest.raises(SettingsError, match="WORKERS cannot be used"):
         init_app(Mood).test_client().get("/health")
 
 

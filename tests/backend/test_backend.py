@@ -520,7 +520,7 @@ class TestSetup:
         assert answer.headers["retry-after"] == "2"
         assert one_sentence(answer) == (
             f"Slow is still being made for project {PROJECT} and has no version yet: "
-            "Label Studio asks again by itself"
+            "Label Studio retries automatically"
         )
         assert 1.9 < setup_s < 2.9
         assert health_s < 0.5

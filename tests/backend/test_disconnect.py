@@ -2,7 +2,7 @@
 
 import asyncio
 
-from lsml_bento.backend.predict import DisconnectWatch
+from lsml_bento.backend.predict import watch_client
 from tests.fake_clock import run
 
 
@@ -13,11 +13,10 @@ def test_a_client_that_disconnects_is_noticed_once() -> None:
         await asyncio.sleep(1)
 
     async def main() -> None:
-        with DisconnectWatch(disconnects, lambda: calls.append("gone")) as watch:
+        with watch_client(disconnects, lambda: calls.append("gone")):
             await asyncio.sleep(1.9)
-            assert not watch.has_disconnected
+            assert calls == []
             await asyncio.sleep(5)
-            assert watch.has_disconnected
 
     run(main())
     assert calls == ["gone"]
@@ -30,10 +29,9 @@ def test_a_quick_request_is_not_watched_at_all() -> None:
         watched.append(True)
 
     async def main() -> None:
-        with DisconnectWatch(disconnects, lambda: None) as watch:
+        with watch_client(disconnects, lambda: None):
             await asyncio.sleep(0.9)
         await asyncio.sleep(2)
-        assert not watch.has_disconnected
 
     run(main())
     assert watched == []
@@ -46,7 +44,7 @@ def test_a_client_that_disconnects_after_the_answer_is_not_noticed() -> None:
         await asyncio.sleep(1)
 
     async def main() -> None:
-        with DisconnectWatch(disconnects, lambda: calls.append("gone")):
+        with watch_client(disconnects, lambda: calls.append("gone")):
             await asyncio.sleep(1.5)
         await asyncio.sleep(5)
 
@@ -55,9 +53,11 @@ def test_a_client_that_disconnects_after_the_answer_is_not_noticed() -> None:
 
 
 def test_a_client_that_cannot_be_watched_never_disconnects() -> None:
+    calls: list[str] = []
+
     async def main() -> None:
-        with DisconnectWatch(None, lambda: None) as watch:
+        with watch_client(None, lambda: calls.append("gone")):
             await asyncio.sleep(5)
-        assert not watch.has_disconnected
 
     run(main())
+    assert calls == []

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lsml_bento.settings import environment_names
 from tests.cli.commands import LABEL_CONFIG, MODEL, Run, call, refused, run, write
 from tests.e2e.processes import ROOT
+from tests.variables import environment_names
 
 FILES = {
     ".dockerignore",

@@ -196,7 +196,7 @@ def test_a_service_that_fails_ends_it_with_file_and_line(
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
-        ({"THREADS": "none"}, "the environment variable THREADS can not be used: "),
+        ({"THREADS": "none"}, "the environment variable THREADS cannot be used: "),
         ({"BASIC_AUTH_USER": "ann"}, "set both BASIC_AUTH_USER and BASIC_AUTH_PASS"),
     ],
 )

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from lsml_bento.settings import environment_names
 from tests.deploy.manifests import DEPLOY, ROOT
+from tests.variables import environment_names
 
 TEMPLATE = ROOT / "lsml_bento" / "template"
 FILES = sorted(

@@ -224,7 +224,7 @@ class TestLoadingAfresh:
         assert said(old) == ["old", 1, 1]
 
         directory.change()
-        new = source.load_afresh()
+        new = source.reload()
 
         assert new is not old
         assert source.load() is new
@@ -236,7 +236,7 @@ class TestLoadingAfresh:
         source = ModelSource("model:Model", directory.path)
         model = source.load()()
         directory.change()
-        source.load_afresh()
+        source.reload()
 
         assert model.predict([]) == ["old", 1, 1]
 
@@ -252,7 +252,7 @@ class TestLoadingAfresh:
         directory.write(name, text)
 
         with pytest.raises(ModelImportError, match=r"cannot be imported"):
-            source.load_afresh()
+            source.reload()
 
         assert source.load() is old
         assert said(old) == ["old", 1, 1]
@@ -265,11 +265,11 @@ class TestLoadingAfresh:
         source.load()
         directory.write("model.py", "1 / 0\n")
         with pytest.raises(ModelImportError):
-            source.load_afresh()
+            source.reload()
         directory.write("model.py", MODEL)
         directory.change()
 
-        assert said(source.load_afresh()) == ["new", 2, 2]
+        assert said(source.reload()) == ["new", 2, 2]
 
     def test_a_directory_can_be_a_link(
         self, directory: Directory, tmp_path: Path
@@ -281,7 +281,7 @@ class TestLoadingAfresh:
         source.load()
         directory.change()
 
-        assert said(source.load_afresh()) == ["new", 2, 2]
+        assert said(source.reload()) == ["new", 2, 2]
 
     def test_libraries_are_not_reloaded(self, directory: Directory) -> None:
         library = directory.path / ".venv" / "lib" / "site-packages"
@@ -294,7 +294,7 @@ class TestLoadingAfresh:
         kept = ["a_library", "service", "json", "lsml_bento", "pytest", __name__]
         before = [sys.modules[name] for name in kept]
 
-        source.load_afresh()
+        source.reload()
 
         assert [sys.modules[name] for name in kept] == before
 
@@ -306,7 +306,7 @@ class TestLoadingAfresh:
         inside = directory.path / "env" / "lib" / "python3" / "fractions.py"
         monkeypatch.setattr(fractions, "__file__", str(inside))
 
-        source.load_afresh()
+        source.reload()
 
         assert sys.modules["fractions"] is fractions
 
@@ -327,14 +327,14 @@ class TestLoadingAfresh:
         source.load()
         directory.change()
 
-        assert said(source.load_afresh()) == ["new", 2, 2]
+        assert said(source.reload()) == ["new", 2, 2]
         assert sys.modules["ops_like"] is ops
 
     def test_a_class_without_a_module_name_is_not_reloaded(self) -> None:
         class Own(LabelStudioMLBase):
             pass
 
-        assert ModelSource(Own).load_afresh() is Own
+        assert ModelSource(Own).reload() is Own
 
 
 class TestPlaces:

@@ -27,7 +27,7 @@ from lsml_bento.errors import (
     ShuttingDown,
     WrongCount,
 )
-from lsml_bento.prediction.batcher import Batcher, Lane, Ticket
+from lsml_bento.prediction.batcher import Batcher, Lane, Observer, Ticket
 from tests.fake_clock import FakeClockLoop, NothingLeft, run
 
 INTERACTIVE, SINGLE, BULK = Lane.INTERACTIVE, Lane.SINGLE, Lane.BULK
@@ -70,7 +70,7 @@ class Device:
 
 
 @dataclass
-class Notes:
+class Notes(Observer):
     """An observer that remembers."""
 
     sizes: list[int] = field(default_factory=list)

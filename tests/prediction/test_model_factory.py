@@ -113,7 +113,7 @@ class TestSharing:
         found = []
         for number in (1, 22):
             (tmp_path / "written_for_sharing.py").write_text(MODULE.format(number))
-            source.load_afresh()
+            source.reload()
             found.append(factory.make(key(), None))  # the older one is still there
 
         assert [vars(model)["number"] for model in found] == [1, 22]

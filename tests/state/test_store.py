@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsml_bento.adapters.redis_state import RedisState, guesses
+from lsml_bento.adapters import redis_state
+from lsml_bento.adapters.redis_state import RedisState
 from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.contract import Project
 from lsml_bento.state.memory import MemoryState
@@ -354,10 +355,10 @@ IN_TURN = st.lists(
 
 @settings(deadline=None, max_examples=100)
 @given(changes=IN_TURN)
-def test_guesses_never_hide_what_another_process_wrote(
+def test_predictions_never_hide_what_another_process_wrote(
     changes: list[tuple[list[tuple[Any, ...]], bool, int]], redis_server: str
 ) -> None:
-    """Two processes that guess what they will read, and one that reads it."""
+    """Two processes that predict what they will read, and one that reads it."""
     memory, owner = MemoryState(), uuid.uuid4().hex
     processes: list[State] = [
         RedisState(redis_server, owner).for_events(0.5),
@@ -365,8 +366,8 @@ def test_guesses_never_hide_what_another_process_wrote(
         RedisState(redis_server, owner),
     ]
     with pytest.MonkeyPatch.context() as patch:
-        # A wrong guess is followed by the next one at once.
-        patch.setattr(guesses, "CAREFUL", 0)
+        # A wrong prediction is followed by the next one at once.
+        patch.setattr(redis_state, "CAREFUL", 0)
         try:
             for operations, stop, number in changes:
                 expected = do(memory, operations, stop)

@@ -31,7 +31,7 @@ from lsml_bento.training.embedded_worker import EmbeddedWorker
 log = logging.getLogger(__name__)
 
 _REQUEST_TIMEOUT_S = 120
-"""More than Label Studio's 100 s, so that our own deadline applies first."""
+"""More than Label Studio's 100 s, so that ``LSML_PREDICT_DEADLINE_S`` applies first."""
 
 _MEASURE_EVERY_S = 5.0
 _SWEEP_EVERY_S = 600.0
@@ -131,12 +131,12 @@ class _Process:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        _spare_the_collector()
+        _freeze_imported_objects()
         work = (
             self._import_class(),
             self._measure(),
             self._sweep(),
-            _end_if_useless(),
+            _end_if_unusable(),
         )
         self._tasks = [asyncio.create_task(one) for one in work]
 
@@ -156,7 +156,7 @@ class _Process:
         while not self.backend.is_ready:
             await asyncio.sleep(_IMPORT_EVERY_S)
             await self.backend.start()
-        _spare_the_collector()
+        _freeze_imported_objects()
 
     async def _start_worker(self, worker: EmbeddedWorker) -> None:
         """Start the worker once the class is imported and has a ``fit``."""
@@ -200,12 +200,12 @@ def _configuration(shape: Shape) -> dict[str, Any]:
     if shape.gpus:
         configuration["resources"] = {"gpu": shape.gpus}
     if not shape.tracing:
-        # BentoML creates three spans per request even if nobody collects them.
+        # BentoML creates three spans per request even if no exporter collects them.
         configuration["tracing"] = {"excluded_urls": ".*"}
     return configuration
 
 
-async def _end_if_useless() -> None:
+async def _end_if_unusable() -> None:
     """End this process if BentoML's supervisor was killed, or the GPU is lost.
 
     In the latter case the supervisor starts a new process, which can use the GPU again.
@@ -220,7 +220,7 @@ async def _end_if_useless() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _spare_the_collector() -> None:
+def _freeze_imported_objects() -> None:
     """Exclude imported objects from garbage collection.
 
     A full collection visits some hundred thousand objects that live as long as the

@@ -13,7 +13,7 @@ from lsml_bento.adapters.bentoml_service.shape import Shape
 from lsml_bento.backend.backend import Backend
 from lsml_bento.errors import LsmlError
 from lsml_bento.jobs.job_store import FIT_SECONDS, FITS, JOBS, OLDEST_QUEUED
-from lsml_bento.prediction.batcher import Lane
+from lsml_bento.prediction.batcher import Lane, Observer
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +25,8 @@ _WAIT_BUCKETS_S = (
 )
 
 
-class Metrics:
-    """The batcher's ``Observer`` with Prometheus metrics.
+class Metrics(Observer):
+    """The batcher's measurements as Prometheus metrics.
 
     The histogram of batch sizes has the name and labels of BentoML's own, so that
     dashboards for BentoML's adaptive batching work.

@@ -22,23 +22,24 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-_HERE = __name__
+_FUNCTIONS = f"{__name__}.functions"
+_SDK = "label_studio_sdk"
+_TOOLS = f"{_SDK}._extensions.label_studio_tools"
 
+_MODEL = {
+    "lsml_bento.model.base_class": ("LabelStudioMLBase", "predict_fn", "update_fn"),
+    "lsml_bento.model.response": ("ModelResponse", "PredictionValue"),
+}
 _OURS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "label_studio_ml": {
-        "lsml_bento.model.base_class": ("LabelStudioMLBase", "predict_fn", "update_fn"),
-        "lsml_bento.model.response": ("ModelResponse", "PredictionValue"),
-        f"{_HERE}.functions": ("__version__", "package_name"),
+        **_MODEL,
+        _FUNCTIONS: ("__version__", "package_name"),
     },
     "label_studio_ml.model": {
-        "lsml_bento.model.base_class": ("LabelStudioMLBase", "predict_fn", "update_fn"),
-        "lsml_bento.model.response": ("ModelResponse", "PredictionValue"),
-        f"{_HERE}.functions": (
-            "LabelInterface",
-            "get_local_path",
-            "is_preload_needed",
-            "parse_config",
-        ),
+        **_MODEL,
+        f"{_SDK}.label_interface": ("LabelInterface",),
+        f"{_TOOLS}.core.label_config": ("parse_config",),
+        _FUNCTIONS: ("get_local_path", "is_preload_needed"),
     },
     "label_studio_ml.response": {
         "lsml_bento.model.response": (
@@ -48,7 +49,7 @@ _OURS: Mapping[str, Mapping[str, Sequence[str]]] = {
         ),
     },
     "label_studio_ml.utils": {
-        f"{_HERE}.functions": (
+        _FUNCTIONS: (
             "DATA_UNDEFINED_NAME",
             "InMemoryLRUDictCache",
             "compare_nested_structures",
@@ -74,9 +75,9 @@ _OURS: Mapping[str, Mapping[str, Sequence[str]]] = {
 """Module -> the modules that its names come from."""
 
 _MOVED: Mapping[str, str] = {
-    "label_studio_converter": "label_studio_sdk.converter",
-    "label_studio_sdk.objects": "label_studio_sdk.label_interface.objects",
-    "label_studio_tools": "label_studio_sdk._extensions.label_studio_tools",
+    "label_studio_converter": f"{_SDK}.converter",
+    "label_studio_sdk.objects": f"{_SDK}.label_interface.objects",
+    "label_studio_tools": _TOOLS,
 }
 """Modules and packages that moved to, or within, label-studio-sdk."""
 

@@ -8,12 +8,8 @@ from difflib import SequenceMatcher
 from typing import Any
 from urllib.parse import urlsplit
 
-from label_studio_sdk._extensions.label_studio_tools.core.label_config import (
-    parse_config,
-)
 from label_studio_sdk._extensions.label_studio_tools.core.utils import io as sdk_io
 from label_studio_sdk._extensions.label_studio_tools.core.utils.params import get_env
-from label_studio_sdk.label_interface import LabelInterface
 
 from lsml_bento.model.base_class import current_media
 from lsml_bento.model.media import names_a_file
@@ -266,23 +262,3 @@ def compare_nested_structures(
 def _same(found: Any, expected: Any, where: str) -> None:
     if found != expected:
         raise AssertionError(f"{where}: {found!r} is not {expected!r}")
-
-
-__all__ = [
-    "DATA_UNDEFINED_NAME",
-    "InMemoryLRUDictCache",
-    "LabelInterface",
-    "compare_nested_structures",
-    "get_choice",
-    "get_env",
-    "get_first_tag_keys",
-    "get_image_local_path",
-    "get_image_size",
-    "get_local_path",
-    "get_single_tag_keys",
-    "is_preload_needed",
-    "is_skipped",
-    "is_valid_url",
-    "match_labels",
-    "parse_config",
-]

@@ -15,10 +15,16 @@ from redis import Redis
 from redis.exceptions import BusyLoadingError, ReadOnlyError, RedisError
 
 from lsml_bento.adapters.redis_state.client import LeanRedis, open_client
-from lsml_bento.adapters.redis_state.guesses import Guesses
 from lsml_bento.adapters.redis_state.scripts import CHANGE, PAGE, SCAN, SCAN_ALL
 from lsml_bento.errors import StateError
 from lsml_bento.state.store import Change, Pair, State, Values
+
+CAREFUL = 10
+"""Changes that read after a wrong prediction: where processes alternate, every
+prediction would be wrong."""
+
+_KEPT = 10_000
+"""Longest value kept, in characters: the largest annotations are not read again."""
 
 _PAUSE_S = 0.001
 _DICE = random.SystemRandom()
@@ -100,7 +106,7 @@ class RedisState(State):
 
         Raises:
             StateError: see ``State.change``. If Redis stopped responding during the
-                write, the change may have been applied nevertheless.
+                write, the change may still have been applied.
         """
         deadline = time.monotonic() + wait_s
         for attempt in count():
@@ -124,7 +130,7 @@ class RedisState(State):
         """The same state, faster for the one thread that stores events.
 
         It keeps one connection, waits ``wait_s`` for each reply, and predicts what the
-        next change will read (see ``Guesses``).
+        next change will read (see ``_EventState``).
         """
         state = _EventState(self, wait_s)
         self._event_states.append(state)
@@ -261,7 +267,9 @@ class RedisState(State):
 class _EventState(RedisState):
     """A ``RedisState`` for one thread: one connection, and predicted reads.
 
-    A correct prediction saves a round trip. A wrong one is found by the comparison that
+    Consecutive events are mostly about new annotations and join the same waiting job.
+    So what an event reads is nearly always what the previous one wrote, or absent. A
+    correct prediction saves a round trip. A wrong one is found by the comparison that
     also finds what other writers changed.
     """
 
@@ -270,15 +278,25 @@ class _EventState(RedisState):
     def __init__(self, state: RedisState, wait_s: float) -> None:
         super().__init__(state._url, state._owner, wait_s=wait_s)
         self._parent = state
-        self._guesses = Guesses()
+        self._left: Values | None = None
+        self._careful = 0
 
     def _tried(
         self, work: Callable[[Change], _Answer], change: Change
     ) -> tuple[_Answer] | None:
-        if (guess := self._guesses.take()) is not None:
-            change.suppose(guess)
+        predicted: Values | None = None
+        if self._careful:
+            self._careful -= 1
+        else:
+            predicted, self._left = self._left, None
+        if predicted is not None:
+            change.suppose(predicted)
+            self._careful = CAREFUL  # until the prediction proves correct
         if done := super()._tried(work, change):
-            self._guesses.keep(change)
+            if predicted is not None:
+                self._careful = 0
+            left = {**change.seen, **change.writes}.items()
+            self._left = {k: v for k, v in left if v is None or len(v) <= _KEPT}
         return done
 
     def _count_write(self) -> None:

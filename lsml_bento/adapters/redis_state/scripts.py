@@ -22,7 +22,7 @@ end
 return found
 """
 
-# It sets before it deletes: a full Redis refuses the first command or none.
+# It sets before it deletes: a full Redis can only refuse the first command.
 CHANGE = """
 local values, order, at = KEYS[1], KEYS[2], 3
 local function following() at = at + 1; return ARGV[at] end

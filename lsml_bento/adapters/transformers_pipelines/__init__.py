@@ -1,4 +1,4 @@
-"""A transformers pipeline as a model, without any code of the user.
+"""Serves a transformers pipeline as a model, without user code.
 
 Importing this loads neither torch nor transformers, since every serving process imports
 the class. They are loaded when the first project needs the model.
@@ -66,7 +66,7 @@ class PipelineModel(LabelStudioMLBase):
     def predict(
         self, tasks: list[Task], context: Context | None = None, **kwargs: Any
     ) -> list[Any]:
-        """Predict the tasks in one batch; a task's error takes its place."""
+        """Predict the tasks in one batch; a task's error replaces its prediction."""
         inputs = [self._read(task) for task in tasks]
         given = [i for i in inputs if i is not None and not isinstance(i, LsmlError)]
         predictions: Iterator[Prediction] = iter(())

@@ -15,13 +15,10 @@ from lsml_bento.adapters.transformers_pipelines.filling import (
     Prediction,
     read_options,
 )
-from lsml_bento.adapters.transformers_pipelines.pretrained import (
-    Pretrained,
-    pad_with_end,
-)
+from lsml_bento.adapters.transformers_pipelines.pretrained import Pretrained
 from lsml_bento.adapters.transformers_pipelines.target import (
     Target,
-    find_target,
+    find_targets,
     listed,
     match_target,
 )
@@ -56,27 +53,6 @@ class ZeroShotOptions(ChoiceOptions):
                 "write one {} in the place of the choice, and no other braces"
             )
         return template
-
-
-def match_choices(model: LabelStudioMLBase, pretrained: Pretrained, on: str) -> Target:
-    """The ``<Choices>`` that a classifier fills.
-
-    Raises:
-        ModelSetupError: if there is none, or the model is a regression model.
-    """
-    if pretrained.config.problem_type == "regression":
-        raise ModelSetupError(
-            f"the model {pretrained.name} returns numbers (problem_type is "
-            "regression), which cannot fill <Choices>: use a classification model"
-        )
-    return match_target(
-        model,
-        pretrained.pipeline,
-        "Choices",
-        on,
-        names=pretrained.labels,
-        owner=pretrained.name,
-    )
 
 
 def choose(
@@ -118,7 +94,14 @@ class ClassifierChoices(Filling):
 
     def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
         self.options = read_options(ChoiceOptions, model)
-        self.target = match_choices(model, pretrained, self.on)
+        if pretrained.config.problem_type == "regression":
+            raise ModelSetupError(
+                f"the model {pretrained.name} returns numbers (problem_type is "
+                "regression), which cannot fill <Choices>: use a classification model"
+            )
+        self.target = match_target(
+            model, pretrained, "Choices", self.on, pretrained.labels
+        )
         self._exclusive = not pretrained.is_multi_label
 
     def chosen(self, found: Iterable[list[dict[str, Any]]]) -> list[Prediction]:
@@ -142,9 +125,8 @@ class TextChoices(ClassifierChoices):
     @classmethod
     def load(cls, pretrained: Pretrained) -> Any:
         """The pipeline, with a tokenizer that truncates and pads."""
-        pipe = pretrained.pipe()
+        pipe = pretrained.pipe(pads=True)
         pretrained.bound(pipe.tokenizer, _LENGTH)
-        pad_with_end(pipe)
         return pipe
 
     def predict(self, pipe: Any, inputs: list[str]) -> list[Prediction]:
@@ -167,7 +149,7 @@ class ZeroShotChoices(Filling):
                 "zero-shot-classification needs a model trained on natural language "
                 "inference, with a label named entailment: use such a model"
             )
-        target = find_target(model, pretrained.pipeline, "Choices", "Text")
+        target = find_targets(model, pretrained, "Choices", "Text")[0]
         if not target.choices:
             raise ModelSetupError(
                 f'<Choices name="{target.from_name}"> of the label config has no '

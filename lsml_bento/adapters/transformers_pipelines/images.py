@@ -9,9 +9,7 @@ import torch
 from PIL import Image, ImageOps
 from pydantic import Field
 
-from lsml_bento.adapters.transformers_pipelines.choices import (
-    ClassifierChoices,
-)
+from lsml_bento.adapters.transformers_pipelines.choices import ClassifierChoices
 from lsml_bento.adapters.transformers_pipelines.filling import (
     Filling,
     Options,
@@ -87,19 +85,13 @@ class Boxes(_OfImages):
 
     @classmethod
     def load(cls, pretrained: Pretrained) -> Any:
-        """The pipeline in float32, whatever type its weights have."""
+        """The pipeline in float32, even if its weights have another type."""
         return pretrained.pipe(dtype=torch.float32)
 
     def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
         self.options = read_options(_BoxOptions, model)
-        self.target = match_target(
-            model,
-            pretrained.pipeline,
-            "RectangleLabels",
-            "Image",
-            names=[name for name in pretrained.labels if name != "N/A"],
-            owner=pretrained.name,
-        )
+        names = [name for name in pretrained.labels if name != "N/A"]
+        self.target = match_target(model, pretrained, "RectangleLabels", "Image", names)
 
     def predict(self, pipe: Any, inputs: list[Image.Image]) -> list[Prediction]:
         """The boxes in each image; images of one size form a batch."""

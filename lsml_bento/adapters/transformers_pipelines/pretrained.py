@@ -77,21 +77,28 @@ class Pretrained:
         found = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         return found if found and found > 0 else ENDLESS  # XLNet's is -1
 
-    def pipe(self, **options: Any) -> Any:
+    def pipe(self, *, pads: bool = False, **options: Any) -> Any:
         """The ``transformers.Pipeline``, with its weights on the device.
+
+        Args:
+            pads: use the end token for padding if the tokenizer has no padding token.
+            options: of ``transformers.pipeline``.
 
         Raises:
             ModelSetupError: if the weights cannot be read.
         """
         with _reading(self.name):
-            made: Any = transformers.pipeline
-            return made(
+            make: Any = transformers.pipeline
+            pipe = make(
                 self.pipeline,
                 model=self.path,
                 revision=self.revision,
                 device=self.device,
                 **options,
             )
+        if pads:
+            _pad_with_end(pipe)
+        return pipe
 
     def read(self, kind: Any) -> Any:
         """An object of one of transformers' ``Auto`` classes.
@@ -123,8 +130,7 @@ class Pretrained:
         tokenizer.model_max_length = default if limit > ENDLESS else limit
 
 
-def pad_with_end(pipe: Any) -> None:
-    """Use the end token for padding, if the tokenizer has no padding token."""
+def _pad_with_end(pipe: Any) -> None:
     if pipe.tokenizer.pad_token is None:
         pipe.tokenizer.pad_token = pipe.tokenizer.eos_token
     config = pipe.model.config.get_text_config()

@@ -14,10 +14,7 @@ from lsml_bento.adapters.transformers_pipelines.filling import (
     mean,
     read_options,
 )
-from lsml_bento.adapters.transformers_pipelines.pretrained import (
-    Pretrained,
-    pad_with_end,
-)
+from lsml_bento.adapters.transformers_pipelines.pretrained import Pretrained
 from lsml_bento.adapters.transformers_pipelines.target import match_target
 from lsml_bento.errors import ModelSetupError
 from lsml_bento.model.base_class import LabelStudioMLBase
@@ -42,25 +39,19 @@ class Spans(Filling):
         self.options = read_options(_SpanOptions, model)
         names = [name for name in map(_group, pretrained.labels) if name != "O"]
         self.target = match_target(
-            model,
-            pretrained.pipeline,
-            "Labels",
-            "Text",
-            names=list(dict.fromkeys(names)),
-            owner=pretrained.name,
+            model, pretrained, "Labels", "Text", list(dict.fromkeys(names))
         )
 
     @classmethod
     def load(cls, pretrained: Pretrained) -> Any:
         """The pipeline, with a tokenizer that splits texts into windows."""
-        pipe = pretrained.pipe()
+        pipe = pretrained.pipe(pads=True)
         if not pipe.tokenizer.is_fast:
             raise ModelSetupError(
                 f"the tokenizer of {pretrained.name} does not return offsets: use a "
                 "model with a fast tokenizer (tokenizer.json)"
             )
         pretrained.bound(pipe.tokenizer, _WINDOW)
-        pad_with_end(pipe)
         return pipe
 
     def predict(self, pipe: Any, inputs: list[str]) -> list[Prediction]:

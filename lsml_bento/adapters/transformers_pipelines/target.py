@@ -12,6 +12,7 @@ from typing import Any
 from label_studio_sdk.label_interface.control_tags import ControlTag
 from label_studio_sdk.label_interface.object_tags import ObjectTag
 
+from lsml_bento.adapters.transformers_pipelines.pretrained import Pretrained
 from lsml_bento.errors import ModelSetupError
 from lsml_bento.model.base_class import LabelStudioMLBase
 
@@ -59,73 +60,14 @@ class Target:
         }
 
 
-def find_target(
-    model: LabelStudioMLBase, pipeline: str, control: str, on: str
-) -> Target:
-    """The first control of a type on an object of a type.
+def find_targets(
+    model: LabelStudioMLBase, pretrained: Pretrained, control: str, on: str
+) -> list[Target]:
+    """All controls of a type on objects of a type, in the label config's order.
 
     Raises:
         ModelSetupError: if the label config has no such control.
     """
-    return _targets(model, pipeline, control, on)[0]
-
-
-def match_target(
-    model: LabelStudioMLBase,
-    pipeline: str,
-    control: str,
-    on: str,
-    *,
-    names: list[str],
-    owner: str,
-) -> Target:
-    """The first control with a label that matches one of the model's.
-
-    Args:
-        model: provides the label config.
-        pipeline: its name, for the error message.
-        control: the control's tag.
-        on: the object's tag.
-        names: the model's label names.
-        owner: the transformers model's name, for the error message.
-
-    Raises:
-        ModelSetupError: if the label config has no such control, or no label matches.
-    """
-    found = _targets(model, pipeline, control, on)
-    for target in found:
-        labels = model.build_label_map(target.from_name, names)
-        if not labels:
-            continue
-        if unused := [name for name in names if name not in labels]:
-            log.info(
-                "Unused labels of the model: pipeline=%s control=%r labels: %s",
-                pipeline,
-                target.from_name,
-                listed(unused),
-            )
-        return replace(target, labels=labels)
-    first = found[0]
-    one = _ONE_LABEL.get(control, "Label")
-    label = first.choices[0] if first.choices else "Name"
-    raise ModelSetupError(
-        f'no label of <{control} name="{first.from_name}"> matches a label of the '
-        f"model {owner}: the label config has {listed(first.choices)}, the model has "
-        f"{listed(names)}; map them with predicted_values, for example "
-        f'<{one} value="{label}" predicted_values="{names[0]}"/>'
-    )
-
-
-def listed(names: tuple[str, ...] | list[str]) -> str:
-    """Names as a text; if there are many, only the first ones."""
-    more = len(names) - _SHOWN
-    shown = ", ".join(names[:_SHOWN]) or "no labels"
-    return f"{shown} and {more} more" if more > 0 else shown
-
-
-def _targets(
-    model: LabelStudioMLBase, pipeline: str, control: str, on: str
-) -> list[Target]:
     pairs = list(_pairs(model))
     found = [
         _target(tag, shown)
@@ -141,11 +83,54 @@ def _targets(
             for tag, shown in pairs
         ]
         raise ModelSetupError(
-            f"the pipeline {pipeline} needs <{control}> on <{on}>, and the label "
-            f"config has {', '.join(dict.fromkeys(have)) or 'no control'}: add one "
-            "under Settings > Labeling Interface, or use another pipeline"
+            f"the pipeline {pretrained.pipeline} needs <{control}> on <{on}>, and the "
+            f"label config has {', '.join(dict.fromkeys(have)) or 'no control'}: add "
+            "one under Settings > Labeling Interface, or use another pipeline"
         )
     return found
+
+
+def match_target(
+    model: LabelStudioMLBase,
+    pretrained: Pretrained,
+    control: str,
+    on: str,
+    names: list[str],
+) -> Target:
+    """The first control with a label that matches one of the model's label names.
+
+    Raises:
+        ModelSetupError: if the label config has no such control, or no label matches.
+    """
+    found = find_targets(model, pretrained, control, on)
+    for target in found:
+        labels = model.build_label_map(target.from_name, names)
+        if not labels:
+            continue
+        if unused := [name for name in names if name not in labels]:
+            log.info(
+                "Unused labels of the model: pipeline=%s control=%r labels: %s",
+                pretrained.pipeline,
+                target.from_name,
+                listed(unused),
+            )
+        return replace(target, labels=labels)
+    first = found[0]
+    one = _ONE_LABEL.get(control, "Label")
+    label = first.choices[0] if first.choices else "Name"
+    raise ModelSetupError(
+        f'no label of <{control} name="{first.from_name}"> matches a label of the '
+        f"model {pretrained.name}: the label config has {listed(first.choices)}, the "
+        f"model has {listed(names)}; map them with predicted_values, for example "
+        f'<{one} value="{label}" predicted_values="{names[0]}"/>'
+    )
+
+
+def listed(names: tuple[str, ...] | list[str]) -> str:
+    """Names as a text; if there are many, only the first ones."""
+    more = len(names) - _SHOWN
+    shown = ", ".join(names[:_SHOWN]) or "no labels"
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _pairs(model: LabelStudioMLBase) -> Iterator[tuple[ControlTag, ObjectTag]]:

@@ -16,11 +16,8 @@ from lsml_bento.adapters.transformers_pipelines.filling import (
     read_options,
     written,
 )
-from lsml_bento.adapters.transformers_pipelines.pretrained import (
-    Pretrained,
-    pad_with_end,
-)
-from lsml_bento.adapters.transformers_pipelines.target import find_target
+from lsml_bento.adapters.transformers_pipelines.pretrained import Pretrained
+from lsml_bento.adapters.transformers_pipelines.target import find_targets
 from lsml_bento.model.base_class import LabelStudioMLBase
 
 _NEW_TOKENS = 256
@@ -39,7 +36,7 @@ class _Generated(Filling):
 
     def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
         self.options = read_options(_GenerationOptions, model)
-        self.target = find_target(model, pretrained.pipeline, "TextArea", "Text")
+        self.target = find_targets(model, pretrained, "TextArea", "Text")[0]
 
     def _generation(self, default: Any, **more: Any) -> Any:
         """The model's generation config, with this project's options."""
@@ -59,9 +56,8 @@ class Continuations(_Generated):
     @classmethod
     def load(cls, pretrained: Pretrained) -> Any:
         """The pipeline, with a tokenizer that pads on the left."""
-        pipe = pretrained.pipe()
+        pipe = pretrained.pipe(pads=True)
         pretrained.bound(pipe.tokenizer)
-        pad_with_end(pipe)
         pipe.tokenizer.padding_side = pipe.tokenizer.truncation_side = "left"
         return pipe
 

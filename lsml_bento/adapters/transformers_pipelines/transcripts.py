@@ -17,11 +17,8 @@ from lsml_bento.adapters.transformers_pipelines.filling import (
     read_options,
     written,
 )
-from lsml_bento.adapters.transformers_pipelines.pretrained import (
-    Pretrained,
-    pad_with_end,
-)
-from lsml_bento.adapters.transformers_pipelines.target import find_target
+from lsml_bento.adapters.transformers_pipelines.pretrained import Pretrained
+from lsml_bento.adapters.transformers_pipelines.target import find_targets
 from lsml_bento.contract import Task
 from lsml_bento.model.base_class import LabelStudioMLBase
 
@@ -41,14 +38,12 @@ class Transcripts(Filling):
     def __init__(self, model: LabelStudioMLBase, pretrained: Pretrained) -> None:
         options = read_options(_SpeechOptions, model)
         self._generation = options.model_dump(exclude_none=True)
-        self.target = find_target(model, pretrained.pipeline, "TextArea", "Audio")
+        self.target = find_targets(model, pretrained, "TextArea", "Audio")[0]
         self._rate = pretrained.read(transformers.AutoFeatureExtractor).sampling_rate
 
     @classmethod
     def load(cls, pretrained: Pretrained) -> Any:
-        pipe = pretrained.pipe()
-        pad_with_end(pipe)
-        return pipe
+        return pretrained.pipe(pads=True)
 
     def read(self, model: LabelStudioMLBase, task: Task) -> NDArray[np.float32] | None:
         """The task's recording; None if it is empty.
