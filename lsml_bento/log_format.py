@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator
 
 from lsml_bento.contract import iso_time
 
@@ -51,15 +50,3 @@ def write_json() -> None:
     for logger in [logging.root, *known]:
         for handler in getattr(logger, "handlers", ()):
             handler.setFormatter(JsonFormatter())
-
-
-def text_lines(line: str) -> Iterator[str]:
-    """A line of a log in either format, as lines of text."""
-    try:
-        entry = json.loads(line) if line.startswith('{"time": ') else None
-        text = "{time} {level} {logger}: {event}".format_map(entry or {})
-    except (ValueError, KeyError):
-        yield line
-    else:
-        yield from text.splitlines()
-        yield from (entry or {}).get("traceback", "").splitlines()

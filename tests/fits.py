@@ -29,11 +29,9 @@ from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
 from lsml_bento.settings import Settings
 from lsml_bento.state.store import State
 from lsml_bento.training.child_process import FitProcess
-from lsml_bento.training.job_run import FitContext
-from lsml_bento.training.publisher import Publisher
-from lsml_bento.training.trainer import Trainer
-from lsml_bento.versions.registry import Versions
-from lsml_bento.versions.version import Version
+from lsml_bento.training.job_supervisor import Publisher
+from lsml_bento.training.trainer import FitContext, Trainer
+from lsml_bento.versions.registry import Version, Versions
 from lsml_bento.versions.weights import store_name
 from tests.doubles import CONFIG
 

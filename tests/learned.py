@@ -22,8 +22,7 @@ from lsml_bento.prediction.model_pool import ModelPool
 from lsml_bento.prediction.predictor import Group, Predictor
 from lsml_bento.prediction.version_follower import VersionFollower
 from lsml_bento.state.store import State
-from lsml_bento.versions.registry import Versions
-from lsml_bento.versions.version import Version, promote
+from lsml_bento.versions.registry import Version, Versions, promote
 from lsml_bento.versions.weights import store_name
 from tests.doubles import CONFIG, choice, texts
 

@@ -37,9 +37,9 @@ LIBRARIES = {
     "model.base_class": CORE | LABEL_STUDIO,
     "model.response": CORE | LABEL_STUDIO,
     # A third of the time that pydantic takes for plain JSON.
-    "model.render": CORE | LABEL_STUDIO | {"orjson"},
+    "model.invoke": CORE | LABEL_STUDIO | {"orjson"},
     "jobs.annotations": {"orjson"},
-    "jobs.coalescing": {"orjson"},
+    "jobs.job": CORE | {"orjson"},
     "diagnostics": CORE | LABEL_STUDIO | {"httpx", "jwt"},
     "testing": {"httpx"},
     "pytest_plugin": {"pytest"},

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from lsml_bento.contract import parse_time
-from lsml_bento.log_format import JsonFormatter, text_lines
+from lsml_bento.log_format import JsonFormatter
+from lsml_bento.training.child_process import text_lines
 
 
 def logged(message: str, *arguments: object, **options: Any) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from benchmarks.learning.backends import TARGET, Learning, learning
 from benchmarks.learning.clients import Clients, percentile
 from benchmarks.learning.learner import NAME
 from lsml_bento.jobs.events import parse_event
+from lsml_bento.jobs.job import gather
 from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.training_policy import TrainingRules
-from lsml_bento.versions.version import Version, promote
+from lsml_bento.versions.registry import Version, promote
 
 JOBS = 10_000
 VERSIONS = 1_000
@@ -84,7 +85,7 @@ def _fill(backend: Learning, jobs: int, versions: int) -> None:
     with backend.state() as state:
         job_store = JobStore(state)
         state.change(
-            lambda change: [job_store.gather(change, e, [3], rules) for e in made]
+            lambda change: [gather(change, e, [3], rules, time.time()) for e in made]
         )
         for number in range(jobs):
             lease = job_store.lease("bench")

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lsml_bento.errors import StateError
-from lsml_bento.state.memory import BufferedChange
 from lsml_bento.state.store import Change, Pair, State
 
 log = logging.getLogger(__name__)
@@ -83,7 +82,7 @@ class SqliteState(State):
             self._translated("written"),
             self._transaction(self._connection(wait_s)) as connection,
         ):
-            change = BufferedChange(
+            change = Change(
                 partial(_get, connection),
                 partial(_scan, connection),
                 partial(_get_all, connection),
@@ -248,7 +247,7 @@ def _scan(
     ).fetchall()
 
 
-def _apply(connection: sqlite3.Connection, change: BufferedChange) -> None:
+def _apply(connection: sqlite3.Connection, change: Change) -> None:
     puts = [(key, value) for key, value in change.writes.items() if value is not None]
     gone = [(key,) for key, value in change.writes.items() if value is None]
     connection.executemany(

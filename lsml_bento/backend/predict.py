@@ -11,7 +11,7 @@ from typing import Any
 
 from lsml_bento.contract import PredictRequest, Project, Task
 from lsml_bento.errors import DeadlineExceeded
-from lsml_bento.model.render import EMPTY_SLOT, Slot, for_annotator
+from lsml_bento.model.invoke import EMPTY_SLOT, Slot, for_annotator
 from lsml_bento.prediction.batcher import Batcher, Lane, Ticket
 from lsml_bento.prediction.call_threads import CallThreads
 from lsml_bento.prediction.failures import for_client, log_failures

@@ -13,7 +13,7 @@ from lsml_bento.errors import LsmlError
 if TYPE_CHECKING:
     from lsml_bento.contract import Project
     from lsml_bento.state.store import State
-    from lsml_bento.versions.version import Version
+    from lsml_bento.versions.registry import Version
 
 
 class NotConfirmed(LsmlError):

@@ -22,12 +22,12 @@ from lsml_bento.diagnostics.results import (
     predictions_of,
 )
 from lsml_bento.errors import LsmlError, MediaError
+from lsml_bento.model.invoke import Slot, for_annotator
 from lsml_bento.model.label_config import parse_label_config
 from lsml_bento.model.media import names_a_file
-from lsml_bento.model.render import Slot, for_annotator
 
 Predict = Callable[[list[Task], Context | None], list[Slot | Exception]]
-"""Returns slots that ``model.render`` makes, or the errors of single tasks."""
+"""Returns slots that ``model.invoke`` makes, or the errors of single tasks."""
 
 _TEXTS = (
     "The quick brown fox jumps over the lazy dog.",

@@ -18,9 +18,9 @@ from label_studio_sdk.label_interface import LabelInterface
 from label_studio_sdk.label_interface.control_tags import ControlTag
 
 from lsml_bento.contract import Task
+from lsml_bento.model.invoke import Slot
 from lsml_bento.model.label_config import parse_label_config
 from lsml_bento.model.media import names_a_file
-from lsml_bento.model.render import Slot
 
 Severity = Literal["error", "warning", "note"]
 

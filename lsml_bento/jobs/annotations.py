@@ -126,10 +126,7 @@ def fetch_record(
 ) -> None:
     """Read ahead what ``record`` reads for events of projects with ``created_at``.
 
-    Args:
-        change: the change.
-        events: those that will be recorded.
-        others: keys to read in the same round trip.
+    The other keys are read in the same round trip.
     """
     change.fetch([*others, *(key for event in events for key in _keys_of(event))])
     change.fetch_below(

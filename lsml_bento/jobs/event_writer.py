@@ -1,7 +1,9 @@
-"""Storing events: each is answered quickly, and none is lost.
+"""Storing events, and enqueuing their jobs: each is answered quickly, none is lost.
 
 One thread stores all events that wait in one change. Events that the database does not
-accept within 200 ms go to a file and are replayed in order.
+accept within 200 ms go to a file and are replayed in order. Another thread puts jobs on
+the queue, so that no request waits for the queue. A message may be lost: the job store
+knows which jobs are due, and workers enqueue those that have no message.
 """
 
 from __future__ import annotations
@@ -16,12 +18,16 @@ from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 from lsml_bento.contract import Project, Task
-from lsml_bento.errors import LsmlError, StateError
+from lsml_bento.errors import LsmlError, QueueError, StateError
 from lsml_bento.jobs.annotations import fetch_record, observe, record
-from lsml_bento.jobs.coalescing import Gathered, fetch_gathering, keys_of_gathering
 from lsml_bento.jobs.events import Event, parse_event
-from lsml_bento.jobs.job import Job
-from lsml_bento.jobs.job_store import JobStore
+from lsml_bento.jobs.job import (
+    Gathered,
+    Job,
+    fetch_gathering,
+    gather,
+    keys_of_gathering,
+)
 from lsml_bento.jobs.spool import Spool
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.store import Change, State, known_projects, resolve
@@ -41,6 +47,11 @@ _MOST = 256
 
 _OBSERVED = 5_000
 """Tasks of ``/predict`` that may wait to be stored; any further ones are skipped."""
+
+_WAITING_MOST = 1000
+"""Jobs that may wait for the queue to return; a worker enqueues any further ones."""
+
+_RETRY_S = 1.0
 
 
 class Receipt(NamedTuple):
@@ -87,7 +98,6 @@ class EventWriter:
     ) -> None:
         self._state = state.for_events(_WAIT_S)
         self._patient_state = state.for_events(_PATIENT_S)
-        self._job_store = JobStore(state)
         self._rules = rules
         self._enqueue = enqueue
         self._spool = None if inbox is None else Spool(inbox)
@@ -286,7 +296,7 @@ class EventWriter:
         changed = record(change, event)
         if event.is_about_annotations and not changed:
             return None, Receipt(None, "nothing new")
-        gathered = self._job_store.gather(change, event, changed, rules)
+        gathered = gather(change, event, changed, rules, time.time())
         return gathered, Receipt(None, "not trained on")
 
     def _observe(self, entry: _Observed) -> None:
@@ -310,3 +320,78 @@ def _meant(change: Change, project: Project) -> Project | None:
         return resolve(project, change)
     known = known_projects(change)
     return known[0] if len(known) == 1 else None
+
+
+class Outage:
+    """Logs once that something is unavailable, and once that it is available again.
+
+    Args:
+        name: of what may be unavailable, as the subject of a sentence.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._is_on = False
+        self._lock = threading.Lock()
+
+    def began(self, error: LsmlError) -> None:
+        """Report a failure."""
+        with self._lock:
+            is_first, self._is_on = not self._is_on, True
+        if is_first:
+            log.warning(
+                "%s unavailable, retrying: training waits, no job is lost: %s",
+                self._name,
+                error,
+            )
+
+    def ended(self) -> None:
+        """Report a success."""
+        if not self._is_on:
+            return  # nearly always, and without a lock
+        with self._lock:
+            was_on, self._is_on = self._is_on, False
+        if was_on:
+            log.warning("%s available again", self._name)
+
+
+class Dispatcher:
+    """Enqueues jobs one after the other, and retries until the queue accepts them.
+
+    Args:
+        enqueue: puts a job on the queue by its id, now or when it is due; raises
+            ``QueueError`` if the queue is unavailable.
+        retry_s: pause after a failure.
+    """
+
+    def __init__(
+        self, enqueue: Callable[[str, float | None], None], retry_s: float = _RETRY_S
+    ) -> None:
+        self._enqueue = enqueue
+        self._retry_s = retry_s
+        self._waiting: SimpleQueue[Job] = SimpleQueue()
+        self._outage = Outage("Queue")
+        threading.Thread(target=self._work, name="dispatcher", daemon=True).start()
+
+    def dispatch(self, job: Job) -> None:
+        """Have a job enqueued; returns at once and never fails."""
+        if self._waiting.qsize() < _WAITING_MOST:
+            self._waiting.put(job)
+
+    def _work(self) -> None:
+        while True:
+            job = self._waiting.get()
+            while not self._is_sent(job):
+                time.sleep(self._retry_s)
+
+    def _is_sent(self, job: Job) -> bool:
+        try:
+            self._enqueue(job.id, job.due_at)
+        except QueueError as error:
+            self._outage.began(error)
+            return False
+        except Exception:
+            log.exception("Message not sent: job=%s project=%s", job.id, job.project)
+        else:
+            self._outage.ended()
+        return True

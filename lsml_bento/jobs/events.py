@@ -119,7 +119,8 @@ def parse_event(body: object) -> Event:
     if action == "TASKS_DELETED":
         return Event(action, project, data, deleted_tasks=_ids(data.get("tasks")))
     if action in {"ANNOTATIONS_DELETED", "ANNOTATION_DELETED"}:
-        return Event(action, project, data, deleted_annotations=_ids(_gone(data)))
+        gone = [*_objects(data.get("annotations")), *_objects(data.get("annotation"))]
+        return Event(action, project, data, deleted_annotations=_ids(gone))
     tasks = [*_objects(data.get("task")), *_objects(data.get("tasks"))]
     annotations = _objects(data.get("annotation"))
     return Event(
@@ -176,10 +177,6 @@ def _with_task(
             task = tasks[place].get("id")
         if _is_id(task):
             yield {**annotation, "task": task}
-
-
-def _gone(data: dict[str, Any]) -> list[Annotation]:
-    return [*_objects(data.get("annotations")), *_objects(data.get("annotation"))]
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:

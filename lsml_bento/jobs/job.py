@@ -1,15 +1,28 @@
-"""A job: one queued training of a project, and what became of it."""
+"""A job: one queued training of a project, what became of it, and its events.
+
+Events become one job per project, or one each. The functions work inside a change, so
+that what they write becomes visible together.
+"""
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
+import orjson
 from pydantic import BaseModel, ConfigDict
 
 from lsml_bento.contract import Project, iso_time, parse_project
-from lsml_bento.model.training_policy import TrainingPolicy
+from lsml_bento.errors import JobNotFound
+from lsml_bento.jobs.events import Event
+from lsml_bento.model.training_policy import (
+    START_TRAINING,
+    TrainingPolicy,
+    TrainingRules,
+)
+from lsml_bento.state.store import Change, identify, key_of, know
 
 LEASE_S = 6.0
 """A lease expires after so many seconds without a heartbeat."""
@@ -133,6 +146,214 @@ class Job(BaseModel):
             "events": self.events,
             "cancel_requested": self.cancel_requested,
         }
+
+
+class Gathered(NamedTuple):
+    """The queued job that an event belongs to.
+
+    Attributes:
+        job: the job.
+        is_due_sooner: whether it became due, or due earlier, by the event. The message
+            of a job that became due later reschedules itself.
+    """
+
+    job: Job
+    is_due_sooner: bool
+
+
+def gather(
+    change: Change,
+    event: Event,
+    annotations: list[Any],
+    rules: TrainingRules,
+    now: float,
+) -> Gathered | None:
+    """Create a job for an event, or merge the event into the queued one.
+
+    Args:
+        change: the change that it belongs to.
+        event: of a project with its ``created_at``.
+        annotations: ids of those that the event changed.
+        rules: of the class.
+        now: in seconds since the epoch.
+    """
+    if not rules.wants(event.action):
+        return None
+    know(change, event.project)
+    if not rules.each_event:
+        return _merge(change, event, annotations, rules, now)
+    # A class that asks for the plural action gets the event whole.
+    is_plural = event.action in rules.actions
+    gathered = None
+    for single in [event] if is_plural else event.single():
+        if not single.is_about_annotations or not set(annotations).isdisjoint(
+            _ids(single)
+        ):
+            gathered = _append(change, single, now)
+    return gathered
+
+
+def keys_of_gathering(
+    events: Iterable[Event], jobs: Mapping[Project, str]
+) -> Iterator[str]:
+    """The keys that merging events reads, given the queued job of each project."""
+    for event in events:
+        yield _slot(event.project)
+        if (job := jobs.get(event.project)) is not None:
+            yield key_of("job", job)
+            yield from (key_of("job-seen", job, str(one)) for one in _ids(event))
+
+
+def fetch_gathering(change: Change, events: Sequence[Event]) -> None:
+    """Read ahead what merging events into their projects' queued jobs reads."""
+    projects = {event.project for event in events}
+    jobs = {p: job for p in projects if (job := change.get(_slot(p))) is not None}
+    change.fetch(keys_of_gathering(events, jobs))
+
+
+def _slot(project: Project) -> str:
+    return key_of("slot", *identify(project), "")
+
+
+def _merge(
+    change: Change,
+    event: Event,
+    annotations: list[Any],
+    rules: TrainingRules,
+    now: float,
+) -> Gathered:
+    """Merge an event into the project's queued job, or create the job."""
+    found = waiting(change, event.project, "")
+    job = found or _new(change, event, "", now)
+    asked = event.action == START_TRAINING
+    counts = job.event != START_TRAINING or asked
+    if counts:
+        _put_data(change, job.id, event)
+    new = _note(change, job, event.action, annotations)
+    total = job.new_annotations + (0 if asked else new)
+    ready = total >= rules.policy.min_new_annotations
+    job = job.with_(
+        event=event.action if counts else job.event,
+        events=job.events + max(1, len(annotations)),
+        new_annotations=total,
+        asked_at=(job.asked_at or now) if asked else job.asked_at,
+        ready_at=(job.ready_at or now) if ready else None,
+    )
+    job = job.with_(due_at=due_at(job, rules.policy, now))
+    if found is None:
+        queue(change, job)
+    else:
+        put_job(change, job)
+    before = None if found is None else found.due_at
+    is_due_sooner = job.due_at is not None and (before is None or job.due_at < before)
+    return Gathered(job, is_due_sooner)
+
+
+def _note(change: Change, job: Job, action: str, annotations: list[Any]) -> int:
+    """Store what ``self.events`` lists; return how many annotations are new."""
+    new = 0
+    change.fetch(key_of("job-seen", job.id, str(one)) for one in annotations)
+    for place, annotation in enumerate(annotations or [None]):
+        entry = key_of("job-event", job.id, f"{job.events + place:08d}")
+        change.put(entry, orjson.dumps([action, annotation]).decode())
+        seen = key_of("job-seen", job.id, str(annotation))
+        if annotation is None:
+            new += 1
+        elif change.get(seen) is None:
+            change.put(seen, "")
+            new += 1
+    return new
+
+
+def _append(change: Change, event: Event, now: float) -> Gathered:
+    """Create a job for an event, or replace the data of a queued update."""
+    annotation = next(iter(_ids(event)), None)
+    is_update = annotation is not None and event.action == "ANNOTATION_UPDATED"
+    slot = f"updated {annotation}" if is_update else None
+    found = None if slot is None else waiting(change, event.project, slot)
+    job = found
+    if job is None:
+        job = _new(change, event, slot, now)
+        job = job.with_(due_at=job.created_at, events=1, new_annotations=1)
+    _put_data(change, job.id, event)
+    first = key_of("job-event", job.id, f"{0:08d}")
+    change.put(first, orjson.dumps([event.action, annotation]).decode())
+    queue(change, job)
+    return Gathered(job, is_due_sooner=found is None)
+
+
+def _new(change: Change, event: Event, slot: str | None, now: float) -> Job:
+    # Keeps the order of events in one millisecond, and when a clock is set back.
+    last = key_of("last-job", *identify(event.project))
+    milliseconds = max(int(now * 1000), int(change.get(last) or 0) + 1)
+    change.put(last, str(milliseconds))
+    return Job(
+        id=new_id(milliseconds),
+        project=str(event.project),
+        event=event.action,
+        created_at=now,
+        slot=slot,
+    )
+
+
+def waiting(change: Change, project: Project, slot: str) -> Job | None:
+    """The queued job that further events of a slot merge into, if there is one."""
+    job_id = change.get(key_of("slot", *identify(project), slot))
+    return None if job_id is None else job_of(change, job_id)
+
+
+def queue(change: Change, job: Job) -> None:
+    """Store a queued job where ``lease`` and later events find it."""
+    put_job(change, job)
+    identity = identify(job.of)
+    change.put(key_of("queue", *identity, job.id), "")
+    if job.slot is not None:
+        change.put(key_of("slot", *identity, job.slot), job.id)
+
+
+def unqueue(change: Change, job: Job) -> None:
+    """Take a job out of the queue; the caller stores the job."""
+    identity = identify(job.of)
+    change.delete(key_of("queue", *identity, job.id))
+    if job.slot is not None:
+        slot = key_of("slot", *identity, job.slot)
+        if change.get(slot) == job.id:
+            change.delete(slot)
+
+
+def _ids(event: Event) -> list[Any]:
+    return [a["id"] for a in event.annotations] or list(event.deleted_annotations)
+
+
+def put_job(change: Change, job: Job) -> None:
+    """Store a job."""
+    change.put(key_of("job", job.id), job.model_dump_json())
+
+
+def _put_data(change: Change, job_id: str, event: Event) -> None:
+    change.put(key_of("job-data", job_id), orjson.dumps(event.data).decode())
+
+
+def job_of(change: Change, job_id: str) -> Job:
+    """A job.
+
+    Raises:
+        JobNotFound: if there is none of that id.
+    """
+    return parsed_job(job_id, change.get(key_of("job", job_id)))
+
+
+def parsed_job(job_id: str, found: str | None) -> Job:
+    """A job as it was stored.
+
+    Raises:
+        JobNotFound: if nothing was.
+    """
+    if found is None:
+        raise JobNotFound(
+            f"there is no job {job_id[:100]!r}: `lsml-bento jobs list` shows them"
+        )
+    return Job.model_validate_json(found)
 
 
 def new_id(milliseconds: int) -> str:

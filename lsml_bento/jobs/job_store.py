@@ -16,8 +16,12 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from lsml_bento.errors import LeaseLost
-from lsml_bento.jobs.coalescing import (
-    Gathered,
+from lsml_bento.jobs.events import Event
+from lsml_bento.jobs.job import (
+    LEASE_S,
+    MAX_ATTEMPTS,
+    Job,
+    JobStatus,
     gather,
     job_of,
     parsed_job,
@@ -26,8 +30,6 @@ from lsml_bento.jobs.coalescing import (
     unqueue,
     waiting,
 )
-from lsml_bento.jobs.events import Event
-from lsml_bento.jobs.job import LEASE_S, MAX_ATTEMPTS, Job, JobStatus
 from lsml_bento.model.training_policy import TrainingEvent, TrainingRules
 from lsml_bento.state.store import SEPARATOR, Change, State, below, identify, key_of
 
@@ -35,6 +37,18 @@ log = logging.getLogger(__name__)
 
 _PARTS = ("job-data", "job-log")
 _LISTS = ("job-event", "job-seen")
+
+# Names of the metrics about jobs, the same in servers and workers
+
+JOBS = ("lsml_jobs", "Jobs in the job store")
+"""Labelled by status."""
+
+OLDEST_QUEUED = (
+    "lsml_oldest_queued_seconds",
+    "Seconds that the oldest due job has waited",
+)
+FIT_SECONDS = ("lsml_fit_seconds_sum", "Total duration of all fits in seconds")
+FITS = ("lsml_fit_seconds_count", "Fits that have ended")
 
 Now = Callable[[], float]
 
@@ -128,25 +142,8 @@ class JobStore:
         """Create a job for an event, or merge the event into the queued one."""
         ids = [annotation["id"] for annotation in event.annotations]
         ids += event.deleted_annotations
-        found = self._state.change(lambda c: self.gather(c, event, ids, rules))
+        found = self._state.change(lambda c: gather(c, event, ids, rules, self._now()))
         return None if found is None else found.job
-
-    def gather(
-        self,
-        change: Change,
-        event: Event,
-        annotations: list[Any],
-        rules: TrainingRules,
-    ) -> Gathered | None:
-        """As ``enqueue``, inside a change.
-
-        Args:
-            change: the change.
-            event: of a project with its ``created_at``.
-            annotations: ids of those that the event changed.
-            rules: of the class.
-        """
-        return gather(change, event, annotations, rules, self._now())
 
     # Running
 

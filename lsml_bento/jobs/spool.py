@@ -33,6 +33,9 @@ class Spool:
 
     Args:
         directory: created when it is first needed.
+
+    Attributes:
+        is_empty: whether all appended events have been replayed.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -41,12 +44,8 @@ class Spool:
         self._lock: FileLock | None = None
         self._replayed = 0
         self._size = 0
+        self.is_empty = True
         self._most = _CHUNK
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether all appended events have been replayed."""
-        return self._size == 0
 
     def append(self, bodies: list[dict[str, Any]]) -> None:
         """Append events; they are in the file when this returns.
@@ -71,6 +70,7 @@ class Spool:
                 "the disk full?"
             ) from error
         self._size += len(data)
+        self.is_empty = False
 
     def replay(self, take: Replay) -> None:
         """Pass the next events to ``take`` in order; delete the file after the last.
@@ -89,6 +89,7 @@ class Spool:
             log.info("Events replayed: file=%s", self._path.name)
             self._path.unlink(missing_ok=True)
             self._replayed = self._size = 0
+            self.is_empty = True
 
     def adopt(self, take: Replay) -> None:
         """Replay the files of processes that died.

@@ -14,9 +14,9 @@ from typing import Protocol
 
 from lsml_bento.contract import Project, Task
 from lsml_bento.errors import DeviceLost, MediaError, OutOfMemory, WrongCount
+from lsml_bento.model.invoke import Slot
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import Media
-from lsml_bento.model.render import Slot
 from lsml_bento.preannotation.bisection import Bisection
 from lsml_bento.preannotation.selection import PreannotationError
 from lsml_bento.prediction.call_threads import CallThreads
@@ -25,7 +25,7 @@ from lsml_bento.prediction.predictor import Group, Predictor
 from lsml_bento.prediction.version_follower import NoteOnJob, VersionFollower
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change, State, below, identify
-from lsml_bento.versions.version import pointer_key
+from lsml_bento.versions.registry import pointer_key
 from lsml_bento.versions.weights import Weights
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,7 @@ from lsml_bento.model.invoke import try_sample
 from lsml_bento.model.loader import ModelClass, ModelSource
 from lsml_bento.model.media import Media
 from lsml_bento.state.store import State
-from lsml_bento.versions.registry import Versions
-from lsml_bento.versions.version import Version
+from lsml_bento.versions.registry import Version, Versions
 from lsml_bento.versions.weights import Weights
 
 log = logging.getLogger(__name__)

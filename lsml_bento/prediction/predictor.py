@@ -10,9 +10,8 @@ from typing import Any
 
 from lsml_bento.contract import Context, Project, Task
 from lsml_bento.errors import StateError
-from lsml_bento.model.invoke import call
+from lsml_bento.model.invoke import Slot, call, render
 from lsml_bento.model.label_config import EMPTY
-from lsml_bento.model.render import Slot, render
 from lsml_bento.prediction.model_factory import ModelKey, to_key
 from lsml_bento.prediction.model_pool import ModelPool
 from lsml_bento.state.store import State

@@ -17,8 +17,7 @@ from lsml_bento.contract import Project
 from lsml_bento.errors import LsmlError
 from lsml_bento.prediction.model_pool import ModelPool
 from lsml_bento.state.store import State
-from lsml_bento.versions.registry import Versions
-from lsml_bento.versions.version import Pointer, Version
+from lsml_bento.versions.registry import Pointer, Version, Versions
 
 log = logging.getLogger(__name__)
 

@@ -38,7 +38,7 @@ def build_backend(
     weights: Weights | None = None,
     inbox: Path | None = None,
     enqueue: Callable[[Job], None] = lambda _: None,
-    measure_event: Callable[[float], None] = lambda _: None,
+    measure_event: Callable[[float], None] | None = None,
 ) -> Backend:
     """The backend of one serving process.
 

@@ -34,8 +34,7 @@ from lsml_bento.processes.wiring import (
 )
 from lsml_bento.settings import Settings
 from lsml_bento.training.child_process import END_OF_LOG
-from lsml_bento.training.job_run import FitContext
-from lsml_bento.training.trainer import Trainer
+from lsml_bento.training.trainer import FitContext, Trainer
 
 log = logging.getLogger(__name__)
 

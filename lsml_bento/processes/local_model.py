@@ -9,8 +9,8 @@ from lsml_bento.adapters import label_studio_ml
 from lsml_bento.backend_dir import find_target, service_target, with_class
 from lsml_bento.contract import Context, Project, Task
 from lsml_bento.diagnostics.check import Predict
+from lsml_bento.model.invoke import Slot
 from lsml_bento.model.loader import ModelSource
-from lsml_bento.model.render import Slot
 from lsml_bento.prediction.failures import for_client
 from lsml_bento.prediction.model_pool import ModelPool
 from lsml_bento.prediction.predictor import Group, Predictor

@@ -20,7 +20,7 @@ from lsml_bento.adapters.edge import EdgeMiddleware
 from lsml_bento.adapters.label_studio_http import contract_app
 from lsml_bento.backend.backend import Backend
 from lsml_bento.backend_dir import is_drop_in
-from lsml_bento.jobs.dispatcher import Dispatcher
+from lsml_bento.jobs.event_writer import Dispatcher
 from lsml_bento.jobs.job import Job
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
@@ -85,8 +85,8 @@ def create_service(
     def make(metrics: Metrics) -> Backend:
         log_to_stderr(settings)
         queue = cache(partial(open_queue, settings, spec))
-        dispatcher = Dispatcher(lambda *job: queue().enqueue(*job))
-        backend = make_backend(source, settings, home, name, metrics, dispatcher)
+        enqueue = Dispatcher(lambda *job: queue().enqueue(*job)).dispatch
+        backend = make_backend(source, settings, home, name, metrics, enqueue)
         backend.heartbeat.announce()
         return backend
 
@@ -120,9 +120,11 @@ def make_backend(
     home: Path,
     name: str,
     metrics: Metrics | None = None,
-    dispatcher: Dispatcher | None = None,
+    enqueue: Callable[[Job], None] = lambda _: None,
 ) -> Backend:
     """A backend with its files in ``home``.
+
+    Without ``enqueue``, workers find the jobs that have no message.
 
     Raises:
         StateError: if ``home`` cannot be used or belongs to another backend.
@@ -136,17 +138,9 @@ def make_backend(
         metrics,
         weights=open_weights(settings),
         inbox=home / "inbox",
-        enqueue=_left_to_workers if dispatcher is None else dispatcher.dispatch,
-        measure_event=metrics.webhook if metrics is not None else _unmeasured,
+        enqueue=enqueue,
+        measure_event=None if metrics is None else metrics.webhook,
     )
-
-
-def _left_to_workers(_: Job) -> None:
-    """Workers enqueue a job that has no message."""
-
-
-def _unmeasured(_: float) -> None:
-    """Do nothing: durations are measured in a served process only."""
 
 
 def asgi_app(backend: Backend, settings: Settings) -> Callable[..., Any]:

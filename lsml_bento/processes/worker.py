@@ -35,7 +35,7 @@ from lsml_bento.state.heartbeat import Heartbeat
 from lsml_bento.state.store import State
 from lsml_bento.training.child_process import FitProcess
 from lsml_bento.training.fit_worker import FitWorker
-from lsml_bento.training.publisher import Publisher
+from lsml_bento.training.job_supervisor import Publisher
 from lsml_bento.versions.weights import Weights
 
 if TYPE_CHECKING:

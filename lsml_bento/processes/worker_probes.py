@@ -18,8 +18,7 @@ from prometheus_client.registry import Collector
 
 from lsml_bento.contract import ROUTING_ERRORS
 from lsml_bento.errors import SettingsError, StateError
-from lsml_bento.jobs.figures import FIT_SECONDS, FITS, JOBS, OLDEST_QUEUED
-from lsml_bento.jobs.job_store import JobStore
+from lsml_bento.jobs.job_store import FIT_SECONDS, FITS, JOBS, OLDEST_QUEUED, JobStore
 from lsml_bento.training.fit_worker import FitWorker
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,7 @@ from lsml_bento.errors import StillRunning
 from lsml_bento.jobs.job import LEASE_S, Job, JobStatus
 from lsml_bento.jobs.job_store import JobStore, forget
 from lsml_bento.state.store import SEPARATOR, Change, State, below, identify, key_of
-from lsml_bento.versions.registry import Versions
-from lsml_bento.versions.version import move
+from lsml_bento.versions.registry import Versions, move
 from lsml_bento.versions.weights import Weights, store_name
 
 KEYS = 500

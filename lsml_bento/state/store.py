@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from lsml_bento.contract import Project
 
@@ -23,6 +24,9 @@ PAGE = 500
 _Answer = TypeVar("_Answer")
 Pair = tuple[str, str]
 """A key and its value."""
+
+Values = dict[str, str | None]
+"""Keys with their values; None for an absent key."""
 
 
 def key_of(*parts: str | int) -> str:
@@ -35,27 +39,96 @@ def below(*parts: str | int) -> str:
     return SEPARATOR.join([*map(str, parts), ""])
 
 
-class Change(Protocol):
-    """A serializable transaction: it is retried if what it read has changed."""
+class Change:
+    """A serializable transaction, which buffers its writes until it is complete.
+
+    It is retried if what it read has changed.
+
+    Args:
+        get: reads a key of the state.
+        scan: scans the state, as ``State.scan``.
+        get_all: reads several keys; None where prefetching saves nothing.
+        scan_all: scans several prefixes; its result is None for one with too many keys.
+        seen: records what was read; the functions may add to it.
+
+    Attributes:
+        seen: keys read, with the values they had; None for absent keys.
+        writes: keys to set, or to delete where the value is None.
+    """
+
+    def __init__(
+        self,
+        get: Callable[[str], str | None],
+        scan: Callable[[str, str, int | None], list[Pair]],
+        get_all: Callable[[list[str]], list[str | None]] | None = None,
+        scan_all: Callable[[list[str]], list[list[Pair] | None]] | None = None,
+        seen: Values | None = None,
+    ) -> None:
+        self._get = get
+        self._scan = scan
+        self._get_all = get_all
+        self._scan_all = scan_all
+        self._scanned: dict[str, list[Pair]] = {}
+        self._order: list[str] = []
+        self.seen: Values = {} if seen is None else seen
+        self.writes: Values = {}
+
+    def suppose(self, values: Values) -> None:
+        """Use these values in place of reads; scans still read the state."""
+        self._get = values.get
+        self._get_all = lambda keys: [values.get(key) for key in keys]
 
     def fetch(self, keys: Iterable[str]) -> None:
         """Prefetch keys, in one request where each ``get`` costs a round trip."""
+        new = [key for key in dict.fromkeys(keys) if key not in self.seen]
+        if new and self._get_all is not None:
+            self.seen.update(zip(new, self._get_all(new), strict=True))
 
     def fetch_below(self, prefixes: Iterable[str]) -> None:
         """Prefetch whole prefixes that will be scanned, in one request too."""
+        new = [p for p in dict.fromkeys(prefixes) if p not in self._scanned]
+        if new and self._scan_all is not None:
+            for prefix, pairs in zip(new, self._scan_all(new), strict=True):
+                if pairs is not None:
+                    self._scanned[prefix] = pairs
 
     def get(self, key: str) -> str | None:
         """The value of a key as this change left it, None for an absent key."""
+        if key in self.writes:
+            return self.writes[key]
+        if key not in self.seen:
+            self.seen[key] = self._get(key)
+        return self.seen[key]
 
     def scan(
         self, prefix: str, after: str = "", limit: int | None = None
     ) -> list[Pair]:
         """Keys that begin with a prefix and sort after ``after``, in order."""
+        own: Values = {}
+        for key in self._order[bisect_left(self._order, max(prefix, after)) :]:
+            if not key.startswith(prefix):
+                break
+            if key > after:
+                own[key] = self.writes[key]
+        if not after and limit is None and prefix in self._scanned:
+            stored = self._scanned[prefix]
+        else:
+            more = None if limit is None else limit + len(own)
+            stored = self._scan(prefix, after, more)
+        found: Values = {**dict(stored), **own}
+        pairs = [(key, value) for key, value in found.items() if value is not None]
+        return sorted(pairs)[:limit]
 
-    def put(self, key: str, value: str) -> None: ...
+    def put(self, key: str, value: str) -> None:
+        self._write(key, value)
 
     def delete(self, key: str) -> None:
-        """Delete a key, if it exists."""
+        self._write(key, None)
+
+    def _write(self, key: str, value: str | None) -> None:
+        if key not in self.writes:
+            insort(self._order, key)
+        self.writes[key] = value
 
 
 class State(ABC):

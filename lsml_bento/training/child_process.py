@@ -14,14 +14,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any
 
 from lsml_bento.jobs.job import Job
-from lsml_bento.log_format import text_lines
 
 LOG_LINES = 200
 """Number of lines of a run's output that are stored with its job."""
@@ -70,12 +69,10 @@ class FitProcess:
 
     @property
     def pid(self) -> int:
-        """The id of the process."""
         return self._process.pid
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process still runs."""
         return self._process.poll() is None
 
     @property
@@ -168,6 +165,18 @@ def _lines(stream: IO[bytes]) -> Any:
     """Lines until the pipe is closed, by either side."""
     with suppress(OSError, ValueError):
         yield from stream
+
+
+def text_lines(line: str) -> Iterator[str]:
+    """A line of a log in either format, as lines of text."""
+    try:
+        entry = json.loads(line) if line.startswith('{"time": ') else None
+        text = "{time} {level} {logger}: {event}".format_map(entry or {})
+    except (ValueError, KeyError):
+        yield line
+    else:
+        yield from text.splitlines()
+        yield from (entry or {}).get("traceback", "").splitlines()
 
 
 def _give_way(pid: int) -> None:

@@ -11,14 +11,13 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from lsml_bento.errors import JobNotFound, LeaseLost, QueueError, StateError
-from lsml_bento.jobs.dispatcher import Outage
+from lsml_bento.jobs.event_writer import Outage
 from lsml_bento.jobs.job import JobStatus
 from lsml_bento.jobs.job_store import JobStore, Lease
 from lsml_bento.settings import Settings
 from lsml_bento.state.store import State
 from lsml_bento.training.child_process import FitProcess
-from lsml_bento.training.job_supervisor import JobSupervisor
-from lsml_bento.training.publisher import Publisher
+from lsml_bento.training.job_supervisor import JobSupervisor, Publisher
 
 log = logging.getLogger(__name__)
 

@@ -1,25 +1,83 @@
-"""The registry of model versions: which exist for a project, and which one serves.
+"""Model versions: what one is, how it is promoted, and which one serves.
 
-Only the pointer in the state decides which one serves, not the model store.
+Only the pointer in the state decides which one serves, not the model store. The
+functions take a change: the change that completes a job also promotes its version, so
+an attempt that lost its lease cannot promote anything.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from typing import Any
 
-from lsml_bento.contract import Project
+from pydantic import BaseModel, ConfigDict
+
+from lsml_bento.contract import Project, iso_time
 from lsml_bento.errors import VersionInUse, VersionNotFound
-from lsml_bento.state.store import Change, State, below, identify
-from lsml_bento.versions.version import (
-    Pointer,
-    Version,
-    base_of,
-    move,
-    parsed_pointer,
-    parsed_version,
-    pointer_key,
-    version_key,
-)
+from lsml_bento.state.store import Change, Pair, State, below, identify, key_of
+from lsml_bento.versions.weights import Manifest
+
+_HISTORY = 20
+
+
+class Version(BaseModel):
+    """A model version that passed its checks.
+
+    Attributes:
+        version: the name that Label Studio shows.
+        tag: of the weights in the model store; None if it has no weights.
+        manifest: the files that the weights' directory must contain.
+        metrics: passed to ``save_weights``.
+        job: the id of the job that created it.
+        parent: the version that it was trained from.
+        label_config: of the project at that time.
+        values: set by ``fit``, including those of its ancestors.
+        afresh: whether servers must reload the modules of the backend's directory:
+            classes of ``label_studio_ml`` may keep what they learn in module globals.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    version: str
+    created_at: float
+    tag: str | None = None
+    manifest: Manifest = {}
+    metrics: dict[str, float | None] = {}
+    job: str | None = None
+    parent: str | None = None
+    label_config: str | None = None
+    values: dict[str, Any] = {}
+    afresh: bool = False
+
+    def public(self, *, active: bool) -> dict[str, Any]:
+        """The version as clients see it."""
+        return {
+            "version": self.version,
+            "tag": self.tag,
+            "active": active,
+            "metrics": self.metrics,
+            "created_at": iso_time(self.created_at),
+            "job": self.job,
+        }
+
+
+class Pointer(BaseModel):
+    """Which version of a project serves.
+
+    Attributes:
+        version: None for the base version, the model before any training.
+        pinned: whether later versions are stored without being promoted.
+        moves: how often the pointer has moved.
+        history: versions that served before, oldest first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    version: str | None = None
+    pinned: bool = False
+    moves: int = 0
+    history: list[str | None] = []
 
 
 class Versions:
@@ -60,18 +118,11 @@ class Versions:
         Raises:
             VersionNotFound: if the project has no version of that name.
         """
-        found = self._state.get(version_key(project, version))
-        if found is None:
-            raise VersionNotFound(_no_version(project, version))
-        return parsed_version(found)
+        return _stored(self._state, project, version)
 
     def all(self, project: Project) -> list[Version]:
         """All versions, the newest first."""
-        found = [
-            parsed_version(value)
-            for _, value in self._state.each(below("version", *identify(project)))
-        ]
-        return sorted(found, key=lambda version: version.created_at, reverse=True)
+        return _newest_first(self._state.each(below("version", *identify(project))))
 
     def tags(self) -> set[str]:
         """The tags of all versions of all projects."""
@@ -96,7 +147,8 @@ class Versions:
 
         def work(change: Change) -> Pointer:
             known = change.get(version_key(project, version)) is not None
-            if not known and version != base_of(change, project):
+            base = change.get(key_of("value", *identify(project), "model_version"))
+            if not known and (base is None or version != str(json.loads(base))):
                 raise VersionNotFound(_no_version(project, version))
             return move(change, project, version if known else None, pinned=pin)
 
@@ -141,16 +193,13 @@ class Versions:
         """
 
         def work(change: Change) -> Version:
-            found = change.get(version_key(project, version))
-            if found is None:
-                raise VersionNotFound(_no_version(project, version))
+            gone = _stored(change, project, version)
             if parsed_pointer(change.get(pointer_key(project))).version == version:
                 raise VersionInUse(
                     f"version {version!r} of project {project} is serving: activate "
                     "another version first"
                 )
             change.delete(version_key(project, version))
-            gone = parsed_version(found)
             left = change.scan(below("version", *identify(project)))
             if gone.tag in {parsed_version(value).tag for _, value in left}:
                 return gone.model_copy(update={"tag": None})
@@ -171,11 +220,7 @@ class Versions:
 
         def work(change: Change) -> list[Version]:
             active = parsed_pointer(change.get(pointer_key(project))).version
-            known = [
-                parsed_version(value)
-                for _, value in change.scan(below("version", *identify(project)))
-            ]
-            known.sort(key=lambda version: version.created_at, reverse=True)
+            known = _newest_first(change.scan(below("version", *identify(project))))
             old = [v for v in known[keep:] if v.version != active]
             for version in old:
                 change.delete(version_key(project, version.version))
@@ -185,8 +230,102 @@ class Versions:
         return self._state.change(work)
 
 
+def _stored(reader: State | Change, project: Project, version: str) -> Version:
+    found = reader.get(version_key(project, version))
+    if found is None:
+        raise VersionNotFound(_no_version(project, version))
+    return parsed_version(found)
+
+
+def _newest_first(pairs: Iterable[Pair]) -> list[Version]:
+    found = [parsed_version(value) for _, value in pairs]
+    return sorted(found, key=lambda version: version.created_at, reverse=True)
+
+
 def _no_version(project: Project, version: str) -> str:
     return (
         f"project {project} has no version {version[:100]!r}: see `lsml-bento versions "
         "list`"
     )
+
+
+def promote(change: Change, project: Project, version: Version) -> str | None:
+    """Store a checked version, and make it serve unless another version is pinned.
+
+    Returns:
+        Why it does not serve; None if it does.
+    """
+    # Plain json, as for set(): pydantic turns NaN into null and rejects surrogates.
+    stored = json.dumps(version.model_dump())
+    change.put(version_key(project, version.version), stored)
+    pointer = parsed_pointer(change.get(pointer_key(project)))
+    if pointer.pinned:
+        return (
+            f"{version.version} was stored, but {pointer.version or 'the base'} is "
+            "pinned and keeps serving"
+        )
+    move(change, project, version.version)
+    return None
+
+
+def move(
+    change: Change, project: Project, version: str | None, *, pinned: bool = False
+) -> Pointer:
+    """Point to an existing version, and restore the values that belong to it."""
+    pointer = parsed_pointer(change.get(pointer_key(project)))
+    old = _values(change, project, pointer.version)
+    new = _values(change, project, version)
+    identity = identify(project)
+    for key in new.keys() - old.keys():
+        _copy(change, ("value", *identity, key), ("base-value", *identity, key))
+    for key in old.keys() - new.keys():
+        _copy(change, ("base-value", *identity, key), ("value", *identity, key))
+    for key, value in new.items():
+        change.put(key_of("value", *identity, key), json.dumps(value))
+    history = pointer.history
+    if version != pointer.version:
+        history = [*history, pointer.version][-_HISTORY:]
+    moved = Pointer(
+        version=version, pinned=pinned, moves=pointer.moves + 1, history=history
+    )
+    change.put(pointer_key(project), moved.model_dump_json())
+    return moved
+
+
+def _values(change: Change, project: Project, version: str | None) -> dict[str, Any]:
+    if version is None:
+        return {}
+    found = change.get(version_key(project, version))
+    values: dict[str, Any] = json.loads(found).get("values") or {} if found else {}
+    return values
+
+
+def _copy(
+    change: Change, source: tuple[str | int, ...], target: tuple[str | int, ...]
+) -> None:
+    """Copy a value; delete the target if the source is absent."""
+    found = change.get(key_of(*source))
+    if found is None:
+        change.delete(key_of(*target))
+    else:
+        change.put(key_of(*target), found)
+
+
+def parsed_version(found: str) -> Version:
+    """A stored version."""
+    return Version.model_validate(json.loads(found))
+
+
+def parsed_pointer(found: str | None) -> Pointer:
+    """A stored pointer; to the base version if none was stored."""
+    return Pointer() if found is None else Pointer.model_validate_json(found)
+
+
+def pointer_key(project: Project) -> str:
+    """The state's key of a project's pointer."""
+    return key_of("pointer", *identify(project))
+
+
+def version_key(project: Project, version: str) -> str:
+    """The state's key of a version."""
+    return key_of("version", *identify(project), version)

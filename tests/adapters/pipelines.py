@@ -13,8 +13,7 @@ from lsml_bento.contract import Project
 from lsml_bento.diagnostics.results import check_results
 from lsml_bento.errors import MediaError
 from lsml_bento.model.base_class import ModelRuntime, use_runtime
-from lsml_bento.model.invoke import call
-from lsml_bento.model.render import render
+from lsml_bento.model.invoke import call, render
 
 ONE = Project("1", 1795426489)
 

@@ -26,8 +26,7 @@ from lsml_bento.model.training_policy import TrainingPolicy
 from lsml_bento.processes.backend import build_backend
 from lsml_bento.settings import Settings
 from lsml_bento.state.memory import MemoryState
-from lsml_bento.versions.registry import Versions
-from lsml_bento.versions.version import Version, promote
+from lsml_bento.versions.registry import Version, Versions, promote
 from tests.conftest import Serve
 from tests.doubles import (
     CONFIG,
@@ -618,9 +617,11 @@ class TestJobs:
     def test_the_newest_comes_first_and_filters_narrow_the_list(
         self, learner: Client, state: MemoryState
     ) -> None:
-        first = trained(learner)
-        second = trained(learner, "2.5")
-        third = trained(learner, "3")
+        made = []
+        for project in (PROJECT, "2.5", "3"):
+            made.append(trained(learner, project))
+            time.sleep(0.002)  # jobs of different projects sort by the millisecond
+        first, second, third = made
 
         assert listed(learner) == [third, second, first]
         assert listed(learner, "?limit=2") == [third, second]

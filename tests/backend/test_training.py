@@ -23,8 +23,7 @@ from lsml_bento.model.training_policy import TrainingPolicy, TrainingRules
 from lsml_bento.prediction.call_threads import CallThreads
 from lsml_bento.projects.overview import known_project, list_versions
 from lsml_bento.state.memory import MemoryState
-from lsml_bento.versions.registry import Versions
-from lsml_bento.versions.version import Version, promote
+from lsml_bento.versions.registry import Version, Versions, promote
 
 ONE = Project("1", 100)
 

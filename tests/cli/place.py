@@ -26,7 +26,7 @@ from lsml_bento.jobs.job import Job
 from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
 from lsml_bento.state.store import State
-from lsml_bento.versions.version import Version, promote
+from lsml_bento.versions.registry import Version, promote
 from lsml_bento.versions.weights import store_name
 from tests.cli.commands import LABEL_CONFIG, TOOL, Run, environ, refused, run, write
 

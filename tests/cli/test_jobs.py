@@ -16,7 +16,7 @@ from uuid import uuid4
 import pytest
 
 from lsml_bento.jobs.events import Event
-from lsml_bento.jobs.job import JobStatus
+from lsml_bento.jobs.job import JobStatus, gather
 from lsml_bento.jobs.job_store import JobStore, Lease
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.state.store import Change
@@ -143,9 +143,8 @@ def test_ten_thousand_jobs_are_listed_within_a_second(place: Place) -> None:
     def work(change: Change) -> None:
         for number in range(10_000):
             event = Event("ANNOTATION_CREATED", ONE, {}, ({"id": number},))
-            JobStore(state).gather(
-                change, event, [number], TrainingRules(each_event=True)
-            )
+            rules = TrainingRules(each_event=True)
+            gather(change, event, [number], rules, time.time())
 
     with place.state() as state:
         state.change(work)

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from lsml_bento.cli import main
-from lsml_bento.versions.version import Version, promote
+from lsml_bento.versions.registry import Version, promote
 from tests.adapters.test_backend_http import backend
 from tests.adapters.test_label_studio_api import LEGACY, answer
 from tests.adapters.test_label_studio_predictions import Project as Studio

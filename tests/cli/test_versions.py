@@ -11,8 +11,7 @@ import pytest
 
 from lsml_bento.projects.overview import list_versions
 from lsml_bento.state.store import Change
-from lsml_bento.versions.registry import Versions
-from lsml_bento.versions.version import Version, promote
+from lsml_bento.versions.registry import Version, Versions, promote
 from lsml_bento.versions.weights import store_name
 from tests.cli.commands import LABEL_CONFIG
 from tests.cli.place import LEARNER, ONE, TWO, Place, QuickPlace, seconds

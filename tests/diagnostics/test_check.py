@@ -12,7 +12,7 @@ from lsml_bento.contract import Context, Task
 from lsml_bento.diagnostics.check import ModelReport, check_model, sample_tasks
 from lsml_bento.diagnostics.results import Finding, check_results
 from lsml_bento.errors import LabelConfigError, MediaError, WrongCount
-from lsml_bento.model.render import Slot, render
+from lsml_bento.model.invoke import Slot, render
 
 TEXT = """<View><Text name="text" value="$text"/>
 <Labels name="label" toName="text">

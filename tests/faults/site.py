@@ -10,14 +10,13 @@ from typing import Any
 import httpx
 import psutil
 
-from lsml_bento.adapters.bentoml_models import BentoModels
+from lsml_bento.adapters.bentoml_models import BentoModels, age_s
 from lsml_bento.adapters.redis_state import RedisState
 from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.contract import Project
 from lsml_bento.jobs.annotations import AnnotationStore
 from lsml_bento.state.store import State
 from lsml_bento.versions.registry import Versions
-from lsml_bento.versions.staging import age_s
 from lsml_bento.versions.weights import store_name
 from tests.e2e.processes import eventually
 from tests.e2e.serving import start_command

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from lsml_bento.errors import QueueError
-from lsml_bento.jobs.dispatcher import _WAITING_MOST, Dispatcher, Outage
+from lsml_bento.jobs.event_writer import _WAITING_MOST, Dispatcher, Outage
 from lsml_bento.jobs.job import Job
 
 

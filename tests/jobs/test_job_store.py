@@ -15,7 +15,7 @@ from lsml_bento.contract import Project
 from lsml_bento.errors import JobNotFound, LeaseLost
 from lsml_bento.jobs.annotations import record
 from lsml_bento.jobs.events import Event, parse_event
-from lsml_bento.jobs.job import LEASE_S, MAX_ATTEMPTS, Job, JobStatus
+from lsml_bento.jobs.job import LEASE_S, MAX_ATTEMPTS, Job, JobStatus, gather
 from lsml_bento.jobs.job_store import JobStore, Lease
 from lsml_bento.model.training_policy import (
     TrainingEvent,
@@ -287,13 +287,14 @@ class TestEachEvent:
         assert store.events(old.id) == [TrainingEvent("ANNOTATION_UPDATED", 1)]
 
     def test_an_older_update_that_comes_late_takes_no_place(
-        self, store: JobStore, state: State
+        self, store: JobStore, state: State, clock: Clock
     ) -> None:
         def take(number: int) -> Job | None:
             late = event("ANNOTATION_UPDATED", 1, at=number)
 
             def work(change: Change) -> Job | None:
-                found = store.gather(change, late, record(change, late), LEGACY)
+                ids = record(change, late)
+                found = gather(change, late, ids, LEGACY, clock.now)
                 return None if found is None else found.job
 
             return state.change(work)
@@ -332,11 +333,11 @@ class TestEachEvent:
         assert len(store.data(job.id)["annotation"]) == 2
 
     def test_only_what_an_event_changed_is_an_event_of_its_own(
-        self, store: JobStore, state: State
+        self, store: JobStore, state: State, clock: Clock
     ) -> None:
         many = event("ANNOTATIONS_CREATED", 1, 2, 3)
 
-        state.change(lambda change: store.gather(change, many, [2], LEGACY))
+        state.change(lambda change: gather(change, many, [2], LEGACY, clock.now))
 
         assert [store.data(job.id)["annotation"]["id"] for job in store.jobs()] == [2]
 

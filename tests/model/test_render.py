@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from label_studio_sdk.label_interface import LabelInterface
 
 from lsml_bento.errors import MediaError, PredictionError, WrongCount
-from lsml_bento.model.render import for_annotator, render
+from lsml_bento.model.invoke import for_annotator, render
 from lsml_bento.model.response import ModelResponse, PredictionValue
 from tests.doubles import CONFIG, choice
 

@@ -23,8 +23,7 @@ from lsml_bento.preannotation.pipeline import (
 )
 from lsml_bento.preannotation.selection import PreannotationError, Unreachable
 from lsml_bento.state.memory import MemoryState
-from lsml_bento.versions.registry import Versions
-from lsml_bento.versions.version import Version, promote
+from lsml_bento.versions.registry import Version, Versions, promote
 from tests.doubles import CONFIG, OTHER_CONFIG, Echo
 
 NOBODY = Project("0", 0)

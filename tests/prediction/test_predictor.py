@@ -25,7 +25,7 @@ from lsml_bento.prediction.model_pool import ModelPool
 from lsml_bento.prediction.predictor import Group, Predictor
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Pair
-from lsml_bento.versions.version import Version, promote
+from lsml_bento.versions.registry import Version, promote
 from tests.doubles import CONFIG, OTHER_CONFIG, Echo, texts
 
 PROJECT = Project("1", 5)

@@ -22,7 +22,7 @@ from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.prediction import version_follower
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change
-from lsml_bento.versions.version import Version, promote
+from lsml_bento.versions.registry import Version, promote
 from tests.doubles import CONFIG, OTHER_CONFIG, choice
 from tests.learned import ONE, TWO, Named, Process, Store, name_in
 

@@ -13,7 +13,7 @@ import pytest
 from lsml_bento.processes.worker import child_environ, fit_command, fit_environ
 from lsml_bento.settings import Settings
 from lsml_bento.training.child_process import FitProcess, Message
-from lsml_bento.versions.version import Version
+from lsml_bento.versions.registry import Version
 from tests.fits import NAME, ONE, Home, eventually, is_gone
 
 MODEL = """

@@ -16,13 +16,12 @@ from lsml_bento.contract import Project
 from lsml_bento.errors import StillRunning, WeightsError
 from lsml_bento.jobs.annotations import record
 from lsml_bento.jobs.events import parse_event
-from lsml_bento.jobs.job import LEASE_S, JobStatus
+from lsml_bento.jobs.job import LEASE_S, JobStatus, gather
 from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.training_policy import TrainingRules
 from lsml_bento.projects.deletion import KEYS, forget_project, holdings
 from lsml_bento.state.store import Change, State, key_of
-from lsml_bento.versions.registry import Versions
-from lsml_bento.versions.version import Version, move, promote
+from lsml_bento.versions.registry import Version, Versions, move, promote
 from lsml_bento.versions.weights import store_name
 from tests.learned import Named, Process, Store
 from tests.states import RULE_KINDS, each_state, on_every_state, open_state
@@ -58,7 +57,8 @@ def annotate(state: State, project: Project, *annotations: int) -> str:
     assert event.project == project
 
     def work(change: Change) -> str:
-        found = JobStore(state).gather(change, event, record(change, event), RULES)
+        ids = record(change, event)
+        found = gather(change, event, ids, RULES, time.time())
         assert found is not None
         return found.job.id
 

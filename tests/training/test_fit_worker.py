@@ -23,7 +23,7 @@ from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import below
 from lsml_bento.training.child_process import FitProcess
 from lsml_bento.training.fit_worker import FitWorker
-from lsml_bento.training.publisher import Publisher
+from lsml_bento.training.job_supervisor import Publisher
 from lsml_bento.versions.weights import store_name
 from tests.fits import CREATED_AT, NAME, ONE, Home, eventually, is_gone, lines, speaker
 

@@ -15,8 +15,7 @@ from lsml_bento.contract import Task
 from lsml_bento.errors import TrainingError, WeightsError
 from lsml_bento.model.training_policy import TrainingEvent
 from lsml_bento.state.memory import MemoryState
-from lsml_bento.training.job_run import JobRun
-from lsml_bento.training.overlay_state import OverlayState
+from lsml_bento.training.trainer import JobRun, OverlayState
 from tests.fits import ONE, Home
 
 

@@ -18,7 +18,7 @@ from lsml_bento.jobs.job_store import JobStore, Lease
 from lsml_bento.state.store import below
 from lsml_bento.training.child_process import FitProcess
 from lsml_bento.training.job_supervisor import JobSupervisor
-from lsml_bento.versions.version import Version
+from lsml_bento.versions.registry import Version
 from lsml_bento.versions.weights import store_name
 from tests.fits import NAME, ONE, Home, eventually, speaker
 

@@ -8,7 +8,7 @@ import pytest
 
 from lsml_bento.contract import Project
 from lsml_bento.state.memory import MemoryState
-from lsml_bento.training.overlay_state import OverlayState
+from lsml_bento.training.trainer import OverlayState
 
 ONE = Project("1", 100)
 TWO = Project("2", 100)

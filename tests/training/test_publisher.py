@@ -20,8 +20,8 @@ from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
 from lsml_bento.processes.backend import build_backend
 from lsml_bento.state.memory import MemoryState
-from lsml_bento.training.publisher import Publisher, sweep
-from lsml_bento.versions.version import Version
+from lsml_bento.training.job_supervisor import Publisher, sweep
+from lsml_bento.versions.registry import Version
 from lsml_bento.versions.weights import store_name
 from tests.fits import NAME, ONE, Home
 

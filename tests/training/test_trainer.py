@@ -14,7 +14,7 @@ from lsml_bento.errors import MediaError, TrainingError
 from lsml_bento.jobs.job import JobStatus
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.state.memory import MemoryState
-from lsml_bento.versions.version import Pointer
+from lsml_bento.versions.registry import Pointer
 from tests.doubles import OTHER_CONFIG, choice
 from tests.fits import ONE, Home
 

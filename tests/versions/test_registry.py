@@ -19,8 +19,7 @@ from lsml_bento.jobs.job import LEASE_S
 from lsml_bento.jobs.job_store import JobStore, Lease
 from lsml_bento.model.training_policy import START_TRAINING, TrainingRules
 from lsml_bento.state.store import Change, State, identify, key_of
-from lsml_bento.versions.registry import Versions
-from lsml_bento.versions.version import Pointer, Version, move, promote
+from lsml_bento.versions.registry import Pointer, Version, Versions, move, promote
 from tests.states import RULE_KINDS, each_state, on_every_state, open_state
 
 state = pytest.fixture(params=RULE_KINDS)(each_state)

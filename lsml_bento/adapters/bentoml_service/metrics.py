@@ -12,7 +12,7 @@ import bentoml
 from lsml_bento.adapters.bentoml_service.shape import Shape
 from lsml_bento.backend.backend import Backend
 from lsml_bento.errors import LsmlError
-from lsml_bento.jobs.figures import FIT_SECONDS, FITS, JOBS, OLDEST_QUEUED
+from lsml_bento.jobs.job_store import FIT_SECONDS, FITS, JOBS, OLDEST_QUEUED
 from lsml_bento.prediction.batcher import Lane, Observer
 
 log = logging.getLogger(__name__)
@@ -69,11 +69,11 @@ class Metrics(Observer):
         )
         self._wait = {lane: wait.labels(lane=lane.value) for lane in Lane}
         self._waiting = {lane: waiting.labels(lane=lane.value) for lane in Lane}
-        self._webhook = Histogram(
+        self.webhook = Histogram(
             name="lsml_webhook_seconds",
             documentation="Time until an event is stored",
             buckets=_WAIT_BUCKETS_S,
-        )
+        ).observe
         self._learning = _LearningMetrics()
         self._lengths: dict[Lane, int] = {}
         self._publishing: asyncio.TimerHandle | None = None
@@ -90,9 +90,6 @@ class Metrics(Observer):
         if self._publishing is None:
             loop = asyncio.get_running_loop()
             self._publishing = loop.call_later(_PUBLISH_AFTER_S, self._publish)
-
-    def webhook(self, seconds: float) -> None:
-        self._webhook.observe(seconds)
 
     async def measure(self, backend: Backend) -> None:
         """Read the figures of jobs, and which versions serve in this process."""

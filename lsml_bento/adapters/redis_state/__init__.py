@@ -17,8 +17,7 @@ from redis.exceptions import BusyLoadingError, ReadOnlyError, RedisError
 from lsml_bento.adapters.redis_state.client import LeanRedis, open_client
 from lsml_bento.adapters.redis_state.scripts import CHANGE, PAGE, SCAN, SCAN_ALL
 from lsml_bento.errors import StateError
-from lsml_bento.state.memory import BufferedChange, Values
-from lsml_bento.state.store import Change, Pair, State
+from lsml_bento.state.store import Change, Pair, State, Values
 
 CAREFUL = 10
 """Changes that read after a wrong prediction: where processes alternate, every
@@ -137,7 +136,7 @@ class RedisState(State):
         self._event_states.append(state)
         return state
 
-    def _begin(self, deadline: float) -> BufferedChange:
+    def _begin(self, deadline: float) -> Change:
         """A change whose reads fail after the deadline, even where each one is slow."""
         # The functions do not refer to the change: a reference cycle would live until
         # the garbage collector runs.
@@ -174,10 +173,10 @@ class RedisState(State):
                     seen.setdefault(key, value)
             return found
 
-        return BufferedChange(get, scan, get_all, scan_all, seen)
+        return Change(get, scan, get_all, scan_all, seen)
 
     def _tried(
-        self, work: Callable[[Change], _Answer], change: BufferedChange
+        self, work: Callable[[Change], _Answer], change: Change
     ) -> tuple[_Answer] | None:
         """What ``work`` returned, in a tuple; None if what it read has changed."""
         try:
@@ -219,11 +218,11 @@ class RedisState(State):
             )
         return list(zip(keys, values, strict=True))  # type: ignore[arg-type]
 
-    def _holds(self, change: BufferedChange) -> bool:
+    def _holds(self, change: Change) -> bool:
         """Whether everything that a change read is still unchanged, in one snapshot."""
         return not change.seen or self._compare_and_write(change.seen, {})
 
-    def _applied(self, change: BufferedChange) -> bool:
+    def _applied(self, change: Change) -> bool:
         if not change.writes:
             return self._holds(change)
         try:
@@ -283,7 +282,7 @@ class _EventState(RedisState):
         self._careful = 0
 
     def _tried(
-        self, work: Callable[[Change], _Answer], change: BufferedChange
+        self, work: Callable[[Change], _Answer], change: Change
     ) -> tuple[_Answer] | None:
         predicted: Values | None = None
         if self._careful:

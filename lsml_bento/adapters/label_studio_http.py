@@ -17,16 +17,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from lsml_bento.adapters.label_studio_http.answers import (
-    answer_bug,
-    answer_error,
-    answer_http_error,
-    answer_nobody,
-    json_response,
-    older_status,
-)
 from lsml_bento.backend.backend import Backend
 from lsml_bento.contract import (
+    ROUTING_ERRORS,
     check_media_type,
     parse_predict,
     parse_project,
@@ -46,6 +39,7 @@ from lsml_bento.model.label_config import parse_label_config
 log = logging.getLogger(__name__)
 
 _MIB = 1024 * 1024
+_OLDER = {"running": "started", "succeeded": "finished", "cancelled": "failed"}
 
 
 def contract_app(max_body_mib: float) -> Starlette:
@@ -88,10 +82,10 @@ def contract_app(max_body_mib: float) -> Starlette:
             ),
         ],
         exception_handlers={
-            LsmlError: answer_error,
-            HTTPException: answer_http_error,
-            ClientDisconnect: answer_nobody,
-            Exception: answer_bug,
+            LsmlError: _answer_error,
+            HTTPException: _answer_http_error,
+            ClientDisconnect: _answer_nobody,
+            Exception: _answer_bug,
         },
     )
     app.router.redirect_slashes = False
@@ -105,11 +99,11 @@ class _Routes:
         self._max_body_bytes = max_body_bytes
 
     async def health(self, request: Request) -> Response:
-        return json_response(_backend(request).status.health())
+        return _json_response(_backend(request).status.health())
 
     async def setup(self, request: Request) -> Response:
         asked = parse_setup(await self._body(request))
-        return json_response({"model_version": await _backend(request).setup(asked)})
+        return _json_response({"model_version": await _backend(request).setup(asked)})
 
     async def predict(self, request: Request) -> Response:
         asked = parse_predict(await self._body(request))
@@ -124,14 +118,14 @@ class _Routes:
     async def _learn(self, request: Request, event: Event) -> Response:
         receipt = await _backend(request).training.event(event)
         if receipt.job is None:
-            return json_response({"status": receipt.status})
-        return json_response({"job": receipt.job}, status=201)
+            return _json_response({"status": receipt.status})
+        return _json_response({"job": receipt.job}, status=201)
 
     async def versions(self, request: Request) -> Response:
-        return json_response({"versions": await _backend(request).status.versions()})
+        return _json_response({"versions": await _backend(request).status.versions()})
 
     async def status(self, request: Request) -> Response:
-        return json_response(await _backend(request).status.overview())
+        return _json_response(await _backend(request).status.overview())
 
     # Jobs and versions
 
@@ -143,27 +137,27 @@ class _Routes:
         jobs = await _backend(request).training.jobs(
             query.get("project") or None, query.get("status"), int(limit)
         )
-        return json_response({"jobs": jobs})
+        return _json_response({"jobs": jobs})
 
     async def job(self, request: Request) -> Response:
-        return json_response(
+        return _json_response(
             await _backend(request).training.job(request.path_params["job"])
         )
 
     async def cancel(self, request: Request) -> Response:
         await self._optional_object(request)
         job = request.path_params["job"]
-        return json_response(await _backend(request).training.cancel(job))
+        return _json_response(await _backend(request).training.cancel(job))
 
     async def retry(self, request: Request) -> Response:
         await self._optional_object(request)
         job = request.path_params["job"]
-        return json_response(await _backend(request).training.retry(job))
+        return _json_response(await _backend(request).training.retry(job))
 
     async def project_versions(self, request: Request) -> Response:
         project = request.path_params["project"]
         versions = await _backend(request).training.versions(project)
-        return json_response({"versions": versions})
+        return _json_response({"versions": versions})
 
     async def activate(self, request: Request) -> Response:
         pin = (await self._optional_object(request)).get("pin", False)
@@ -172,7 +166,7 @@ class _Routes:
         versions = await _backend(request).training.activate(
             request.path_params["project"], request.path_params["version"], pin=pin
         )
-        return json_response({"versions": versions})
+        return _json_response({"versions": versions})
 
     # Routes of older Label Studios
 
@@ -188,8 +182,8 @@ class _Routes:
         try:
             found = await _backend(request).training.job(str(job))
         except NotFound as error:
-            return json_response({"error": str(error)}, status=410)
-        return json_response(older_status(found))
+            return _json_response({"error": str(error)}, status=410)
+        return _json_response(_older_status(found))
 
     async def is_training(self, request: Request) -> Response:
         try:
@@ -197,18 +191,18 @@ class _Routes:
         except ValueError as error:
             raise BadRequest(f"project: {error}") from None
         trains = await _backend(request).training.is_training(project)
-        return json_response({"is_training": trains})
+        return _json_response({"is_training": trains})
 
     async def validate(self, request: Request) -> Response:
         config = _object(await self._body(request)).get("config")
         if not isinstance(config, str):
             raise BadRequest('expected {"config": "<View>...</View>"}')
         parse_label_config(config)
-        return json_response({"status": "ok"})
+        return _json_response({"status": "ok"})
 
     async def acknowledge(self, request: Request) -> Response:
         _object(await self._body(request))
-        return json_response({})
+        return _json_response({})
 
     # Bodies
 
@@ -264,3 +258,62 @@ def _object(body: Any) -> dict[str, Any]:
 
 def _project_of(body: dict[str, Any]) -> dict[str, Any]:
     return {"project": body["project"]} if "project" in body else {}
+
+
+def _older_status(job: dict[str, Any]) -> dict[str, Any]:
+    """A job in the format of ``label_studio_ml`` up to 1.0.9."""
+    status = job["status"]
+    error = "the job was cancelled" if status == "cancelled" else job["error"]
+    return {
+        "job_status": _OLDER.get(status, status),
+        "error": error,
+        "created_at": job["created_at"],
+        "enqueued_at": job["created_at"],
+        "ended_at": job["finished_at"],
+    }
+
+
+def _json_response(
+    content: Any, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    """A response with a value as JSON."""
+    return Response(
+        orjson.dumps(content), status, headers, media_type="application/json"
+    )
+
+
+def _asked(request: Request) -> str:
+    """Method and path, safe for one line of a log."""
+    return f"{request.method} {request.scope['path'][:200]!r}"
+
+
+# Starlette calls these with the errors for which they are registered.
+
+
+async def _answer_error(request: Request, error: Any) -> Response:
+    """Respond with the message and the status of an ``LsmlError``."""
+    level = logging.WARNING if error.status < 500 else logging.ERROR
+    log.log(level, "%s answered %d: %s", _asked(request), error.status, error)
+    wait_s = error.retry_after_s
+    headers = None if wait_s is None else {"Retry-After": str(wait_s)}
+    return _json_response({"error": str(error)}, error.status, headers)
+
+
+async def _answer_http_error(request: Request, error: Any) -> Response:
+    """Respond to a wrong path or method."""
+    said = ROUTING_ERRORS.get(error.status_code, error.detail)
+    return _json_response(
+        {"error": f"{_asked(request)}: {said}"}, error.status_code, error.headers
+    )
+
+
+async def _answer_nobody(request: Request, _: Exception) -> Response:
+    """Log that a client disconnected while sending."""
+    log.info("Client disconnected while sending: %s", _asked(request))
+    return _json_response({"error": "the client disconnected"}, status=400)
+
+
+async def _answer_bug(request: Request, error: Exception) -> Response:
+    """Log a bug, and refer the client to the log."""
+    log.error("Bug in lsml-bento: %s failed", _asked(request), exc_info=error)
+    return _json_response({"error": "the server failed: see its log"}, status=500)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lsml_bento.adapters.bentoml_models import StagingArea
 from lsml_bento.errors import WeightsError
-from lsml_bento.versions.staging import StagingArea
 
 
 def room_of(store: Path) -> StagingArea:
