@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -37,3 +38,13 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a Redis of our own; each test takes an owner of its own in it."""
     with RedisServer(tmp_path_factory.mktemp("redis")) as server:
         yield server.url
+
+
+@pytest.fixture(autouse=True)
+def _level_of_our_log() -> Iterator[None]:
+    """Reset what a command that ran in the tests' process set for itself."""
+    log = logging.getLogger("lsml_bento")
+    level, propagate = log.level, log.propagate
+    yield
+    log.setLevel(level)
+    log.propagate = propagate

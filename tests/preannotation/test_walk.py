@@ -112,6 +112,6 @@ def test_a_file_run_enters_few_modules(
         preannotate(tmp_path, "second.jsonl")
 
     assert len((tmp_path / "second.jsonl").read_text().splitlines()) == 70
-    assert len(walk.pages) <= 16, sorted(walk.pages)
-    assert len(walk.run) <= 22, sorted(walk.run)
-    assert len(walk.command) <= 31, sorted(walk.command)
+    assert len(walk.pages) <= 15, sorted(walk.pages)
+    assert len(walk.run) <= 20, sorted(walk.run)
+    assert len(walk.command) <= 29, sorted(walk.command)
