@@ -72,7 +72,6 @@ COMMANDS = (
     *("lsml_bento.preannotation.selection", "lsml_bento.preannotation.run"),
     "lsml_bento.processes.opening",
     *("lsml_bento.preannotation.durable_files", "lsml_bento.preannotation.task_file"),
-    "lsml_bento.processes.opening",
 )
 """Errors of these end a command; no client of a server ever gets one."""
 

@@ -67,9 +67,6 @@ class BackendEngine:
 
     Attributes:
         calls: concurrent requests, so that the backend never waits for the next one.
-
-    Raises:
-        PreannotationError: if the URL is not valid.
     """
 
     calls = 2

@@ -8,16 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from lsml_bento.cli.options import debug_option, directory_argument, quiet, resolve
-from lsml_bento.errors import LsmlError
 
 if TYPE_CHECKING:
     from lsml_bento.diagnostics.check import ModelReport
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
-
-
-class CheckError(LsmlError):
-    """A label config that cannot be read."""
 
 
 @click.command()
@@ -37,7 +32,7 @@ def check(
     Predicts sample tasks and reports what Label Studio would hide or reject. The exit
     code is 1 if there is an error.
     """
-    from lsml_bento.processes.opening import check_serves
+    from lsml_bento.processes.opening import check_serves, read_label_config
 
     directory = resolve(directory, root_dir)
     check_serves(directory)
@@ -51,21 +46,6 @@ def check(
     _print(f"{name}, model version {version}", report)
     if not report.ok:
         raise SystemExit(1)
-
-
-def read_label_config(path: Path) -> str:
-    """The text of a label config.
-
-    Raises:
-        CheckError: if it cannot be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckError(
-            f"cannot read the label config {path}: {error}; save your project's "
-            "(Settings > Labeling Interface > Code) and pass it with --label-config"
-        ) from error
 
 
 def _print(title: str, report: ModelReport) -> None:

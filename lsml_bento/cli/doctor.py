@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lsml_bento.cli.check import read_label_config
 from lsml_bento.cli.options import debug_option
 from lsml_bento.errors import LsmlError
 
@@ -62,6 +61,7 @@ def doctor(
     """
     from lsml_bento.adapters.label_studio_media import LabelStudioMedia
     from lsml_bento.diagnostics.doctor import diagnose
+    from lsml_bento.processes.opening import read_label_config
     from lsml_bento.settings import Settings
 
     environ = dict(os.environ)

@@ -1,13 +1,19 @@
-"""Options that several commands share."""
+"""Options that several commands share, and the backend that they name."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from lsml_bento.jobs.job import Job
+    from lsml_bento.processes.opening import OpenBackend
 
 DEBUG = "lsml_bento.debug"
 """The key in a context's ``meta`` that says whether to show tracebacks."""
@@ -93,3 +99,34 @@ def quiet(debug: bool) -> None:
         return
     logging.getLogger("lsml_bento").addHandler(logging.NullHandler())
     logging.getLogger("lsml_bento").propagate = False
+
+
+# The backend of ``--dir``
+
+
+@contextmanager
+def open_backend(directory: Path) -> Iterator[OpenBackend]:
+    """Open the backend of ``--dir`` without its log; see ``opening.open_backend``."""
+    from lsml_bento.processes import opening
+
+    quiet(bool(click.get_current_context().meta.get(DEBUG)))
+    with opening.open_backend(directory.expanduser().resolve()) as backend:
+        yield backend
+
+
+def command_line(directory: Path, *words: str) -> str:
+    """Another command about the backend, as it can be typed here."""
+    place = [] if directory == Path() else ["-d", str(directory)]
+    return shlex.join(["lsml-bento", *words, *place])
+
+
+def dispatch(backend: OpenBackend, job: Job, directory: Path) -> None:
+    """Enqueue a job, and say if no worker is running."""
+    backend.dispatch(job)
+    if backend.has_no_worker:
+        place = shlex.quote(str(directory))
+        click.echo(
+            "No worker is running for this backend. The job waits until you run "
+            f"`lsml-bento start {place}` or `lsml-bento worker {place}`.",
+            err=True,
+        )

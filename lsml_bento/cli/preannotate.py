@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import sys
+import time
+from collections import deque
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -16,10 +18,16 @@ import click
 from lsml_bento.cli.options import debug_option
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lsml_bento.preannotation.pipeline import Totals
     from lsml_bento.preannotation.run import Options, Report, Run
     from lsml_bento.processes.preannotation import Setup
 
 _FILE = click.Path(path_type=Path)
+_UPDATE_EVERY_S = 0.25
+_LINE_EVERY_S = 10.0
+_WINDOW_S = 30.0
 
 
 @click.command()
@@ -98,7 +106,6 @@ def preannotate(as_json: bool, debug: bool, **given: Any) -> None:
 
     from rich.console import Console
 
-    from lsml_bento.cli.progress import show
     from lsml_bento.preannotation.run import Run
     from lsml_bento.preannotation.task_file import TaskFile
     from lsml_bento.processes.preannotation import preannotate
@@ -222,6 +229,80 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         _say(self.format(record))
+
+
+# The progress: a bar on a terminal, else a line now and then
+
+
+class Meter:
+    """Rates over the last half minute; ``total`` may be unknown."""
+
+    def __init__(self, totals: Totals, total: int | None) -> None:
+        self.totals = totals
+        self.total = total
+        self._seen: deque[tuple[float, int, int]] = deque()
+
+    def read(self, now: float) -> str:
+        """Return e.g. ``"1,200 tasks, 410 tasks/s, 46 s left, 3 failed"``."""
+        from lsml_bento.cli.text import span
+
+        totals = self.totals
+        self._seen.append((now, totals.tasks, totals.at))
+        while now - self._seen[0][0] > _WINDOW_S:
+            self._seen.popleft()
+        then, tasks_then, at_then = self._seen[0]
+        passed = max(now - then, 1e-9)
+        rate = (totals.tasks - tasks_then) / passed
+        parts = [f"{totals.tasks:,} tasks", f"{rate:,.0f} tasks/s"]
+        speed = (totals.at - at_then) / passed
+        if self.total is not None and speed:
+            parts.append(f"{span(max(0, self.total - totals.at) / speed)} left")
+        if totals.skipped:
+            parts.append(f"{totals.skipped:,} skipped")
+        if totals.failed:
+            parts.append(f"{totals.failed:,} failed")
+        return ", ".join(parts)
+
+    @property
+    def share(self) -> float | None:
+        """The part that is done, from 0 to 1; None if unknown."""
+        return min(1.0, self.totals.at / self.total) if self.total else None
+
+
+async def show(console: Console, totals: Totals, total: int | None) -> None:
+    """Show the progress until cancelled; without a terminal, by a line every 10 s."""
+    import asyncio
+
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+    meter = Meter(totals, total)
+    with Progress(
+        SpinnerColumn(),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.description}", markup=False),
+        console=console,
+        auto_refresh=False,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        shown = bar.add_task("", total=None)
+        line_at = time.monotonic() + _LINE_EVERY_S
+        while True:
+            now = time.monotonic()
+            text, share = meter.read(now), meter.share
+            bar.update(
+                shown,
+                description=text,
+                completed=share or 0.0,
+                total=None if share is None else 1.0,
+                refresh=True,
+            )
+            if bar.disable and now >= line_at:
+                line_at = now + _LINE_EVERY_S
+                percent = "" if share is None else f"{share:.0%}: "
+                console.print(percent + text, markup=False, soft_wrap=True)
+            await asyncio.sleep(_UPDATE_EVERY_S)
 
 
 # The result

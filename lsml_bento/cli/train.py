@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lsml_bento.cli.backend import command_line, dispatch, open_backend
-from lsml_bento.cli.options import backend_options
+from lsml_bento.cli.options import backend_options, command_line, dispatch, open_backend
 from lsml_bento.errors import LsmlError
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lsml_bento.cli.backend import open_backend
-from lsml_bento.cli.options import backend_options, yes_option
+from lsml_bento.cli.options import backend_options, open_backend, yes_option
 from lsml_bento.errors import LsmlError
 
 if TYPE_CHECKING:

@@ -49,11 +49,8 @@ def check_backend(
 ) -> Iterator[Check]:
     """Yield the checks up to the first that fails.
 
-    Args:
-        url: the backend's, as entered in Label Studio.
-        label_studio_url: ``LABEL_STUDIO_URL``.
-        basic_auth: user and password as entered in Label Studio.
-        project: without a task of it, ``/setup`` and ``/predict`` are not called.
+    URL, user and password are as entered in Label Studio. Without a task of the
+    project, ``/setup`` and ``/predict`` are not called.
     """
     address = check_address(url, label_studio_url)
     yield address

@@ -69,9 +69,6 @@ def sample_tasks(label_config: str, count: int = 4) -> list[Task]:
 
     The SDK has one sample text only. The later tasks get others: one with every label,
     one with characters outside ASCII, a long one.
-
-    Raises:
-        LabelConfigError: if the label config does not parse.
     """
     interface = parse_label_config(label_config)
     labels = [label for control in interface.controls for label in control.labels or []]

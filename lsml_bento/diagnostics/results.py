@@ -70,11 +70,6 @@ def check_results(
 ) -> list[Finding]:
     """What Label Studio would hide or reject of ``/predict``'s ``results``.
 
-    Args:
-        label_config: its XML.
-        results: one entry per task.
-        tasks: those that were predicted.
-
     Raises:
         LabelConfigError: if the label config does not parse.
     """

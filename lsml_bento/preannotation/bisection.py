@@ -15,10 +15,7 @@ class Bisection(Generic[_Item]):
 
     Args:
         parts: of a batch, or the whole batch as one part.
-        limit: the most items in a part.
-
-    Attributes:
-        limit: may be changed between parts.
+        limit: the most items in a part; may be changed between parts.
     """
 
     def __init__(self, parts: Iterable[list[_Item]], limit: int = sys.maxsize) -> None:

@@ -32,11 +32,7 @@ _Checkpoint = TypeVar("_Checkpoint", bound=Checkpoint)
 
 
 def load_checkpoint(path: Path, kind: type[_Checkpoint]) -> _Checkpoint | None:
-    """Read a checkpoint; None if there is no such file.
-
-    Raises:
-        PreannotationError: if it cannot be read.
-    """
+    """Read a checkpoint; None if there is no such file."""
     try:
         return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -53,11 +49,7 @@ def load_checkpoint(path: Path, kind: type[_Checkpoint]) -> _Checkpoint | None:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Replace a checkpoint atomically.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
+    """Replace a checkpoint atomically."""
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("wb") as file:
         file.write(checkpoint.model_dump_json().encode())
@@ -94,11 +86,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(output: Path) -> Iterator[None]:
-    """Turn an OSError into a message with the file's name and what to do.
-
-    Raises:
-        OutputError: in place of an OSError.
-    """
+    """Turn an OSError into an OutputError with the file's name and what to do."""
     try:
         yield
     except OSError as error:
@@ -122,11 +110,7 @@ def cut(path: Path, size: int) -> FileIO:
 
 
 def append(file: FileIO, lines: Iterable[bytes]) -> None:
-    """Write all lines; a single call on an unbuffered file may write fewer bytes.
-
-    Raises:
-        OSError: if the disk is full.
-    """
+    """Write all lines; a single call on an unbuffered file may write fewer bytes."""
     left = memoryview(b"".join(lines))
     while left:
         left = left[file.write(left) :]

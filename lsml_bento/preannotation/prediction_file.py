@@ -26,9 +26,9 @@ from lsml_bento.preannotation.durable_files import (
     save_checkpoint,
     writing,
 )
-from lsml_bento.preannotation.outcomes import (
+from lsml_bento.preannotation.engine import Answer
+from lsml_bento.preannotation.pipeline import (
     SHOWN,
-    Answer,
     Failure,
     Outcome,
     predictions_of,
@@ -115,7 +115,6 @@ class PredictionFile:
         overwrite: ignore an existing output.
 
     Attributes:
-        paths: of the output and the files beside it.
         checkpoint: how far the output is; saved once a second and at the end.
         ended: set it when all tasks were read.
 
@@ -147,8 +146,7 @@ class PredictionFile:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         """Flush to disk what was written, unless writing failed.
 
-        Raises:
-            OutputError: if that fails; the last saved checkpoint stays.
+        If that fails, the last saved checkpoint stays.
         """
         ended = self.ended and not self._is_cut
         try:
@@ -267,12 +265,7 @@ def _resumed(paths: Paths, start: FileCheckpoint) -> FileCheckpoint | None:
 def swap(paths: Paths, now: FileCheckpoint) -> FileCheckpoint:
     """Move both replacements to their final names, also after a kill in between.
 
-    Args:
-        paths: of the output.
-        now: the checkpoint of the replacements, already saved.
-
-    Raises:
-        OSError: if that fails; the next run tries again.
+    Their checkpoint is already saved. If moving fails, the next run tries again.
     """
     for replacement, path in zip(paths.replacements, paths[:2], strict=True):
         if replacement.exists():
@@ -303,9 +296,7 @@ def line_of(task: Task, answer: bytes | Exception, version: str) -> tuple[bytes,
 def row_of(failure: Failure, at: int | None) -> bytes:
     """Return a line of the list of failures.
 
-    Args:
-        failure: to list.
-        at: the byte at which the task's line begins in the output; None if it has none.
+    The task's line begins at byte ``at`` of the output; None if it has no line.
     """
     where, task_id, reason = failure
     return _to_line({"where": where, "id": task_id, "reason": reason, "at": at})

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from lsml_bento.contract import Project
 from lsml_bento.errors import LsmlError
 from lsml_bento.preannotation.durable_files import locked, writing
-from lsml_bento.preannotation.engine import Engine
-from lsml_bento.preannotation.pipeline import Batches
+from lsml_bento.preannotation.engine import Batches, Engine
 from lsml_bento.preannotation.project_writer import (
     ProjectCheckpoint,
     ProjectWriter,
@@ -37,11 +36,7 @@ async def predict_project(
     project: Project,
     label_config: str,
 ) -> None:
-    """Predict a project's tasks, and write the predictions to the project.
-
-    Raises:
-        LsmlError: if the run cannot start or continue.
-    """
+    """Predict a project's tasks, and write the predictions to the project."""
     check = LabelConfigCheck(label_config)
     async with run.batches(engine, project, label_config) as batches:
         project_run = ProjectRun(run, predictions, engine, batches, check)
@@ -141,11 +136,7 @@ class ProjectRun:
         await run.predict(self.batches, writer, self.check, pages, total)
 
     async def _prepare_again(self, writer: ProjectWriter, project: Project) -> bool:
-        """Switch to the current model version and label config.
-
-        Returns:
-            False if a signal came first.
-        """
+        """Switch to the current model version; return False if a signal came first."""
         run, watch_s = self.run, self.run.options.watch_s
         try:
             while (version := await self._prepared(project)) is None:

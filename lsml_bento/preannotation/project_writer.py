@@ -23,7 +23,8 @@ from lsml_bento.preannotation.durable_files import (
     save_checkpoint,
     writing,
 )
-from lsml_bento.preannotation.outcomes import Answer, Outcome, Page, predictions_of
+from lsml_bento.preannotation.engine import Answer
+from lsml_bento.preannotation.pipeline import Outcome, Page, predictions_of
 from lsml_bento.preannotation.prediction_file import row_of
 from lsml_bento.preannotation.selection import (
     Predicted,
@@ -69,8 +70,6 @@ class SelectedTasks:
     """The tasks to predict, by ascending id.
 
     Args:
-        project: of Label Studio.
-        selection: of its tasks.
         version: skip tasks with a prediction of this version; None to skip none.
         empty: ids of tasks for which the model returned no prediction.
     """
@@ -88,12 +87,7 @@ class SelectedTasks:
         self._empty = empty
 
     def pages(self, above: int = -1, limit: int | None = None) -> Iterator[ProjectPage]:
-        """Yield pages of tasks with greater ids.
-
-        Args:
-            above: an id.
-            limit: the most tasks to predict.
-        """
+        """Yield pages of at most ``limit`` tasks with greater ids than ``above``."""
         seen, left = 0, limit
         if left == 0:
             return
@@ -123,10 +117,9 @@ class ProjectWriter:
     """Writes predictions to a project. Use it in a ``with`` block.
 
     Args:
-        project: of Label Studio.
         home: directory of the checkpoint and the list of failures.
         name: of the project, for file names.
-        start: the checkpoint of a run that has not start.
+        start: the checkpoint of a run that has not begun.
         overwrite: delete predictions of the model version first.
         timeout_s: how long predictions with an unknown result are sent again.
         settle_s: how long a POST of a run that was killed may take.
@@ -135,9 +128,6 @@ class ProjectWriter:
         empty: ids of tasks for which the model returned no prediction.
         failed: the file that lists the failures of this run, if there are any.
         ended: set it when all pages were read.
-
-    Raises:
-        PreannotationError: if ``home`` cannot be written.
     """
 
     def __init__(
@@ -176,11 +166,7 @@ class ProjectWriter:
         return self._checkpoint.above
 
     def write(self, page: ProjectPage, answers: Sequence[Answer]) -> Outcome:
-        """Write the predictions of a page, without tasks that were not reached.
-
-        Raises:
-            PreannotationError: if they cannot be written.
-        """
+        """Write the predictions of a page, without tasks that were not reached."""
         self._settle()
         outcome = Outcome(skipped=page.skipped)
         self._is_cut = self._is_cut or None in answers

@@ -22,7 +22,8 @@ from lsml_bento.preannotation.durable_files import (
     save_checkpoint,
     writing,
 )
-from lsml_bento.preannotation.outcomes import Answer, Outcome, Page
+from lsml_bento.preannotation.engine import Answer
+from lsml_bento.preannotation.pipeline import Outcome, Page
 from lsml_bento.preannotation.prediction_file import (
     FileCheckpoint,
     Paths,
@@ -43,17 +44,13 @@ class FailedPage(Page):
 
 
 class Retry:
-    """Writes the replacement of an output. Use it in a ``with`` block.
-
-    Args:
-        output: a file that has a line for every task.
-        checkpoint: of the output.
+    """Writes the replacement of a complete output. Use it in a ``with`` block.
 
     Attributes:
         checkpoint: of the output, and of its replacement at the end.
 
     Raises:
-        OutputError: if the replacement cannot be written.
+        OutputError: if the replacement cannot be written; the output stays.
     """
 
     def __init__(self, output: Path, checkpoint: FileCheckpoint) -> None:
@@ -77,11 +74,7 @@ class Retry:
                 yield FailedPage(tasks, at, rows=page)
 
     def write(self, page: FailedPage, answers: Sequence[Answer]) -> Outcome:
-        """Copy the output up to each failed task, and write the task's new line.
-
-        Raises:
-            OutputError: if the replacement cannot be written; the output stays.
-        """
+        """Copy the output up to each failed task, and write the task's new line."""
         outcome = Outcome()
         left = iter(answers)
         self._is_whole = False
@@ -103,10 +96,7 @@ class Retry:
         """Copy the rest, and replace the output.
 
         An error later in the run keeps the pages that were written completely. If there
-        are none, the output stays as it is.
-
-        Raises:
-            OutputError: if the replacement cannot be written; the output stays.
+        are none, or the replacement cannot be written, the output stays as it is.
         """
         try:
             with writing(self._paths.output):

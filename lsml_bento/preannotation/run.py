@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import logging
 import signal
@@ -15,17 +16,27 @@ from typing import Any, TypeVar
 
 from lsml_bento.contract import Project, Task
 from lsml_bento.diagnostics.results import check_results
-from lsml_bento.preannotation.engine import Engine
-from lsml_bento.preannotation.outcomes import (
-    Answer,
+from lsml_bento.preannotation.durable_files import locked
+from lsml_bento.preannotation.engine import Answer, Batches, Engine
+from lsml_bento.preannotation.pipeline import (
     Failure,
     Outcome,
     Page,
+    Pipeline,
+    Sink,
     Totals,
     predictions_of,
 )
-from lsml_bento.preannotation.pipeline import Batches, Pipeline, Sink
+from lsml_bento.preannotation.prediction_file import (
+    FileCheckpoint,
+    Paths,
+    PredictionFile,
+    first_failures,
+    has_failed_tasks,
+)
+from lsml_bento.preannotation.retry import Retry
 from lsml_bento.preannotation.selection import PreannotationError
+from lsml_bento.preannotation.task_file import Position, TaskFile
 from lsml_bento.prediction.call_threads import CallThreads
 
 log = logging.getLogger(__name__)
@@ -64,8 +75,6 @@ class Report:
     """The result of a run.
 
     Attributes:
-        model_version: that predicted.
-        totals: of this run.
         seconds: the run took, once the model was created.
         failed: tasks without a prediction, including those of earlier runs.
         failures: the first of them.
@@ -91,9 +100,6 @@ class LabelConfigCheck:
 
     Label Studio hides or refuses regions that do not. If that is true of every
     prediction with regions on the first such page, it is true of all.
-
-    Args:
-        label_config: the XML.
     """
 
     def __init__(self, label_config: str) -> None:
@@ -133,11 +139,7 @@ class LabelConfigCheck:
 
 
 class DryRun:
-    """A sink that counts answers and writes none.
-
-    Args:
-        version: the model version.
-    """
+    """A sink that counts answers and writes none."""
 
     def __init__(self, version: str) -> None:
         self._version = version
@@ -160,8 +162,6 @@ class Run:
     predicted, the second ends the process.
 
     Args:
-        options: of the command.
-        batch_size: the most tasks in one call.
         home: directory for checkpoints of projects.
         show: shows the progress.
         say: prints a message.
@@ -195,11 +195,7 @@ class Run:
     async def batches(
         self, engine: Engine, project: Project, label_config: str
     ) -> AsyncIterator[Batches]:
-        """Prepare an engine, and close it at the end.
-
-        Raises:
-            LsmlError: if the model cannot be created.
-        """
+        """Prepare an engine, and close it at the end."""
         batches = Batches(engine, self.batch_size)
         try:
             preparing = engine.prepare(project, label_config)
@@ -218,15 +214,7 @@ class Run:
     ) -> None:
         """Predict and write pages until they end or a signal comes.
 
-        Args:
-            batches: predict.
-            sink: receives the answers.
-            check: may refuse them.
-            pages: of tasks.
-            total: the last page's ``at``; None if unknown.
-
-        Raises:
-            LsmlError: if reading, predicting or writing fails.
+        ``total`` is the last page's ``at``, None if unknown.
         """
         pipeline = Pipeline(batches, sink, self.report.totals, check)
         started = time.monotonic()
@@ -311,3 +299,60 @@ class Run:
         self.say("Finishing the current batches. Press Ctrl-C again to stop now.")
         for stop in self._stops:
             stop()
+
+
+# A file
+
+
+async def predict_file(
+    run: Run, tasks: TaskFile, engine: Engine, project: Project, label_config: str
+) -> None:
+    """Predict a file's tasks into another file, or only predict them."""
+    options = run.options
+    check = LabelConfigCheck(label_config)
+    async with run.batches(engine, project, label_config) as batches:
+        if options.output is None:
+            pages = tasks.pages(Position(), run.batch_size, options.limit)
+            await run.predict_only(batches, check, pages, tasks.size)
+            return
+        start = FileCheckpoint(
+            tasks=tasks.digest(),
+            label_config=hashlib.sha256(label_config.encode()).hexdigest(),
+            model_version=run.report.model_version,
+        )
+        with locked(Paths.of(options.output).checkpoint):
+            output = PredictionFile(
+                options.output, start, tasks.unit, overwrite=options.overwrite
+            )
+            await _fill(run, batches, check, tasks, output)
+
+
+async def _fill(
+    run: Run,
+    batches: Batches,
+    check: LabelConfigCheck,
+    tasks: TaskFile,
+    output: PredictionFile,
+) -> None:
+    """Continue an output, or retry the tasks that failed in a complete one."""
+    report, before = run.report, output.checkpoint
+    size, limit = run.batch_size, run.options.limit
+    left = None if limit is None else max(0, limit - before.done)
+    report.was_complete = before.ended or left == 0
+    now = before
+    if not report.was_complete:
+        report.totals.at = before.offset
+        with output:
+            pages = tasks.pages(output.position, size, left)
+            await run.predict(batches, output, check, pages, tasks.size)
+            output.ended = tasks.ended
+        now = output.checkpoint
+    elif has_failed_tasks(output.paths.failed):
+        with Retry(output.paths.output, before) as retry:
+            failed = retry.pages(size)
+            await run.predict(batches, retry, check, failed, before.failures)
+        now = retry.checkpoint
+    report.failed = now.failures
+    if now.failures:
+        report.failed_file = output.paths.failed
+        report.failures = first_failures(output.paths.failed)

@@ -73,13 +73,10 @@ class ProjectPredictions(Protocol):
         """Return how many tasks are selected; None if Label Studio does not say."""
 
     def pages(self, selection: Selection, above: int = -1) -> Iterator[list[Task]]:
-        """Yield the selected tasks by ascending id, as they were imported.
+        """Yield the selected tasks with greater ids than ``above``, ascending.
 
-        Memory does not grow with the project. Tasks come without predictions.
-
-        Args:
-            selection: of the project's tasks.
-            above: only tasks with greater ids.
+        They are as they were imported, without predictions. Memory does not grow with
+        the project.
         """
 
     def predicted(self, version: str, task_ids: Sequence[int]) -> set[int]:

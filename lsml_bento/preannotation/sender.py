@@ -43,9 +43,7 @@ class NotStored(NamedTuple):
 class Sender:
     """Sends predictions, and retries with back-off while Label Studio stores none.
 
-    Args:
-        project: of Label Studio.
-        timeout_s: how long predictions with an unknown result are sent again.
+    Predictions with an unknown result are sent again for ``timeout_s``.
     """
 
     def __init__(self, project: ProjectPredictions, timeout_s: float) -> None:
@@ -56,14 +54,11 @@ class Sender:
         self._stopping = threading.Event()
 
     def send(self, version: str, groups: Sequence[Group]) -> list[NotStored]:
-        """Store the predictions of a model version.
+        """Store the predictions of a model version; return those that are not stored.
 
         Bisection finds those that Label Studio refuses or fails to store. A task that
         it fails to store is given up if it stores others. If it stores none, the sender
         waits for it.
-
-        Returns:
-            The tasks whose predictions are not stored.
 
         Raises:
             PreannotationError: if it is unknown whether all are stored.

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 import ijson
 
 from lsml_bento.contract import Task
-from lsml_bento.preannotation.outcomes import Failure, Page
+from lsml_bento.preannotation.pipeline import Failure, Page
 from lsml_bento.preannotation.selection import PreannotationError
 
 _CHUNK = 1 << 20
@@ -96,12 +96,9 @@ class TaskFile:
     def pages(
         self, start: Position, size: int, limit: int | None = None
     ) -> Iterator[FilePage]:
-        """Yield the entries after a position, in order.
+        """Yield the entries after a position, with at most ``limit`` tasks.
 
-        Args:
-            start: the end of what was read before.
-            size: the most entries in a page.
-            limit: the most tasks.
+        A page has at most ``size`` entries.
 
         Raises:
             TaskFileError: where the file cannot be read any further.

@@ -34,7 +34,7 @@ _PATHS = ("LSML_HOME", "MODEL_DIR")
 
 
 class OpeningError(LsmlError):
-    """A directory that holds no backend, or a backend without a valid name."""
+    """A backend or a label config that cannot be opened."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,7 @@ class OpenBackend:
 
 @contextmanager
 def open_backend(directory: Path) -> Iterator[OpenBackend]:
-    """Open the backend in a directory, which becomes the current one.
-
-    Args:
-        directory: absolute.
+    """Open the backend in an absolute directory, which becomes the current one.
 
     Raises:
         LsmlError: if there is no backend, or its state cannot be used.
@@ -119,6 +116,22 @@ def check_serves(directory: Path) -> None:
             f"{directory} has neither a model.py nor a service.py with svc: name the "
             "directory of a backend"
         )
+
+
+def read_label_config(path: Path) -> str:
+    """The text of a label config.
+
+    Raises:
+        OpeningError: if it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise OpeningError(
+            f"the label config {path} cannot be read: {reason}; save your project's "
+            "(Settings > Labeling Interface > Code) and pass it with --label-config"
+        ) from error
 
 
 def absolute_paths(environ: Mapping[str, str]) -> dict[str, str]:

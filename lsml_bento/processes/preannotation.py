@@ -14,11 +14,11 @@ from lsml_bento.backend_spec import BackendSpec
 from lsml_bento.contract import Project, parse_project
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.preannotation.engine import Engine, LocalEngine, snapshot
-from lsml_bento.preannotation.file_run import predict_file
 from lsml_bento.preannotation.project_run import predict_project
-from lsml_bento.preannotation.run import Run
+from lsml_bento.preannotation.run import Run, predict_file
 from lsml_bento.preannotation.selection import PreannotationError, ProjectPredictions
 from lsml_bento.preannotation.task_file import TaskFile
+from lsml_bento.processes.opening import read_label_config
 from lsml_bento.processes.wiring import open_state
 from lsml_bento.projects.lookup import project_called
 from lsml_bento.settings import Settings
@@ -31,15 +31,7 @@ _NO_PROJECT = Project("0", 0)
 
 @dataclass(frozen=True)
 class Setup:
-    """Where a run finds its model and keeps its checkpoints.
-
-    Attributes:
-        spec: of the backend's directory or class; None if a URL is called.
-        settings: from the environment.
-        home: for checkpoints.
-        max_batch_size: the most tasks in one call.
-        threads: concurrent calls.
-    """
+    """Where a run finds its model, unless it calls a URL, and keeps checkpoints."""
 
     spec: BackendSpec | None
     settings: Settings
@@ -75,16 +67,14 @@ def setup_of(
 
 
 async def preannotate(run: Run, setup: Setup, tasks: TaskFile | None) -> None:
-    """Predict the tasks of a file, or of a project if there is none.
-
-    Raises:
-        LsmlError: if the run cannot start or continue.
-    """
+    """Predict the tasks of a file, or of a project if there is none."""
     options = run.options
     if tasks is not None:
         opening = _open_engine(setup, options.backend, None, options.project)
         with opening as (engine, project):
-            await predict_file(run, tasks, engine, project)
+            path = options.label_config or Path("label_config.xml").absolute()
+            config = read_label_config(path)
+            await predict_file(run, tasks, engine, project, config)
         return
     with closing(_connect(options.project, setup.settings)) as predictions:
         project, label_config = await run.in_thread(predictions.project)

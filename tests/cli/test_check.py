@@ -108,7 +108,7 @@ def test_a_label_config_that_does_not_parse_is_an_error(tmp_path: Path) -> None:
 def test_a_missing_label_config_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, model=MODEL)
     sentence = refused(run("check", tmp_path))
-    assert f"cannot read the label config {tmp_path / 'label_config.xml'}: " in sentence
+    assert f"config {tmp_path / 'label_config.xml'} cannot be read: No such" in sentence
     assert sentence.endswith("and pass it with --label-config")
 
 

@@ -95,7 +95,7 @@ def test_nothing_to_check_is_an_error() -> None:
 def test_a_missing_label_config_is_an_error() -> None:
     options = ["--backend-url", "http://127.0.0.1:1", "--label-config", "gone.xml"]
     sentence = refused(run("doctor", *options))
-    assert sentence.startswith("cannot read the label config gone.xml: ")
+    assert sentence.startswith("the label config gone.xml cannot be read: No such file")
 
 
 def test_the_label_studio_of_the_environment_is_checked() -> None:

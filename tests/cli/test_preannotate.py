@@ -14,12 +14,12 @@ from click.testing import CliRunner
 
 from lsml_bento.cli import main
 from lsml_bento.versions.registry import Version, promote
+from tests.adapters.test_backend_http import backend
 from tests.adapters.test_label_studio_api import LEGACY, answer
 from tests.adapters.test_label_studio_predictions import Project as Studio
 from tests.cli.commands import LABEL_CONFIG, MODEL, Run, environ, refused, run
 from tests.cli.place import ONE, Place
 from tests.cli.test_start import server
-from tests.preannotation.test_backend import backend
 
 FAILING = MODEL.replace(
     "        region =",

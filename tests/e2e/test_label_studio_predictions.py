@@ -146,7 +146,7 @@ def test_versions_are_told_apart_that_label_studios_filter_mixes_up(
         *(tasks[0], tasks[1], tasks[3], tasks[5])
     ]
     # The filter alone leaves out what has no prediction of m-1.
-    assert read._selected._without("m-1") is None
+    assert read._without("m-1") is None
     assert read.count(Selection(missing="other")) == 5
 
 

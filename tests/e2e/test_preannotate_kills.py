@@ -48,7 +48,7 @@ import json, os, random, signal, sys, time
 
 # Once, and not in every child.
 import lsml_bento.processes.wiring
-import lsml_bento.processes.preannotation, lsml_bento.cli.progress
+import lsml_bento.processes.preannotation, rich.progress
 from lsml_bento.cli import main
 
 kills = int(sys.argv[1])

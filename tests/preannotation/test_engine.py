@@ -14,15 +14,13 @@ from lsml_bento.errors import ModelError
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.model.media import NoMedia
-from lsml_bento.preannotation.engine import LocalEngine, snapshot
-from lsml_bento.preannotation.outcomes import (
-    Answer,
+from lsml_bento.preannotation.engine import Answer, Batches, LocalEngine, snapshot
+from lsml_bento.preannotation.pipeline import (
     Failure,
     Outcome,
     Totals,
     predictions_of,
 )
-from lsml_bento.preannotation.pipeline import Batches
 from lsml_bento.preannotation.selection import PreannotationError, Unreachable
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.versions.registry import Version, Versions, promote

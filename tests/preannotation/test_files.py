@@ -17,8 +17,8 @@ import pytest
 
 from lsml_bento.contract import Project, Task
 from lsml_bento.preannotation.durable_files import OutputError, locked
-from lsml_bento.preannotation.outcomes import Totals
-from lsml_bento.preannotation.pipeline import Batches, Pipeline
+from lsml_bento.preannotation.engine import Batches
+from lsml_bento.preannotation.pipeline import Pipeline, Totals
 from lsml_bento.preannotation.prediction_file import (
     FileCheckpoint,
     PredictionFile,

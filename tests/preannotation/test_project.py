@@ -14,8 +14,8 @@ import pytest
 from lsml_bento.contract import Task
 from lsml_bento.preannotation import sender as sending
 from lsml_bento.preannotation.durable_files import load_checkpoint, save_checkpoint
-from lsml_bento.preannotation.outcomes import Totals
-from lsml_bento.preannotation.pipeline import Batches, Pipeline
+from lsml_bento.preannotation.engine import Batches
+from lsml_bento.preannotation.pipeline import Pipeline, Totals
 from lsml_bento.preannotation.project_writer import (
     ProjectCheckpoint,
     ProjectWriter,

@@ -13,7 +13,7 @@ import pytest
 from lsml_bento.contract import Project, Task
 from lsml_bento.errors import LsmlError, ModelError, StateError
 from lsml_bento.preannotation import project_run
-from lsml_bento.preannotation.outcomes import Totals
+from lsml_bento.preannotation.pipeline import Totals
 from lsml_bento.preannotation.project_run import predict_project
 from lsml_bento.preannotation.run import Options, Report, Run
 from lsml_bento.preannotation.selection import Selection, Unreachable, VersionChanged

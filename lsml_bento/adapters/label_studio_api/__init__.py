@@ -49,8 +49,7 @@ class LabelStudioTasks:
         page_size: int = 100,
         patience_s: float = 60.0,
     ) -> None:
-        key = SecretStr(api_key) if isinstance(api_key, str) else api_key
-        self._session = Session(url, key, patience_s)
+        self._session = Session(url, api_key, patience_s)
         self._page_size = page_size
 
     def annotated(self, project_id: str) -> Iterator[Task]:

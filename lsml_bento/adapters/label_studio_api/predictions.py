@@ -30,7 +30,6 @@ from lsml_bento.preannotation.selection import (
     Predicted,
     Refused,
     ResultUnknown,
-    Selection,
     Unreachable,
 )
 
@@ -47,19 +46,12 @@ _DELETES = 4
 """Predictions deleted concurrently."""
 
 
-class LabelStudioPredictions:
+class LabelStudioPredictions(SelectedPages):
     """Reads a project's tasks and writes their predictions.
 
     Requests are retried while Label Studio does not answer. The key is sent only to the
-    origin of ``url``, since redirects are not followed. Thread-safe.
-
-    Args:
-        url: of Label Studio, with its sub-path if it has one.
-        api_key: a personal access token or a legacy token.
-        project_id: the project's number.
-        page_size: the most tasks in one answer; halved if one takes over 30 s.
-        patience_s: how long one request is retried after 429, 5xx, timeouts and lost
-            connections.
+    origin of ``url``, since redirects are not followed. Thread-safe. The arguments are
+    those of ``LabelStudioTasks``.
     """
 
     def __init__(
@@ -71,12 +63,10 @@ class LabelStudioPredictions:
         page_size: int = 500,
         patience_s: float = 3600.0,
     ) -> None:
-        key = SecretStr(api_key) if isinstance(api_key, str) else api_key
-        self._session = Session(
-            url, key, patience_s, refused=PreannotationError, away=Unreachable
+        session = Session(
+            url, api_key, patience_s, refused=PreannotationError, away=Unreachable
         )
-        self._id = str(int(project_id))
-        self._selected = SelectedPages(self._session, self._id, page_size)
+        super().__init__(session, str(int(project_id)), page_size)
         self._patience_s = patience_s
         self._slowest_s = _SETTLE_S[0]
         self._label_config = ""
@@ -91,28 +81,6 @@ class LabelStudioPredictions:
         config = found.get("label_config")
         self._label_config = config if isinstance(config, str) else ""
         return parse_project(found), self._label_config
-
-    def count(self, selection: Selection) -> int | None:
-        """Return how many tasks are selected; None if that takes more than one request.
-
-        Raises:
-            PreannotationError: also if Label Studio does not understand the filters.
-        """
-        return self._selected.count(selection)
-
-    def pages(self, selection: Selection, above: int = -1) -> Iterator[list[Task]]:
-        """Yield the selected tasks by ascending id, as they were imported.
-
-        Tasks with a prediction of ``selection.missing`` are among them if the name of
-        another version contains that name. Tasks have the fields that Label Studio
-        sends to a backend, without annotations, drafts and predictions. No page is
-        empty. Memory holds a page for each alternative of the filters. Concurrent
-        changes may be seen or not; no task comes twice.
-
-        Raises:
-            PreannotationError: also if Label Studio does not understand the filters.
-        """
-        return self._selected.pages(selection, above)
 
     def predicted(self, version: str, task_ids: Sequence[int]) -> set[int]:
         """Return which of these tasks have a prediction of exactly this version."""

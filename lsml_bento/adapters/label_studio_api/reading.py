@@ -26,12 +26,7 @@ Filter = dict[str, Any]
 def read_project(
     session: Session, project_id: str, *, patience_s: float | None = None
 ) -> dict[str, Any]:
-    """Return a project's ``id``, ``created_at`` and ``label_config``.
-
-    Raises:
-        LsmlError: of the session's classes, if Label Studio refuses or does not answer
-            in time.
-    """
+    """Return a project's ``id``, ``created_at`` and ``label_config``."""
     asked = f"project {project_id}"
     # Counting everything in a large project takes long.
     query = {"include": "id,created_at,label_config"}

@@ -38,13 +38,7 @@ _OF_TASK = (
 
 
 class SelectedPages:
-    """The tasks of a project that match a selection.
-
-    Args:
-        session: of Label Studio; raises the errors of pre-annotation.
-        project_id: the project's number.
-        page_size: the most tasks in one answer; halved if one takes over 30 s.
-    """
+    """The tasks of a project that match a selection."""
 
     def __init__(self, session: Session, project_id: str, page_size: int) -> None:
         self._session = session
@@ -52,11 +46,7 @@ class SelectedPages:
         self._page_size = page_size
 
     def count(self, selection: Selection) -> int | None:
-        """Return how many tasks are selected; None if that takes more than one request.
-
-        Raises:
-            PreannotationError: also if Label Studio does not understand the filters.
-        """
+        """Return how many tasks are selected; None if that takes several requests."""
         groups = self._groups(selection)
         lists = [group for group in groups if group[1]]
         missing = self._without(selection.missing)
@@ -73,7 +63,13 @@ class SelectedPages:
         return total if isinstance(total, int) else None
 
     def pages(self, selection: Selection, above: int = -1) -> Iterator[list[Task]]:
-        """Yield the selected tasks; see ``LabelStudioPredictions.pages``.
+        """Yield the selected tasks by ascending id, as they were imported.
+
+        Tasks with a prediction of ``selection.missing`` are among them if the name of
+        another version contains that name. Tasks have the fields that Label Studio
+        sends to a backend, without annotations, drafts and predictions. No page is
+        empty. Memory holds a page for each alternative of the filters. Concurrent
+        changes may be seen or not; no task comes twice.
 
         Raises:
             PreannotationError: also if Label Studio does not understand the filters.

@@ -53,14 +53,14 @@ class Session:
     def __init__(
         self,
         url: str,
-        key: SecretStr,
+        key: SecretStr | str,
         patience_s: float,
         *,
         refused: type[LsmlError] = TrainingError,
         away: type[LsmlError] = TrainingError,
     ) -> None:
         self._url = USER.sub("//", url.strip()).rstrip("/")
-        self._key = key
+        self._key = SecretStr(key) if isinstance(key, str) else key
         self._patience_s = patience_s
         self._refused, self._away = refused, away
         self._wrapper: SyncClientWrapper | None = None

@@ -17,12 +17,7 @@ _PART = ".part-"
 
 
 class MediaCache:
-    """Complete files only; the least recently used are deleted first.
-
-    Args:
-        directory: created by the first download.
-        max_bytes: total size above which files are deleted.
-    """
+    """Complete files only, up to a size; the least recently used are deleted first."""
 
     def __init__(self, directory: Path, max_bytes: int) -> None:
         self._directory = directory

@@ -1,4 +1,4 @@
-"""A backend asked over HTTP: a real one, and one that is told how to fail."""
+"""A backend that is called over HTTP, and how its failures are reported."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 
 from lsml_bento.adapters.backend_http import BackendEngine
 from lsml_bento.contract import Project, Task
-from lsml_bento.preannotation.outcomes import Answer, predictions_of
-from lsml_bento.preannotation.pipeline import Batches
+from lsml_bento.preannotation.engine import Answer, Batches
+from lsml_bento.preannotation.pipeline import predictions_of
 from lsml_bento.preannotation.selection import (
     PreannotationError,
     Unreachable,
@@ -30,7 +30,7 @@ ONE = Project("1", 1795426489)
 
 @contextmanager
 def backend(reply: Reply) -> Iterator[tuple[str, list[Any]]]:
-    """A server that answers what it is told; its URL, and what it was asked."""
+    """A server with the given replies: its URL and the requests that it got."""
     asked: list[Any] = []
 
     class Handler(BaseHTTPRequestHandler):
