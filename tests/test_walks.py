@@ -11,6 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+import pytest
+
 from lsml_bento.jobs.event_writer import Dispatcher
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.processes.server import make_backend
@@ -161,7 +163,7 @@ fit.main(BackendSpec.from_json(sys.argv[3]))
 
 
 def test_an_annotation_becomes_a_version_through_at_most_25_modules(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Count what the second annotation enters until its version is promoted.
 
@@ -171,6 +173,7 @@ def test_an_annotation_becomes_a_version_through_at_most_25_modules(
     annotation warms all three up: imports, settings, and starting processes and naming
     them are not counted.
     """
+    monkeypatch.setattr(sys, "path", list(sys.path))
     walk, record = Walk(), tmp_path / "entered"
     home = Home(tmp_path)
     home.write(LEARNER)
@@ -203,6 +206,7 @@ def test_an_annotation_becomes_a_version_through_at_most_25_modules(
             working.join()
             client.close()
             home.close()
+            del sys.modules["model"]  # other tests import theirs
 
     in_child = {module_of(file) for file in json.loads(record.read_text())}
     assert in_child == {
