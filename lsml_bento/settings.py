@@ -59,7 +59,7 @@ class Settings(BaseModel):
     log_format: Annotated[
         Literal["text", "json"], BeforeValidator(lambda text: text.lower())
     ] = Field("text", validation_alias="LSML_LOG_FORMAT")
-    """`text`, or `json` for one JSON object per line (`text`)."""
+    """`text`, or `json` for one JSON object per line (default `text`)."""
     model_dir: Path | None = Field(None, validation_alias="MODEL_DIR")
     """Directory where a model written for label_studio_ml keeps its files."""
     port: int = Field(9090, ge=0, le=65535, validation_alias="PORT")
@@ -119,8 +119,8 @@ class Settings(BaseModel):
     """GPUs visible to `fit`, in the format of CUDA_VISIBLE_DEVICES (default: those that
     the worker sees)."""
     fits: int = Field(1, ge=1, validation_alias="LSML_FITS")
-    """Fits that a worker runs at a time, of different projects; each sees its own entry
-    of LSML_TRAIN_GPUS where that lists several (1)."""
+    """Number of fits that a worker runs at a time, each of a different project (default
+    1). If LSML_TRAIN_GPUS lists several GPUs, each fit gets one."""
     fit_timeout_s: float = Field(86_400.0, gt=0, validation_alias="LSML_FIT_TIMEOUT_S")
     """Maximum duration of a `fit` in seconds; a longer one fails (default 86400)."""
     fit_idle_s: float = Field(300.0, ge=0, validation_alias="LSML_FIT_IDLE_S")

@@ -44,6 +44,7 @@ OTHERS = {
     "HF_HOME": "transformers': where downloads are kept",
     "IMAGE": "compose.yaml's own: the image of server and worker",
     "LABEL_STUDIO_ML_BACKEND_V2": "label_studio_ml's, and no longer read by anybody",
+    "LSML_SECRET_KEY": "a former setting: it has no effect, as the log says",
     "ML_BLOCK_LOCAL_IP": "Label Studio's: whether it calls private addresses",
     "OMP_NUM_THREADS": "OpenMP's: threads that torch computes with",
     "PUBLISH": "compose.yaml's own: the address that the server listens on",
@@ -54,7 +55,7 @@ OTHERS = {
     "SSRF_PROTECTION_ENABLED": "Label Studio's: whether it calls private addresses",
     "UV_TORCH_BACKEND": "uv's: which torch it installs",
 }
-"""Variables of other programs, with their owners."""
+"""Variables that are no settings, with their owners."""
 
 _PREFIXES = (
     *("LSML", "LABEL_STUDIO", "BASIC_AUTH", "REDIS", "BENTOML"),

@@ -156,6 +156,60 @@ def test_every_module_that_the_architecture_names_exists() -> None:
     ] == []
 
 
+def test_every_class_that_the_architecture_names_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(?:[A-Z][a-z]+){2,}\b", text))
+    code = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
+    ours = set(re.findall(r"^class (\w+)", code, re.MULTILINE))
+
+    assert len(named & ours) > 8
+    assert named - ours == {
+        "OpenTelemetry",
+        "PyTorch",
+        "RetryTask",
+        "YourModel",
+    }
+
+
+def test_contributing_lists_the_parts_of_the_tests() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (rule,) = re.findall(r"^PARTS := ((?:.*\\\n)*.*)", makefile, re.MULTILINE)
+    parts = re.findall(r"test-[a-z-]+", rule)
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+    assert len(parts) > 5
+    assert [part for part in parts if f"`{part}`" not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("walk", "test"),
+    [
+        ("a warm prediction", "test_a_warm_prediction_enters"),
+        ("an annotation becomes a version", "test_an_annotation_becomes_a_version"),
+    ],
+)
+def test_the_architecture_lists_the_modules_of_a_walk(walk: str, test: str) -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    _, _, section = text.partition(f"### Walk: {walk}\n")
+    rows = re.findall(r"^\| (`.*?`) \|", section.partition("\n#")[0], re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`(.+?)\.py`", row)]
+    tree = ast.parse((ROOT / "tests" / "test_walks.py").read_text(encoding="utf-8"))
+    (function,) = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith(test)
+    ]
+    counted = {
+        str(element.value).replace(".", "/")
+        for node in ast.walk(function)
+        if isinstance(node, ast.Set)
+        for element in node.elts
+        if isinstance(element, ast.Constant)
+    }
+
+    assert sorted(named) == sorted(counted)
+
+
 def test_the_glossary_has_at_most_25_terms_each_once() -> None:
     terms = re.findall(r"^\| ([a-z ]+) \|", architecture("Glossary"), re.M)[1:]
 

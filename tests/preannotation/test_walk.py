@@ -110,6 +110,7 @@ def test_a_file_run_enters_few_modules(
 
     with entered() as walk:
         preannotate(tmp_path, "second.jsonl")
+    del sys.modules["model"]  # other tests import theirs
 
     assert len((tmp_path / "second.jsonl").read_text().splitlines()) == 70
     assert len(walk.pages) <= 15, sorted(walk.pages)
