@@ -14,3 +14,4 @@ from __future__ import annotations
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+NER = REPOSITORY / "examples/pytorch_ner"

@@ -13,7 +13,7 @@ TARGETS = {
     "trivial": "benchmarks.common.models:Trivial",
     "device": "benchmarks.common.models:Device",
     "transformer": "benchmarks.common.models:Transformer",
-    "pytorch_ner": "examples.pytorch_ner.backend:NER",
+    "pytorch_ner": "ner.backend:NER",
 }
 GPU_TARGETS = {
     "transformer": "benchmarks.common.models:GpuTransformer",

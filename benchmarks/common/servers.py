@@ -19,7 +19,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from benchmarks import REPOSITORY
+from benchmarks import NER, REPOSITORY
 from tests.e2e.processes import free_port, healthy
 
 BENTOML_SERVE = (
@@ -47,7 +47,7 @@ def torch_threads(count: int) -> dict[str, str]:
 
 def own_home(home: str | Path) -> dict[str, str]:
     """The environment of a process whose state and models are in that directory."""
-    path = filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))
+    path = filter(None, (str(REPOSITORY), str(NER), os.environ.get("PYTHONPATH")))
     return {
         "LSML_HOME": f"{home}/lsml",
         "BENTOML_HOME": f"{home}/bentoml",

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
-from benchmarks import REPOSITORY
+from benchmarks import NER, REPOSITORY
 
 _RECORDED = REPOSITORY / "tests/payloads/013-open-task-predict.json"
-_NER_CONFIG = REPOSITORY / "examples/pytorch_ner/label_config.xml"
+_NER_CONFIG = NER / "label_config.xml"
 _CREATED_AT = 1795426489
 
 _STORY = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 import zlib
@@ -174,8 +175,11 @@ class PyTorchNER:
     """The tagger of examples/pytorch_ner, called as its server calls it."""
 
     def __init__(self) -> None:
+        from benchmarks import NER as DIRECTORY  # noqa: PLC0415
         from benchmarks.common import tasks  # noqa: PLC0415
-        from examples.pytorch_ner.backend import NER  # noqa: PLC0415
+
+        sys.path.append(str(DIRECTORY))
+        from ner.backend import NER  # noqa: PLC0415
 
         self._model = NER(label_config=tasks.label_config("pytorch_ner"))
         self._model.setup()

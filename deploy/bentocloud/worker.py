@@ -22,7 +22,7 @@ _PROXY = "fastapi==0.165.0"
     workers=1,  # more would only add proxies in front of the same command
     http={"proxy_port": PORT},
     endpoints={"livez": "/livez", "readyz": "/readyz"},
-    cmd=["lsml-bento", "worker", "bentos/pytorch_ner", "--health-port", str(PORT)],
+    cmd=["lsml-bento", "worker", "examples/pytorch_ner", "--health-port", str(PORT)],
 )
 class Worker:
-    """Trains the model that the servers of ``bentos/pytorch_ner`` serve."""
+    """Trains the model that the servers of ``examples/pytorch_ner`` serve."""

@@ -1,3 +1,3 @@
 from lsml_bento import create_service
 
-svc = create_service("examples.gpt2.model:GPT2TextGeneration", name="gpt2")
+svc = create_service("text_generation.model:GPT2TextGeneration", name="gpt2")

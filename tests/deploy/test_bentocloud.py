@@ -18,7 +18,7 @@ from lsml_bento.settings import Settings
 from tests.deploy.manifests import DEPLOY, ROOT, document, probes
 
 BENTOCLOUD = DEPLOY / "bentocloud"
-NER = ROOT / "bentos" / "pytorch_ner"
+NER = ROOT / "examples" / "pytorch_ner"
 SERVER = document(BENTOCLOUD / "server.yaml")
 WORKER = document(BENTOCLOUD / "worker.yaml")
 BENTOFILE = document(BENTOCLOUD / "worker.bentofile.yaml")
@@ -105,7 +105,7 @@ def test_the_deployments_name_the_bentos() -> None:
 
 
 def test_the_worker_bento_is_the_server_bento_with_another_service() -> None:
-    server = document(NER / "bentofile.yaml")
+    server = document(ROOT / "bentofile.yaml")
     own = {"service", "name", "description", "include"}
 
     assert BENTOFILE["include"] == ["deploy/bentocloud/worker.py", *server["include"]]

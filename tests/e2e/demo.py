@@ -18,12 +18,15 @@ from pathlib import Path
 
 import httpx
 
-from examples.pytorch_ner.data import NEW_LABEL, labels_of, read_sentences
 from lsml_bento import TrainingPolicy
 from tests.e2e import label_studio
 from tests.e2e.client import LabelStudioApi, Project
 from tests.e2e.processes import ROOT, Server, free_port_near
 from tests.e2e.serving import start_command
+
+sys.path.append(str(ROOT / "examples" / "pytorch_ner"))  # a directory of its own
+
+from ner.data import NEW_LABEL, labels_of, read_sentences
 
 DIRECTORY = label_studio.CACHE / "demo"
 EXAMPLE = ROOT / "examples" / "pytorch_ner"

@@ -23,18 +23,21 @@ from tests.e2e.test_gpt2 import Annotator as Writer
 
 BUILD_S = 30
 NER = {
+    "__init__.py",
     *("backend.py", "data.py", "decoding.py", "features.py", "learning.py", "model.py"),
     *("scores.py", "train.py", "base.safetensors", "sentences.txt", "lists.txt"),
 }
 GPT2 = {
+    "__init__.py",
     *("data.py", "generation.py", "language_model.py", "learning.py", "model.py"),
     *("base/config.json", "base/generation_config.json", "base/model.safetensors"),
     *("base/tokenizer.json", "base/tokenizer_config.json"),
 }
 MODULES = {
-    "pytorch_ner": "examples.pytorch_ner.backend",
-    "gpt2": "examples.gpt2.model",
+    "pytorch_ner": "ner.backend",
+    "gpt2": "text_generation.model",
 }
+PACKAGES = {"pytorch_ner": "ner", "gpt2": "text_generation"}
 EXTRAS = {"pytorch_ner": "torch", "gpt2": "transformers"}
 
 ALONE = """
@@ -67,9 +70,9 @@ def test_the_build_is_fast_and_holds_only_what_runs(name: str, bento: Built) -> 
 
     assert bento.files == {
         "bentofile.yaml",
-        f"bentos/{name}/service.py",
+        f"examples/{name}/service.py",
         f"wheels/{wheel.name}",
-        *(f"examples/{name}/{file}" for file in files),
+        *(f"examples/{name}/{PACKAGES[name]}/{file}" for file in files),
     }
     assert wheel.name.startswith("lsml_bento-")
     assert bento.seconds < BUILD_S

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from examples.pytorch_ner.data import NEW_LABEL, labels_of, read_sentences
+from ner.data import NEW_LABEL, labels_of, read_sentences
 from tests.e2e import label_studio
 from tests.e2e.client import LabelStudioApi, Project
 from tests.e2e.demo import demo_texts

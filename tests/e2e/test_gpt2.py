@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from examples.gpt2.data import Pair, read_pairs, region
-from examples.gpt2.grammar import PAIRS, plain_pairs
 from tests.e2e.processes import ROOT, Server, eventually
 from tests.e2e.serving import start_command
+from text_generation.data import Pair, read_pairs, region
+from text_generation.grammar import PAIRS, plain_pairs
 
 GPT2 = ROOT / "examples" / "gpt2"
 LABEL_CONFIG = (GPT2 / "label_config.xml").read_text(encoding="utf-8")

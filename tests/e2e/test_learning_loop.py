@@ -6,10 +6,10 @@ from contextlib import closing
 import httpx
 import pytest
 
-from examples.pytorch_ner.data import NEW_LABEL, Example, Span, example_to_annotation
-from examples.pytorch_ner.scores import Score, entity_scores
-from examples.pytorch_ner.train import entities_by_label
-from examples.pytorch_ner.train_base import dictionary_scores, new_label_examples
+from ner.data import NEW_LABEL, Example, Span, example_to_annotation
+from ner.scores import Score, entity_scores
+from ner.train import entities_by_label
+from ner.train_base import dictionary_scores, new_label_examples
 from tests.e2e import label_studio as label_studio_package
 from tests.e2e.bentos import Built
 from tests.e2e.client import Connection, Json, LabelStudioApi, Project

@@ -18,8 +18,8 @@ import httpx
 import psutil
 import pytest
 
-from examples.pytorch_ner.data import example_to_annotation
-from examples.pytorch_ner.train_base import new_label_examples
+from ner.data import example_to_annotation
+from ner.train_base import new_label_examples
 from tests.cli.commands import run
 from tests.doubles import CONFIG, PROJECT
 from tests.e2e.bentos import build
@@ -173,7 +173,7 @@ def test_server_and_worker_of_the_bento_train_and_stop(
             assert worker.wait(timeout_s=30) == 0
         assert (job()["status"], job()["attempts"]) == ("queued", 0), worker.tail()
 
-        where = "src/bentos/pytorch_ner"
+        where = "src/examples/pytorch_ner"
         with worker_of(bento_image, "next", tmp_path, data, where) as worker:
             ends = {"succeeded", "failed"}
             eventually(lambda: job()["status"] in ends, lambda: str(job()), 120)

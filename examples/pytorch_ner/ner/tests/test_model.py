@@ -8,20 +8,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from examples.pytorch_ner import model as model_module
-from examples.pytorch_ner.backend import BASE
-from examples.pytorch_ner.data import (
+from ner import model as model_module
+from ner.backend import BASE
+from ner.data import (
     base_examples,
     parse_markup,
     read_sentences,
     tokenize,
 )
-from examples.pytorch_ner.decoding import decode
-from examples.pytorch_ner.features import collate, encode
-from examples.pytorch_ner.model import Config, Tagger, relabel
-from examples.pytorch_ner.scores import MICRO
-from examples.pytorch_ner.train import Schedule, evaluate, train
-from examples.pytorch_ner.train_base import (
+from ner.decoding import decode
+from ner.features import collate, encode
+from ner.model import Config, Tagger, relabel
+from ner.scores import MICRO
+from ner.train import Schedule, evaluate, train
+from ner.train_base import (
     dictionary_scores,
     learn_new_label,
     new_label_examples,
@@ -174,7 +174,7 @@ def test_the_base_beats_the_dictionary_on_held_out_sentences(base: Tagger) -> No
 
 
 def test_the_readme_has_the_measured_scores(base: Tagger) -> None:
-    readme = (BASE.parent / "README.md").read_text(encoding="utf-8")
+    readme = (BASE.parents[1] / "README.md").read_text(encoding="utf-8")
     stated = readme.partition("--measure")[2]
     for label, score in evaluate(base, base_examples()[1]).items():
         row = re.search(rf"^\| {label} \|(.*)\|$", stated, re.MULTILINE)

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import torch
 
-from examples.gpt2.data import Pair
-from examples.gpt2.language_model import CausalLM, losses
 from lsml_bento.torch import batches, inference, to_device
+from text_generation.data import Pair
+from text_generation.language_model import CausalLM, losses
 
 EPOCHS = (3, 30)
 """Minimum and maximum number of epochs."""

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from examples.pytorch_ner.data import Example, Span, labels_of, spans_to_tags, tokenize
-from examples.pytorch_ner.features import collate, collate_tags, encode
-from examples.pytorch_ner.model import Tagger
-from examples.pytorch_ner.scores import Score, entity_scores
 from lsml_bento.torch import to_device
+from ner.data import Example, Span, labels_of, spans_to_tags, tokenize
+from ner.features import collate, collate_tags, encode
+from ner.model import Tagger
+from ner.scores import Score, entity_scores
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from label_studio_sdk.label_interface import LabelInterface
 
-from examples.pytorch_ner.backend import NER, WEIGHTS
-from examples.pytorch_ner.data import read_sentences, tokenize
-from examples.pytorch_ner.model import Config, Tagger
+from ner.backend import NER, WEIGHTS
+from ner.data import read_sentences, tokenize
+from ner.model import Config, Tagger
 
-EXAMPLE = Path(__file__).parents[1]
+EXAMPLE = Path(__file__).parents[2]
 LABEL_CONFIG = (EXAMPLE / "label_config.xml").read_text()
 TEXT = "\U0001f600 Zoe\u0308 Keller flew to Porto on 4 May 2021."
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from examples.pytorch_ner.data import Offsets
+from ner.data import Offsets
 
 FEATURES = 9
 """F, the number of features per token."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from examples.pytorch_ner.data import Offsets, runs
+from ner.data import Offsets, runs
 
 
 class Entity(NamedTuple):

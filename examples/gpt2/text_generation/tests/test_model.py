@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from label_studio_sdk.label_interface import LabelInterface
 
-from examples.gpt2.data import read_pairs, region
-from examples.gpt2.grammar import HELD_OUT, plain_pairs
-from examples.gpt2.language_model import CausalLM
-from examples.gpt2.model import BASE, Decoding, GPT2TextGeneration, base_model, joined
+from text_generation.data import read_pairs, region
+from text_generation.grammar import HELD_OUT, plain_pairs
+from text_generation.language_model import CausalLM
+from text_generation.model import BASE, Decoding, GPT2TextGeneration, base_model, joined
 
-EXAMPLE = Path(__file__).parents[1]
+EXAMPLE = Path(__file__).parents[2]
 LABEL_CONFIG = (EXAMPLE / "label_config.xml").read_text()
 OTHER_CONFIG = (
     '<View><Text name="letter" value="$body"/>'

@@ -17,13 +17,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from examples.gpt2.data import Pair, read_pairs
-from examples.gpt2.generation import Generated, generate
-from examples.gpt2.grammar import CATALOGUE, HELD_OUT, PAIRS
-from examples.gpt2.language_model import IGNORED, PROMPT, CausalLM
-from examples.gpt2.learning import Schedule, learn
-from examples.gpt2.model import BASE
-from examples.gpt2.train_base import speed
+from text_generation.data import Pair, read_pairs
+from text_generation.generation import Generated, generate
+from text_generation.grammar import CATALOGUE, HELD_OUT, PAIRS
+from text_generation.language_model import IGNORED, PROMPT, CausalLM
+from text_generation.learning import Schedule, learn
+from text_generation.model import BASE
+from text_generation.train_base import speed
 
 PROMPTS = [
     pair.prompt for pair in (*read_pairs(HELD_OUT)[:12], *read_pairs(CATALOGUE)[:12])
@@ -55,7 +55,7 @@ def test_texts_of_several_batches_keep_their_order(
     base: CausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = generate(base, TEXTS[:12])
-    monkeypatch.setattr("examples.gpt2.generation.TOKENS", 300)
+    monkeypatch.setattr("text_generation.generation.TOKENS", 300)
     assert rounded(generate(base, TEXTS[:12])) == rounded(together)
 
 

@@ -1,8 +1,8 @@
 """Train ``base.safetensors`` on the sentences of the example, and measure it.
 
-python -m examples.pytorch_ner.train_base              train, write, measure
-python -m examples.pytorch_ner.train_base --measure    only measure the file
-python -m examples.pytorch_ner.train_base --new-label  fit PROD on 50 sentences
+python -m ner.train_base              train, write, measure
+python -m ner.train_base --measure    only measure the file
+python -m ner.train_base --new-label  fit PROD on 50 sentences
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from pathlib import Path
 
 import torch
 
-from examples.pytorch_ner.backend import BASE, NER, WEIGHTS
-from examples.pytorch_ner.data import (
+from lsml_bento import testing
+from ner.backend import BASE, NER, WEIGHTS
+from ner.data import (
     NEW_LABEL,
     Example,
     base_examples,
@@ -26,12 +27,11 @@ from examples.pytorch_ner.data import (
     labels_of,
     read_sentences,
 )
-from examples.pytorch_ner.model import Tagger
-from examples.pytorch_ner.scores import MICRO, Dictionary, Score, entity_scores
-from examples.pytorch_ner.train import Schedule, entities_by_label, evaluate, train
-from lsml_bento import testing
+from ner.model import Tagger
+from ner.scores import MICRO, Dictionary, Score, entity_scores
+from ner.train import Schedule, entities_by_label, evaluate, train
 
-LABEL_CONFIG = Path(__file__).with_name("label_config.xml")
+LABEL_CONFIG = Path(__file__).parents[1] / "label_config.xml"
 SEED = 0
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from examples.pytorch_ner.data import (
+from ner.data import (
     Example,
     Offsets,
     Span,
@@ -26,14 +26,14 @@ from examples.pytorch_ner.data import (
     task_to_example,
     tokenize,
 )
-from examples.pytorch_ner.features import (
+from ner.features import (
     FEATURES,
     collate,
     collate_tags,
     encode,
     shape,
 )
-from examples.pytorch_ner.scores import MICRO, Dictionary, entity_scores
+from ner.scores import MICRO, Dictionary, entity_scores
 
 LABELS = ("LOC", "ORG", "PER")
 FAMILY = "\U0001f469\u200d\U0001f52c"  # a woman, a joiner, a microscope

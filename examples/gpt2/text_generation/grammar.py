@@ -1,6 +1,6 @@
 """Generate the text of the example: questions to an outdoor shop, and answers.
 
-python -m examples.gpt2.grammar    write catalogue.jsonl, pairs.jsonl, held_out.jsonl
+python -m text_generation.grammar    write catalogue.jsonl, pairs.jsonl, held_out.jsonl
 
 The base checkpoint is trained on the catalogue, which answers in plain sentences, with
 the shop's notes in between. ``fit`` learns from the pairs, which answer in the style of
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from examples.gpt2.data import Pair
+from text_generation.data import Pair
 
 CATALOGUE = Path(__file__).with_name("catalogue.jsonl")
 PAIRS = Path(__file__).with_name("pairs.jsonl")

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from examples.gpt2.language_model import CausalLM
-from examples.gpt2.model import BASE
+from text_generation.language_model import CausalLM
+from text_generation.model import BASE
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from examples.pytorch_ner.data import Example, Span, base_examples, split
-from examples.pytorch_ner.model import Tagger
-from examples.pytorch_ner.scores import MICRO, Score
-from examples.pytorch_ner.train import Schedule, evaluate, train
+from ner.data import Example, Span, base_examples, split
+from ner.model import Tagger
+from ner.scores import MICRO, Score
+from ner.train import Schedule, evaluate, train
 
 EPOCHS = (5, 80)
 """Minimum and maximum number of epochs."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from examples.gpt2.language_model import CausalLM
 from lsml_bento.torch import batches, inference, to_device
+from text_generation.language_model import CausalLM
 
 TOKENS = 16_384
 """Maximum B x T of a batch, including generated tokens: for GPT-2, 1.2 GB of keys and

@@ -9,22 +9,22 @@ from typing import Any
 import pytest
 import torch
 
-from examples.pytorch_ner.backend import BASE, NER, WEIGHTS
-from examples.pytorch_ner.data import (
+from lsml_bento.testing import LocalRun, fit
+from ner.backend import BASE, NER, WEIGHTS
+from ner.data import (
     Example,
     base_examples,
     example_to_annotated_task,
     parse_markup,
     split,
 )
-from examples.pytorch_ner.learning import Lessons, learn, measure
-from examples.pytorch_ner.model import Config, Tagger
-from examples.pytorch_ner.scores import MICRO
-from examples.pytorch_ner.train import Schedule, evaluate, invented
-from examples.pytorch_ner.train_base import new_label_examples
-from lsml_bento.testing import LocalRun, fit
+from ner.learning import Lessons, learn, measure
+from ner.model import Config, Tagger
+from ner.scores import MICRO
+from ner.train import Schedule, evaluate, invented
+from ner.train_base import new_label_examples
 
-LABEL_CONFIG = (Path(__file__).parents[1] / "label_config.xml").read_text()
+LABEL_CONFIG = (Path(__file__).parents[2] / "label_config.xml").read_text()
 LABELS = ("PER", "ORG", "LOC", "DATE", "PROD")
 NAMES = {label: label for label in LABELS[:4]}
 SMALL = Config(buckets=256, channels=8, layers=2)

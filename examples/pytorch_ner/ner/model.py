@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from examples.pytorch_ner.data import Offsets, tokenize
-from examples.pytorch_ner.decoding import Tagged, decode
-from examples.pytorch_ner.features import collate, encode
 from lsml_bento.torch import batches, device, to_device
+from ner.data import Offsets, tokenize
+from ner.decoding import Tagged, decode
+from ner.features import collate, encode
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from examples.gpt2.data import prompt_of, region, split, task_to_pairs, typed_texts
-from examples.gpt2.generation import Generated, generate
-from examples.gpt2.language_model import PROMPT, CausalLM
-from examples.gpt2.learning import Schedule, learn, perplexity
 from lsml_bento import LabelStudioMLBase
+from text_generation.data import prompt_of, region, split, task_to_pairs, typed_texts
+from text_generation.generation import Generated, generate
+from text_generation.language_model import PROMPT, CausalLM
+from text_generation.learning import Schedule, learn, perplexity
 
 BASE = Path(__file__).with_name("base")
 """The checkpoint of the example."""

@@ -17,8 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from examples.gpt2.data import Pair
 from lsml_bento.torch import device
+from text_generation.data import Pair
 
 PROMPT = "Question: {}\nAnswer:"
 """The text of a prompt for the model. The answer follows after a space."""

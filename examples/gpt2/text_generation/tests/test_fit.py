@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from examples.gpt2.data import Pair, pair_to_annotated_task, read_pairs, split
-from examples.gpt2.grammar import HELD_OUT, PAIRS
-from examples.gpt2.language_model import CausalLM
-from examples.gpt2.learning import (
+from lsml_bento.testing import LocalRun, fit
+from text_generation.data import Pair, pair_to_annotated_task, read_pairs, split
+from text_generation.grammar import HELD_OUT, PAIRS
+from text_generation.language_model import CausalLM
+from text_generation.learning import (
     Schedule,
     learn,
     perplexity,
     unigram_perplexity,
 )
-from examples.gpt2.model import BASE, GPT2TextGeneration
-from lsml_bento.testing import LocalRun, fit
+from text_generation.model import BASE, GPT2TextGeneration
 
-LABEL_CONFIG = (Path(__file__).parents[1] / "label_config.xml").read_text()
+LABEL_CONFIG = (Path(__file__).parents[2] / "label_config.xml").read_text()
 PAIRS_100 = read_pairs(PAIRS)
 UNSEEN = read_pairs(HELD_OUT)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from examples.gpt2.data import (
+from text_generation.data import (
     Pair,
     pair_to_annotated_task,
     prompt_of,
@@ -15,7 +15,7 @@ from examples.gpt2.data import (
     texts_of,
     typed_texts,
 )
-from examples.gpt2.grammar import CATALOGUE, COUNTS, HELD_OUT, KINDS, PAIRS, files
+from text_generation.grammar import CATALOGUE, COUNTS, HELD_OUT, KINDS, PAIRS, files
 
 PAIR = Pair("7", "How heavy is it?", "It is light.")
 

@@ -1,9 +1,9 @@
 """Train ``base/`` on the text of the example, and measure it.
 
-python -m examples.gpt2.train_base              train, write, measure
-python -m examples.gpt2.train_base --measure    only measure it
-python -m examples.gpt2.train_base --fit        fit the 100 pairs, then measure
-python -m examples.gpt2.train_base --speed      compare batches of 16 with single texts
+python -m text_generation.train_base              train, write, measure
+python -m text_generation.train_base --measure    only measure it
+python -m text_generation.train_base --fit        fit the 100 pairs, then measure
+python -m text_generation.train_base --speed      compare batches of 16 with one by one
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from examples.gpt2.data import Pair, pair_to_annotated_task, read_pairs
-from examples.gpt2.generation import Generated, generate
-from examples.gpt2.grammar import CATALOGUE, HELD_OUT, PAIRS, plain_pairs
-from examples.gpt2.language_model import PROMPT, CausalLM
-from examples.gpt2.learning import Schedule, learn, perplexity, unigram_perplexity
-from examples.gpt2.model import BASE, GPT2TextGeneration
 from lsml_bento import testing
+from text_generation.data import Pair, pair_to_annotated_task, read_pairs
+from text_generation.generation import Generated, generate
+from text_generation.grammar import CATALOGUE, HELD_OUT, PAIRS, plain_pairs
+from text_generation.language_model import PROMPT, CausalLM
+from text_generation.learning import Schedule, learn, perplexity, unigram_perplexity
+from text_generation.model import BASE, GPT2TextGeneration
 
-LABEL_CONFIG = Path(__file__).with_name("label_config.xml")
+LABEL_CONFIG = Path(__file__).parents[1] / "label_config.xml"
 END = "<|endoftext|>"
 VOCABULARY = 768
 POSITIONS = 192

@@ -6,11 +6,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from examples.pytorch_ner.data import base_examples, labels_of, task_to_example
-from examples.pytorch_ner.decoding import Entity, Tagged
-from examples.pytorch_ner.learning import Lessons, learn, measure
-from examples.pytorch_ner.model import Tagger
 from lsml_bento import LabelStudioMLBase
+from ner.data import base_examples, labels_of, task_to_example
+from ner.decoding import Entity, Tagged
+from ner.learning import Lessons, learn, measure
+from ner.model import Tagger
 
 BASE = Path(__file__).with_name("base.safetensors")
 WEIGHTS = "model.safetensors"

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from examples.pytorch_ner.data import Example, Span, tokenize
+from ner.data import Example, Span, tokenize
 
 
 class Score(NamedTuple):

@@ -1,0 +1,1 @@
+"""A causal language model, and the backend that serves and trains it."""

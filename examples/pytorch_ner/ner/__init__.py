@@ -1,0 +1,1 @@
+"""A tagger for names in text, and the backend that serves and trains it."""
