@@ -51,6 +51,7 @@ LIBRARIES = {
     "adapters.edge": {"starlette"},
     "adapters.label_studio_http": {"starlette", "orjson"},
     "adapters.bentoml_service": {"bentoml", "starlette", "orjson", "prometheus_client"},
+    "adapters.bentoml_service.pins": {"packaging"},
     # A lock that the system lets go of when its process dies.
     "jobs.spool": {"filelock"},
     "training.embedded_worker": {"filelock"},

@@ -3,12 +3,17 @@
 What is served is tested in ``tests/e2e/test_bentoml``.
 """
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.utils import canonicalize_name
 
 from lsml_bento.adapters.bentoml_service import share
+from lsml_bento.adapters.bentoml_service.pins import contradiction
+from tests.e2e.pins import needed
+from tests.e2e.processes import ROOT
 
 # BentoML's, when what builds bentos is imported: each test does that by itself.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -47,7 +52,7 @@ def frozen(
     )
 
     (directory / "src" / "wheels").mkdir(parents=True)
-    image: Any = backend_image().python_packages("bentoml==1.4.39", *requirements)
+    image: Any = backend_image().python_packages("huey", *requirements)
     image.base_image, image.lock_python_packages = "python:3.11-slim", False
     envs = [BentoEnvSchema(*pair) for pair in given.items()]
     image.freeze(directory, envs)
@@ -114,3 +119,55 @@ def test_without_such_a_requirement_the_image_installs_the_wheel(
     [wheel] = (tmp_path / "src" / "wheels").glob("lsml_bento-*.whl")
     installed = (tmp_path / "env" / "python" / "requirements.txt").read_text()
     assert f"./wheels/{wheel.name}" in installed.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("bentoml==1.2.3", "bentoml==1.2.3 excludes bentoml "),
+        ("BentoML[grpc] < 1.3", "which builds this bento"),
+        ("lsml_bento==9", "lsml_bento==9 excludes lsml-bento "),
+        ("huey==2.0 # old", "huey==2.0 contradicts lsml-bento "),
+        ("cattrs==24.1", "which needs cattrs<23.2.0,>=22.1.0"),
+        # What a package needs that is pinned to the version installed here.
+        (f"anyio=={version('anyio')}\nidna==2.0", "which needs idna>=2.8"),
+    ],
+)
+def test_requirements_that_contradict_each_other_are_refused_by_the_build(
+    tmp_path: Path, line: str, reason: str
+) -> None:
+    from bentoml.exceptions import BentoMLException  # noqa: PLC0415
+
+    with pytest.raises(
+        BentoMLException, match=r"^The image cannot be built: "
+    ) as found:
+        frozen(tmp_path, line)
+
+    assert reason in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"bentoml=={version('bentoml')}",
+        f"anyio=={version('anyio')}",
+        "lsml-bento[torch]",
+        "huey==3.*",
+        "huey==2.0; sys_platform == 'win32'",
+        "not-installed-here==1.0",
+        "# huey==2.0",
+        "--index-url https://example.com/simple",
+    ],
+)
+def test_requirements_that_can_be_fulfilled_pass(line: str) -> None:
+    assert contradiction(f"{line}\n") is None
+
+
+@pytest.mark.parametrize("bento", ["pytorch_ner", "gpt2"])
+def test_our_bentos_pin_nothing_that_bentoml_brings(bento: str) -> None:
+    text = (ROOT / "bentos" / bento / "requirements.txt").read_text()
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    names = {canonicalize_name(line.partition("==")[0]) for line in lines}
+
+    assert not names & {"bentoml", *needed("bentoml", frozenset())}

@@ -170,8 +170,7 @@ def test_the_secret_of_the_readme_has_every_key() -> None:
 
 @pytest.mark.parametrize("place", ["kubernetes", "bentocloud", "yatai"])
 def test_the_s3fs_of_the_readme_matches_the_pinned_fsspec(place: str) -> None:
-    requirements = ROOT / "bentos" / "pytorch_ner" / "requirements.txt"
-    lines = requirements.read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     [pinned] = [line for line in lines if line.startswith("fsspec==")]
     readme = (DEPLOY / place / "README.md").read_text(encoding="utf-8")
 

@@ -1,4 +1,7 @@
-"""What an image installs: all that lsml-bento needs, as ``constraints.txt`` pins it.
+"""What an image installs, as ``constraints.txt`` pins it, besides BentoML.
+
+A bento installs the BentoML that builds it, and what that version needs: pins of these
+would contradict another version.
 
 ``python -m tests.e2e.pins torch > bentos/pytorch_ner/requirements.txt``
 """
@@ -16,8 +19,9 @@ from packaging.utils import canonicalize_name
 from tests.e2e.processes import ROOT
 
 HEADER = """\
-# What lsml-bento[{extras}] needs, at the versions of constraints.txt; made with:
-# .venv/bin/python -m tests.e2e.pins {extras}
+# What lsml-bento[{extras}] needs besides BentoML, at the versions of constraints.txt;
+# made with: .venv/bin/python -m tests.e2e.pins {extras}
+# BentoML adds itself, and what it needs comes with it.
 """
 
 _FREE = re.compile(r"nvidia-|cuda-|triton|setuptools$")
@@ -31,7 +35,8 @@ def requirements(extras: Iterable[str]) -> str:
         name, found, _ = line.partition("==")
         if found:
             pinned[canonicalize_name(name)] = line
-    names = {name for name in needed("lsml-bento", frozenset(extras)) if name in pinned}
+    names = needed("lsml-bento", frozenset(extras)) & {*pinned}
+    names -= {"bentoml", *needed("bentoml", frozenset())}
     lines = [pinned[name] for name in sorted(names)]
     return HEADER.format(extras=",".join(extras)) + "".join(f"{x}\n" for x in lines)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing, suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx
@@ -89,14 +90,16 @@ def test_packages_have_the_versions_of_constraints_txt(name: str, bento: Built) 
     installed = (bento.path / "env" / "python" / "requirements.txt").read_text()
     lines = [line for line in installed.splitlines() if line[:1] not in {"#", ""}]
     pinned = [line for line in committed.splitlines() if line[:1] != "#"]
-    assert set(lines) == {*pinned, f"./wheels/{wheel.name}"}
+    running = f"bentoml=={version('bentoml')}"
+    assert set(lines) == {*pinned, f"./wheels/{wheel.name}", running}
 
 
 def test_the_code_imports_outside_the_repository(name: str, bento: Built) -> None:
     source = bento.path / "src"
     [wheel] = (source / "wheels").iterdir()
+    paths = map(str, (ROOT, source / "examples" / name, wheel))
     done = subprocess.run(
-        [sys.executable, "-c", ALONE, MODULES[name], *map(str, (ROOT, source, wheel))],
+        [sys.executable, "-c", ALONE, MODULES[name], *paths],
         cwd=bento.path,
         capture_output=True,
         text=True,

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bentoml._internal.bento.build_config import BentoEnvSchema
+from bentoml.exceptions import BentoMLException
 from bentoml.images import Image
 
+from lsml_bento.adapters.bentoml_service.pins import contradiction
 from lsml_bento.scaffold.wheel import write_wheel
 
 if TYPE_CHECKING:
@@ -42,8 +44,14 @@ class BackendImage(Image):  # type: ignore[misc] # attrs classes of bentoml have
         """Write the image's files into a bento.
 
         Raises:
+            BentoMLException: if no installer can fulfil the requirements.
             WheelError: if no wheel of lsml-bento can be built.
         """
+        if found := contradiction(self.python_requirements):
+            raise BentoMLException(
+                f"The image cannot be built: {found}. Change or remove that line "
+                "in the requirements of the bento"
+            )
         if _MAKE_DATA not in self.commands:
             self.commands.append(_MAKE_DATA)
         given = {env.name for env in envs}
