@@ -156,6 +156,13 @@ class _Connection(sqlite3.Connection):
 
     wait_s: float | None = None
 
+    def __del__(self) -> None:
+        # Python 3.13 warns of each connection that ends without this.
+        try:  # noqa: SIM105 - suppress may be gone when the interpreter ends
+            self.close()
+        except sqlite3.ProgrammingError:
+            pass  # it was never opened
+
 
 class _Checkpoints:
     """Checkpoints SQLite's write-ahead log in a background thread.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import sqlite3
 import threading
 import time
+import warnings
 from contextlib import closing
 from pathlib import Path
 
@@ -78,6 +80,19 @@ class TestTrouble:
         )
         assert refused.value.status == 503
         SqliteState(path, "ner").close()
+
+    def test_a_thread_that_ends_closes_its_connection(self, tmp_path: Path) -> None:
+        state = SqliteState(tmp_path / "state.db", "test")
+        # Python 3.13 warns of a connection that ends without being closed.
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            thread = threading.Thread(target=state.read, args=(ONE,))
+            thread.start()
+            thread.join()
+            gc.collect()
+        state.close()
+
+        assert [str(warning.message) for warning in caught] == []
 
     def test_a_file_that_is_not_a_database_is_an_error(self, tmp_path: Path) -> None:
         path = tmp_path / "state.db"
