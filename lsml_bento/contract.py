@@ -31,6 +31,7 @@ Context = dict[str, Any]
 ROUTING_ERRORS = {404: "no such path", 405: "method not allowed on this path"}
 """Error messages for requests that match no route, by HTTP status."""
 
+_PICKLE = "application/vnd.bentoml+pickle"
 _PROJECT = re.compile(r"(?P<id>[A-Za-z0-9_-]{1,64})(?:\.(?P<created_at>[0-9]{1,15}))?")
 
 _LONGEST = 100
@@ -65,8 +66,14 @@ def check_media_type(content_type: str) -> None:
     """
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type not in {"", "application/json"}:
+        advice = (
+            "; bentoml.depends sends pickles, so call the backend by its URL, with "
+            "bentoml.SyncHTTPClient(url)"
+            if media_type == _PICKLE
+            else ""
+        )
         raise UnsupportedMedia(
-            f"the body has the type {media_type[:100]!r}: send application/json"
+            f"the body has the type {media_type[:100]!r}: send application/json{advice}"
         )
 
 

@@ -149,6 +149,12 @@ class NameTaken(StateError):
     retry_after_s = None
 
 
+class StateTaken(StateError):
+    """The state belongs to another backend."""
+
+    retry_after_s = None
+
+
 class NotFound(LsmlError):
     """Something that a request refers to does not exist."""
 

@@ -52,6 +52,7 @@ LIBRARIES = {
     "adapters.label_studio_http": {"starlette", "orjson"},
     "adapters.bentoml_service": {"bentoml", "starlette", "orjson", "prometheus_client"},
     "adapters.bentoml_service.pins": {"packaging"},
+    "adapters.bentoml_service.options": CORE | {"attrs", "bentoml", "_bentoml_sdk"},
     # A lock that the system lets go of when its process dies.
     "jobs.spool": {"filelock"},
     "training.embedded_worker": {"filelock"},

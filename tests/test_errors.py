@@ -31,6 +31,7 @@ LsmlError                   500
 |   +-- PredictionError     500  ... to return something that can be rendered
 +-- StateError              503  the state did not answer in time
 |   +-- NameTaken           503  another class serves under the backend's name
+|   +-- StateTaken          503  the state belongs to another backend
 +-- QueueError              503  the queue of fits did not answer
 +-- NotFound                404  what was named does not exist
 |   +-- JobNotFound         404

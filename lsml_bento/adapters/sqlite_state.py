@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lsml_bento.errors import StateError
+from lsml_bento.errors import StateError, StateTaken
 from lsml_bento.state.store import Change, Pair, State
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,8 @@ class SqliteState(State):
         owner: the backend's name. A file belongs to one backend.
 
     Raises:
-        StateError: if the file cannot be used or belongs to another backend.
+        StateError: if the file cannot be used.
+        StateTaken: if it belongs to another backend.
     """
 
     def __init__(self, path: Path, owner: str) -> None:
@@ -62,7 +63,7 @@ class SqliteState(State):
             found = self._claim(connection, owner)
         if found != owner:
             self.close()
-            raise StateError(
+            raise StateTaken(
                 f"{path.parent} holds the state of the backend {found!r}, and this one "
                 f"is {owner!r}: set LSML_HOME to another directory"
             )

@@ -15,17 +15,20 @@ from starlette.applications import Starlette
 from lsml_bento.adapters import label_studio_ml
 from lsml_bento.adapters.bentoml_service import build_service
 from lsml_bento.adapters.bentoml_service.metrics import Metrics
+from lsml_bento.adapters.bentoml_service.options import check_options, gpus_of
 from lsml_bento.adapters.bentoml_service.shape import Shape
 from lsml_bento.adapters.edge import EdgeMiddleware
 from lsml_bento.adapters.label_studio_http import contract_app
 from lsml_bento.backend.backend import Backend
 from lsml_bento.backend_dir import is_drop_in
+from lsml_bento.errors import StateTaken
 from lsml_bento.jobs.event_writer import Dispatcher
 from lsml_bento.jobs.job import Job
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.processes.backend import build_backend
 from lsml_bento.processes.wiring import (
+    claim_home,
     log_to_stderr,
     open_media,
     open_queue,
@@ -47,6 +50,7 @@ def create_service(
     workers: int = 1,
     gpus: int = 0,
     directory: Path | None = None,
+    **bentoml_options: Any,
 ) -> bentoml.Service[Any]:
     """A BentoML service that is a Label Studio backend.
 
@@ -62,12 +66,17 @@ def create_service(
         gpus: GPUs of the service, shared out among the workers.
         directory: contains the model's module and ``.lsml``; by default, the directory
             of the calling file.
+        **bentoml_options: others of ``@bentoml.service``, e.g. ``resources``,
+            ``traffic``, ``envs``, ``image``, ``labels`` or ``http``. They are completed
+            with what a backend needs.
 
     Raises:
         SettingsError: if a variable of the environment cannot be used.
-        ValueError: if BentoML does not accept the name.
+        TypeError: if BentoML has no such option.
+        ValueError: if BentoML does not accept the name or a value.
     """
     directory = directory or _caller_directory()
+    check_options(bentoml_options)
     if is_drop_in(directory):
         label_studio_ml.install()
     settings = Settings.from_env(os.environ)
@@ -96,11 +105,19 @@ def create_service(
         return EmbeddedWorker(worker_command(spec), child_environ(), home)
 
     app = contract_app(settings.max_body_mib)
+
+    def claim() -> None:
+        try:
+            claim_home(home, name)
+        except StateTaken as error:
+            # In a serving process it would be raised again with each restart.
+            raise SystemExit(f"lsml-bento: {error}") from error
+
     return build_service(
         Shape(
             name=name,
             workers=settings.workers or 1,
-            gpus=gpus,
+            gpus=gpus or gpus_of(bentoml_options),
             access_log=settings.access_log,
             tracing=settings.tracing,
             log_format=settings.log_format,
@@ -111,6 +128,8 @@ def create_service(
         [(EdgeMiddleware, _edge_options(app, settings))],
         embed,
         spec,
+        claim,
+        bentoml_options,
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.backend_dir import bento_of
 from lsml_bento.backend_spec import BackendSpec, service_name
+from lsml_bento.errors import StateError, StateTaken
 from lsml_bento.log_format import configure_log
 from lsml_bento.settings import Settings
 from lsml_bento.state.store import State
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from lsml_bento.adapters.label_studio_api import LabelStudioTasks
     from lsml_bento.adapters.label_studio_media import LabelStudioMedia
     from lsml_bento.versions.weights import Weights
+
+
+log = logging.getLogger(__name__)
 
 
 def default_home(directory: Path, name: str) -> Path:
@@ -50,6 +54,20 @@ def settle(name: str, target: str, directory: Path, settings: Settings) -> Backe
     name = service_name(name)
     home = settings.home or default_home(directory, name)
     return BackendSpec(target, str(directory), name, str(home.absolute()))
+
+
+def claim_home(home: Path, name: str) -> None:
+    """Make ``home`` the backend's, unless its state cannot be used yet.
+
+    Raises:
+        StateTaken: if it belongs to another backend.
+    """
+    try:
+        SqliteState(home / "state.db", owner=name).close()
+    except StateTaken:
+        raise
+    except StateError as error:
+        log.debug("State not claimed: %s", error)
 
 
 def open_state(settings: Settings, home: Path, name: str) -> State:

@@ -11,7 +11,9 @@ import pytest
 from packaging.utils import canonicalize_name
 
 from lsml_bento.adapters.bentoml_service import share
+from lsml_bento.adapters.bentoml_service.options import gpus_of
 from lsml_bento.adapters.bentoml_service.pins import contradiction
+from tests.doubles import Echo
 from tests.e2e.pins import needed
 from tests.e2e.processes import ROOT
 
@@ -171,3 +173,92 @@ def test_our_bentos_pin_nothing_that_bentoml_brings(bento: str) -> None:
     names = {canonicalize_name(line.partition("==")[0]) for line in lines}
 
     assert not names & {"bentoml", *needed("bentoml", frozenset())}
+    assert contradiction(text) is None
+
+
+# The options of ``@bentoml.service``
+
+
+def service(**options: Any) -> Any:
+    """The service of a class, with a user's options."""
+    from lsml_bento import create_service  # noqa: PLC0415
+
+    return create_service(Echo, name="echo", directory=ROOT / "tests", **options)
+
+
+def test_options_of_bentoml_reach_the_service_with_what_a_backend_needs() -> None:
+    found = service(
+        resources={"cpu": "2", "memory": "4Gi"},
+        traffic={"max_concurrency": 64},
+        envs=[{"name": "HF_HOME", "value": "/data/hf"}],
+        labels={"team": "nlp"},
+        description="Echoes",
+        http={"port": 3100, "cors": {"enabled": True}},
+        metrics={"enabled": True, "namespace": "echo"},
+        monitoring={"enabled": False},
+        logging={"access": {"skip_paths": ["/health"]}},
+        gpus=2,
+    )
+
+    assert found.config["resources"] == {"cpu": "2", "memory": "4Gi", "gpu": 2}
+    assert found.config["traffic"] == {"timeout": 120, "max_concurrency": 64}
+    assert found.config["logging"] == {
+        "access": {"enabled": False, "skip_paths": ["/health"]}
+    }
+    assert found.config["http"] == {"port": 3100, "cors": {"enabled": True}}
+    assert found.config["metrics"] == {"enabled": True, "namespace": "echo"}
+    assert found.config["monitoring"] == {"enabled": False}
+    assert found.config["tracing"] == {"excluded_urls": ".*"}
+    assert [(env.name, env.value) for env in found.envs] == [("HF_HOME", "/data/hf")]
+    assert (found.labels, found.description) == ({"team": "nlp"}, "Echoes")
+    assert service(traffic={"timeout": 300}).config["traffic"] == {"timeout": 300}
+    assert service(tracing={"sample_rate": 1.0}).config["tracing"] == {
+        "sample_rate": 1.0
+    }
+
+
+def test_gpus_among_the_resources_are_shared_out_as_those_of_gpus() -> None:
+    assert gpus_of({"resources": {"gpu": 2}}) == 2
+    assert gpus_of({"resources": {"cpu": 1}}) == gpus_of({}) == 0
+    assert service(resources={"gpu": 2}).config["resources"] == {"gpu": 2}
+
+
+def test_a_user_s_image_also_installs_lsml_bento_and_keeps_state(
+    tmp_path: Path,
+) -> None:
+    from bentoml.images import Image  # noqa: PLC0415
+
+    given = Image("python:3.12-slim", lock_python_packages=False)
+    given.system_packages("ffmpeg").python_packages("huey").run("echo done")
+    image = service(image=given).image
+    (tmp_path / "src" / "wheels").mkdir(parents=True)
+    image.freeze(tmp_path, [])
+
+    lines = (tmp_path / "env" / "docker" / "Dockerfile").read_text()
+    assert "FROM python:3.12-slim" in lines
+    assert "ffmpeg" in lines
+    assert "echo done" in lines
+    assert "install -d -o 1034 -g 1034 -m 0775 /data" in lines
+    installed = (tmp_path / "env" / "python" / "requirements.txt").read_text()
+    assert "huey\n" in installed
+    assert "./wheels/lsml_bento-" in installed
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "reason"),
+    [
+        ({"resource": {}}, TypeError, "no option 'resource': BentoML's options are "),
+        ({"cmd": ["x"]}, TypeError, "'cmd': a backend is the server itself"),
+        ({"path_prefix": "/ml"}, TypeError, "'path_prefix': set LSML_ROOT_PATH"),
+        ({"traffic": {"timeout": -1}}, ValueError, "does not accept traffic.timeout: "),
+        ({"resources": {"gpu": "many"}}, ValueError, "does not accept resources.gpu: "),
+    ],
+)
+def test_an_option_that_bentoml_does_not_have_is_refused_in_one_sentence(
+    options: dict[str, Any], error: type[Exception], reason: str
+) -> None:
+    with pytest.raises(error) as found:
+        service(**options)
+
+    assert reason in str(found.value)
+    assert "\n" not in str(found.value)

@@ -231,7 +231,7 @@ class TestContentTypes:
         answer = echo.post(path, content=b"{}", headers={"Content-Type": declared})
 
         assert answer.status_code == 415
-        assert one_sentence(answer).endswith(": send application/json")
+        assert ": send application/json" in one_sentence(answer)
 
     @pytest.mark.parametrize(
         "headers",

@@ -10,6 +10,7 @@ import httpx
 import psutil
 import pytest
 
+from lsml_bento.adapters.sqlite_state import SqliteState
 from lsml_bento.cli.start import listen_problem
 from tests.cli.commands import (
     LABEL_CONFIG,
@@ -205,6 +206,15 @@ def test_a_setting_that_means_nothing_ends_it(
 ) -> None:
     backend = write(tmp_path / "backend", model=MODEL)
     assert reason in ended(backend, tmp_path, **more)
+
+
+def test_the_state_of_another_backend_ends_it(tmp_path: Path) -> None:
+    backend = write(tmp_path / "backend", model=MODEL)
+    SqliteState(backend / ".lsml" / "state.db", "other").close()
+
+    assert ended(backend, tmp_path).startswith(
+        f"{backend / '.lsml'} holds the state of the backend 'other', and this one is "
+    )
 
 
 def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What BentoML's own clients, dashboards and workers meet."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -56,10 +57,33 @@ def test_the_typed_api_says_what_is_wrong_with_a_task(echo_server: Server) -> No
     assert answer.json() == [{"error": "tasks[0].data: Field required"}]
 
 
-def test_the_openapi_page_shows_the_typed_api(echo_server: Server) -> None:
+def test_the_openapi_page_shows_the_typed_api_and_label_studio_s_routes(
+    echo_server: Server,
+) -> None:
+    page = httpx.get(f"{echo_server.url}/docs")
+    links = re.findall(r'(?:src|href|url: )="?\'?([^"\']+)', page.text)
     paths = httpx.get(f"{echo_server.url}/docs.json").json()["paths"]
 
-    assert "/predict_tasks" in paths
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "docs.json" in page.text
+    assert len(links) == 2
+    for link in links:
+        assert httpx.get(f"{echo_server.url}/{link}").status_code == 200, link
+    assert {"/predict_tasks", "/predict", "/setup", "/webhook"} <= {*paths}
+    schema = paths["/predict"]["post"]["requestBody"]["content"]["application/json"]
+    assert "tasks" in schema["schema"]["properties"]
+
+
+def test_bentoml_depends_is_told_how_to_call_a_backend(echo_server: Server) -> None:
+    answer = httpx.post(
+        f"{echo_server.url}/predict_tasks",
+        content=b"\x80\x04.",
+        headers={"Content-Type": "application/vnd.bentoml+pickle"},
+    )
+
+    assert answer.status_code == 415
+    assert "bentoml.depends sends pickles" in answer.json()["error"]
+    assert "bentoml.SyncHTTPClient(url)" in answer.json()["error"]
 
 
 def test_pickles_are_refused_on_every_route(echo_server: Server) -> None:

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -18,6 +18,8 @@ from bentoml.exceptions import BentoMLException
 from starlette.applications import Starlette
 
 from lsml_bento.adapters.bentoml_service.metrics import Metrics
+from lsml_bento.adapters.bentoml_service.openapi import documentation
+from lsml_bento.adapters.bentoml_service.options import service_options
 from lsml_bento.adapters.bentoml_service.shape import Shape
 from lsml_bento.adapters.bentoml_service.supervisor import check_often
 from lsml_bento.backend.backend import Backend
@@ -29,9 +31,6 @@ from lsml_bento.model.invoke import is_device_lost
 from lsml_bento.training.embedded_worker import EmbeddedWorker
 
 log = logging.getLogger(__name__)
-
-_REQUEST_TIMEOUT_S = 120
-"""More than Label Studio's 100 s, so that ``LSML_PREDICT_DEADLINE_S`` applies first."""
 
 _MEASURE_EVERY_S = 5.0
 _SWEEP_EVERY_S = 600.0
@@ -47,6 +46,8 @@ def build_service(
     middlewares: list[tuple[type[Any], dict[str, Any]]],
     make_worker: Callable[[], EmbeddedWorker | None],
     spec: BackendSpec,
+    claim: Callable[[], None],
+    options: Mapping[str, Any],
 ) -> bentoml.Service[Any]:
     """A BentoML service with ``app`` at its root.
 
@@ -57,6 +58,8 @@ def build_service(
         middlewares: ASGI middlewares and their options, outermost first.
         make_worker: the embedded worker that each serving process tries to run, if any.
         spec: returned by ``spec_of`` for the service.
+        claim: called once before the serving processes start; may end the command.
+        options: of ``@bentoml.service``, as a user gave them.
     """
 
     class LabelStudioBackend:
@@ -67,6 +70,7 @@ def build_service(
         @bentoml.on_deployment
         @staticmethod
         def prepare() -> None:
+            claim()
             check_often()
             if shape.log_format == "json":
                 write_json()
@@ -112,9 +116,10 @@ def build_service(
                 raise BentoMLException(str(error), error_code=status) from error
             return [orjson.loads(slot) for slot in slots]
 
-    service = bentoml.service(**_configuration(shape))(LabelStudioBackend)
+    service = bentoml.service(**service_options(shape, options))(LabelStudioBackend)
     for middleware, arguments in middlewares:
         service.add_asgi_middleware(middleware, **arguments)
+    app.router.routes += documentation(service)
     service.mount_asgi_app(app, path="/")
     return service
 
@@ -182,27 +187,6 @@ def spec_of(service: bentoml.Service[Any]) -> BackendSpec | None:
     """The backend of a service; None if ``build_service`` did not create it."""
     spec = getattr(service.inner, "lsml_spec", None)
     return spec if isinstance(spec, BackendSpec) else None
-
-
-def _configuration(shape: Shape) -> dict[str, Any]:
-    # Late, since it loads all of BentoML.
-    from lsml_bento.adapters.bentoml_service.image import (  # noqa: PLC0415
-        backend_image,
-    )
-
-    configuration: dict[str, Any] = {
-        "name": shape.name,
-        "workers": shape.workers,
-        "traffic": {"timeout": _REQUEST_TIMEOUT_S},
-        "logging": {"access": {"enabled": shape.access_log}},
-        "image": backend_image(),
-    }
-    if shape.gpus:
-        configuration["resources"] = {"gpu": shape.gpus}
-    if not shape.tracing:
-        # BentoML creates three spans per request even if no exporter collects them.
-        configuration["tracing"] = {"excluded_urls": ".*"}
-    return configuration
 
 
 async def _end_if_unusable() -> None:
