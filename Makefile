@@ -10,7 +10,7 @@ LABEL_STUDIO := .venvs/label-studio/.ready
 PARTS := test-servers test-cli test-modules test-studio test-adapters test-faults-once \
   test-examples
 
-.PHONY: setup redis-server serve demo test $(PARTS) test-faults test-images e2e fuzz check format bench bench-learning clean
+.PHONY: setup redis-server serve demo test $(PARTS) test-faults test-images test-newest test-lowest e2e fuzz check format bench bench-learning clean
 
 setup: $(READY) $(LABEL_STUDIO) redis-server ## install everything, pinned, into .venv and .venvs
 
@@ -83,6 +83,26 @@ test-faults: setup ## kill -9 every process there is, ROUNDS times each
 	LSML_FAULT_ROUNDS=$(ROUNDS) LSML_FAULT_RECORD=.cache/faults.jsonl $(BIN)/pytest tests/faults
 	$(BIN)/python -m tests.faults.results .cache/faults.jsonl > $(RESULTS)
 	cat $(RESULTS)
+
+# The wheel alone, with the newest and with the lowest versions that pyproject.toml
+# allows, in a copy without the package. Tests that start servers, read the repository or
+# need torch are left out.
+test-newest: RESOLUTION = highest
+test-lowest: RESOLUTION = lowest-direct
+LEFT_OUT := cli deploy docs e2e faults images benchmarks typing test_architecture.py \
+  scaffold/test_wheel.py test_torch.py model/test_render.py adapters/test_transformers_pipelines.py \
+  adapters/test_transformers_pipelines_media.py
+UV_INSTALL = $(BIN)/uv pip install --quiet --python .venvs/$*/bin/python
+test-newest test-lowest: test-%: $(READY) redis-server
+	rm -rf .venvs/$* build/$*
+	$(BIN)/uv venv --quiet --python $(PYTHON) .venvs/$*
+	$(UV_INSTALL) --resolution $(RESOLUTION) --requirement pyproject.toml
+	$(UV_INSTALL) hypothesis psutil pytest pytest-timeout pytest-xdist uv
+	$(BIN)/uv build --quiet --wheel --out-dir build/$* .
+	$(UV_INSTALL) --no-deps build/$*/*.whl
+	cp -r bentos constraints.txt docs examples pyproject.toml tests build/$*/
+	cd build/$* && ../../.venvs/$*/bin/python -m pytest -n 4 tests \
+	  $(patsubst %,--ignore=tests/%,$(LEFT_OUT))
 
 # As root, with buildah and mmdebstrap; the tests say what is missing.
 test-images: $(READY) ## build the images of a bento and of a new backend, and run them

@@ -35,7 +35,7 @@ def test_another_name_is_an_attribute_error() -> None:
 
 
 def test_the_package_is_marked_as_typed() -> None:
-    assert (ROOT / "lsml_bento" / "py.typed").exists()
+    assert Path(lsml_bento.__file__).with_name("py.typed").exists()
 
 
 def test_a_model_s_names_load_no_bentoml() -> None:

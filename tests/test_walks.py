@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import lsml_bento
 from lsml_bento.jobs.event_writer import Dispatcher
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.processes.server import make_backend
@@ -23,7 +24,7 @@ from lsml_bento.training.fit_worker import FitWorker
 from tests.doubles import CONFIG, Client, Echo, texts
 from tests.fits import CREATED_AT, NAME, Home, eventually
 
-PACKAGE = Path(__file__).parents[1] / "lsml_bento"
+PACKAGE = Path(lsml_bento.__file__).parent
 
 
 class Entered(NamedTuple):
