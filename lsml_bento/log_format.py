@@ -5,12 +5,48 @@ from __future__ import annotations
 import json
 import logging
 import re
+from typing import Any
 
 from lsml_bento.contract import iso_time
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+_OF_ONE_LINE = ("lsml_bento", "bentoml")
 _FIELDS = ("job", "project", "task")
 _FIELD = re.compile(rf"(?<![\w.])({'|'.join(_FIELDS)})=(['\"]?)([^\s'\",;:()]+)\2")
+
+
+class TextFormatter(logging.Formatter):
+    """Text in which nothing that a message quotes can start a line of its own.
+
+    Messages of this package and of BentoML are one line: control characters and line
+    separators are escaped. Further lines of other messages, and tracebacks, are
+    indented. A traceback may also come as ``extra={"traceback": text}``.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.exc_text = None  # as another formatter may have left it, not indented
+        text = super().format(record)
+        record.exc_text = None
+        more = getattr(record, "traceback", None)
+        return f"{text}\n{_indented(more)}" if more else text
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's
+        text = super().formatMessage(record)
+        if record.name.startswith(_OF_ONE_LINE):
+            return _CONTROL.sub(_escaped, text)
+        return "\n    ".join(text.splitlines())
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's
+        return _indented(super().formatException(ei))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 class JsonFormatter(logging.Formatter):
@@ -31,7 +67,9 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name, _, value in _FIELD.findall(event)}
         given = {name: getattr(record, name, None) for name in _FIELDS}
         line |= {name: str(value) for name, value in given.items() if value is not None}
-        if record.exc_info:
+        if more := getattr(record, "traceback", None):
+            line["traceback"] = more
+        elif record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)
 
@@ -39,14 +77,19 @@ class JsonFormatter(logging.Formatter):
 def configure_log(level: str, log_format: str) -> None:
     """Write this process's log to standard error, as ``"text"`` or ``"json"``."""
     logging.basicConfig(level=level, format=_TEXT, force=True)
+    write_as(log_format)
+
+
+def write_as(log_format: str) -> None:
+    """Let every handler that exists write the format, including those of BentoML."""
     if log_format == "json":
-        write_json()
-
-
-def write_json() -> None:
-    """Let every handler that exists write JSON, including those of BentoML."""
-    logging.captureWarnings(True)
+        logging.captureWarnings(True)
     known = list(logging.root.manager.loggerDict.values())
     for logger in [logging.root, *known]:
         for handler in getattr(logger, "handlers", ()):
-            handler.setFormatter(JsonFormatter())
+            if log_format == "json":
+                handler.setFormatter(JsonFormatter())
+            elif handler.formatter is None:
+                handler.setFormatter(TextFormatter())
+            elif type(handler.formatter) is logging.Formatter:
+                handler.formatter.__class__ = TextFormatter  # keeps format and style

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lsml_bento.contract import parse_time
-from lsml_bento.log_format import JsonFormatter
+from lsml_bento.log_format import JsonFormatter, TextFormatter
 from lsml_bento.training.child_process import text_lines
 
 
@@ -89,6 +89,65 @@ def test_any_other_line_stays_as_it_is(line: str) -> None:
     assert list(text_lines(line)) == [line]
 
 
+FORGED = "2030-01-01 00:00:00 ERROR lsml_bento: forged"
+BREAKS = ["\n", "\r", "\r\n", "\v", "\f", "\x1c", "\x85", "\u2028", "\u2029"]
+
+
+def written(name: str, message: str, *arguments: object, **options: Any) -> str:
+    """What the text format writes."""
+    record = logging.LogRecord(
+        name, logging.WARNING, __file__, 1, message, arguments, options.pop("exc", None)
+    )
+    vars(record).update(options)
+    formatter = TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return formatter.format(record)
+
+
+@pytest.mark.parametrize("logger", ["lsml_bento.jobs", "bentoml.access"])
+@pytest.mark.parametrize("separator", [*BREAKS, "\x1b[2K"])
+def test_an_argument_cannot_start_a_line(logger: str, separator: str) -> None:
+    text = written(logger, "Predict failed: %s", f"task{separator}{FORGED}")
+
+    assert len(text.splitlines()) == 1
+    assert "\x1b" not in text
+    escaped = separator.encode("unicode_escape").decode()
+    assert text.endswith(f": Predict failed: task{escaped}{FORGED}")
+
+
+def test_letters_tabs_and_quotes_stay_as_they_are() -> None:
+    said = "Größe\t'日本語' \\n 🦊"
+
+    assert written("lsml_bento.jobs", "%s", said).endswith(f"lsml_bento.jobs: {said}")
+
+
+@pytest.mark.parametrize("separator", BREAKS)
+def test_further_lines_of_user_code_are_indented(separator: str) -> None:
+    text = written("model", "table:%s", f"{separator}{FORGED}")
+
+    assert text.splitlines()[1:] == [f"    {FORGED}"]
+
+
+@pytest.mark.parametrize("separator", BREAKS)
+def test_a_traceback_is_indented(separator: str) -> None:
+    try:
+        raise ValueError(f"task{separator}{FORGED}")
+    except ValueError as error:
+        exc = (ValueError, error, error.__traceback__)
+    for text in (
+        written("lsml_bento.jobs", "Fit failed", exc=exc),
+        written("lsml_bento.jobs", "Fit failed", traceback=f"task{separator}{FORGED}"),
+    ):
+        first, *others = text.splitlines()
+
+        assert first.endswith(" WARNING lsml_bento.jobs: Fit failed")
+        assert others[-1] == f"    {FORGED}"
+        assert all(line.startswith("    ") for line in others)
+
+
+def test_a_traceback_of_another_process_is_one_field() -> None:
+    assert logged("Fit failed", traceback="a\nb")["traceback"] == "a\nb"
+
+
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_every_handler_and_warnings_write_the_format(log_format: str) -> None:
     program = f"""
@@ -101,6 +160,7 @@ configure_log("INFO", {log_format!r})
 logging.getLogger("lsml_bento").info("job=%s waits", "ab12")
 logging.getLogger("lsml_bento").debug("left out")
 own.warning("Service loaded")
+own.warning("GET %s", "/a\\nforged\\u2028forged")
 warnings.warn("old name")
 """
     done = subprocess.run(
@@ -111,9 +171,10 @@ warnings.warn("old name")
     assert done.stdout == ""
     if log_format == "text":
         assert lines[0].endswith(" INFO lsml_bento: job=ab12 waits")
-        assert lines[1] == "Service loaded"
+        assert lines[1:3] == ["Service loaded", r"GET /a\nforged\u2028forged"]
         return
     found = [json.loads(line) for line in lines]
-    assert [one["logger"] for one in found] == ["lsml_bento", "bentoml", "py.warnings"]
+    loggers = [one["logger"] for one in found]
+    assert loggers == ["lsml_bento", "bentoml", "bentoml", "py.warnings"]
     assert found[0]["job"] == "ab12"
-    assert "old name" in found[2]["event"]
+    assert "old name" in found[3]["event"]

@@ -185,14 +185,14 @@ class BackendEngine:
         version = await self._serving(self._about)
         if version != self._version:
             self._fault = VersionChanged(
-                f"the backend {self.url} switched from {self._version} to {version} "
-                "during the run: run the same command again"
+                f"the backend {self.url} switched from {self._version!r} to "
+                f"{version!r} during the run: run the same command again"
             )
             raise self._fault
         if not self._others:
             log.warning(
-                "Predictions of the backend name version %s, but /setup names %s: "
-                "written as %s",
+                "Predictions of the backend name version %r, but /setup names %r: "
+                "written as %r",
                 *(min(others), version, version),
             )
         self._others |= others

@@ -35,7 +35,7 @@ def parse_label_config(label_config: str) -> LabelInterface:
     try:
         return LabelInterface(config=label_config)
     except Exception as error:  # the parser raises many types
-        reason = str(error).split("\n", 1)[0][:200] or type(error).__name__
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise LabelConfigError(
             f"the label config is invalid: {reason}; check it in Label Studio under "
             "Settings > Labeling Interface"

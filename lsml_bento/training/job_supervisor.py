@@ -162,8 +162,9 @@ class JobSupervisor:
         if self._is_late:
             error = f"fit took longer than {self._timeout_s:g} s (LSML_FIT_TIMEOUT_S)"
         job = self._written(lambda: self._job_store.fail(self._lease, error, traceback))
-        shown = f"\n{traceback}" if traceback and job.error else ""
-        self._log(f"Fit {job.status.value}: {job.error or 'on request'}", shown)
+        shown = traceback if job.error else None
+        event = f"Fit {job.status.value}: {job.error or 'on request'}"
+        self._log(event, traceback=shown)
 
     def _died(self) -> bool:
         reason = self._process.cause_of_death()
@@ -204,9 +205,10 @@ class JobSupervisor:
                     ) from error
                 time.sleep(_TRY_AGAIN_S)
 
-    def _log(self, event: str, details: str = "") -> None:
+    def _log(self, event: str, details: str = "", traceback: str | None = None) -> None:
         about = self._job.id, self._job.project, details
-        log.info("%s job=%s project=%s %s", event, *about)
+        extra = {"traceback": traceback}
+        log.info("%s job=%s project=%s %s", event, *about, extra=extra)
 
 
 class Publisher:

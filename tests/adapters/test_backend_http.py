@@ -215,7 +215,7 @@ def test_predictions_get_the_version_that_setup_returns(
     assert {one["model_version"] for one in made} == {"INITIAL"}
     assert [path for path, _, _ in asked].count("/setup") <= 3  # two calls at a time
     [warning] = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert "name version v1, but /setup names INITIAL" in warning
+    assert "name version 'v1', but /setup names 'INITIAL'" in warning
 
 
 def test_a_version_change_ends_the_run() -> None:
@@ -229,7 +229,7 @@ def test_a_version_change_ends_the_run() -> None:
         return 200, {"results": [found for _ in body["tasks"]]}
 
     told = pytest.raises(
-        VersionChanged, match="switched from v1 to v2 during the run: run"
+        VersionChanged, match="switched from 'v1' to 'v2' during the run: run"
     )
     with backend(swaps) as (url, _), told:
         predict(BackendEngine(url), "a", "b")

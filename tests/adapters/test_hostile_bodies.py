@@ -11,12 +11,15 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lsml_bento.errors import MediaError
+from lsml_bento.log_format import TextFormatter
 from lsml_bento.model.base_class import LabelStudioMLBase
 from tests.conftest import Serve
 from tests.doubles import (
@@ -450,6 +453,35 @@ class TestEvents:
 
         assert "tasks='2\\nERROR x', '3333" in caplog.text
         assert "3" * 100 not in caplog.text
+
+    @pytest.mark.parametrize("separator", ["\n", "\r", "\u2028"])
+    def test_no_text_of_a_request_starts_a_line_of_the_log(
+        self, serve: Serve, caplog: pytest.LogCaptureFixture, separator: str
+    ) -> None:
+        class Quoting(Blank):
+            def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> Any:
+                data = tasks[0]["data"]
+                if "url" in data:
+                    raise MediaError(f"{data['url']} cannot be read")
+                raise ValueError(data["text"])
+
+        forged = f"http://a{separator}ERROR forged"
+        body = texts("a", forged)
+        body["tasks"][0]["data"]["url"] = forged
+        client = serve(Quoting)
+
+        client.post("/predict", body)
+        client.post("/webhook", {"action": forged})
+        client.post("/webhook", {"action": "X", "project": {"id": forged}})
+        client.post(f"/api/projects/1/versions/{quote(forged, safe='')}/activate")
+        client.post("/setup", setup_body(schema=f"<View>{forged}"))
+        client.get("/" + quote(forged))
+
+        lines = [TextFormatter().format(one) for one in caplog.records]
+        text = "\n".join(lines)
+        assert text.count("ERROR forged") >= 5
+        starts = [line[:12] for line in text.splitlines()]
+        assert "ERROR forged" not in starts
 
 
 # Bodies made at random: valid ones with a piece that is wrong, and plain noise.

@@ -296,7 +296,7 @@ def test_a_cloud_address_without_a_task_says_what_to_pass(tmp_path: Path) -> Non
     with Site() as site:
         reason = refused(media(site, tmp_path), "gs://bucket/a.png", task_id=None)
     assert reason == (
-        "Label Studio signs gs://bucket/a.png for a task: pass task_id=task['id'] to "
+        "Label Studio signs 'gs://bucket/a.png' for a task: pass task_id=task['id'] to "
         "get_local_path"
     )
 
@@ -372,7 +372,7 @@ def test_a_password_in_an_address_goes_to_its_own_host(
     reason = refused(media(site, tmp_path), "http://me:secret@files.test/a.png")
     assert internet.requests[0].authorization == "Basic bWU6c2VjcmV0"
     assert reason == (
-        "http://files.test/a.png answered 403: check the address and who may read it"
+        "'http://files.test/a.png' answered 403: check the address and who may read it"
     )
 
 
@@ -651,8 +651,8 @@ def test_a_refusal_behind_a_redirect_names_who_sent_us(
         b"", 303, Location="http://files.test/x?S=1"
     )
     assert refused(media(site, tmp_path), "s3://bucket/x") == (
-        f"http://files.test/x answered 403, where {site.url}/tasks/1/presign/ sent us: "
-        "check the address and who may read it"
+        f"'http://files.test/x' answered 403, where '{site.url}/tasks/1/presign/' sent "
+        "us: check the address and who may read it"
     )
 
 
@@ -686,7 +686,7 @@ def test_a_host_name_that_does_not_exist_is_named(tmp_path: Path) -> None:
         media(None, tmp_path), "http://no-such-host.invalid/a.png?secret=1"
     )
     assert reason == (
-        "http://no-such-host.invalid/a.png cannot be read: no such host name; check "
+        "'http://no-such-host.invalid/a.png' cannot be read: no such host name; check "
         "the address in the task data"
     )
 

@@ -186,7 +186,7 @@ def test_a_text_in_a_file_is_read_from_there(
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe\xff")
     good, bad = predicted(model, tasks("/data/a.txt", "/data/b.txt"))
     assert spans(good) == [(3, 6, "ana", "Person")]
-    assert str(bad).startswith("/data/b.txt is not a UTF-8 text: ")
+    assert str(bad).startswith("'/data/b.txt' is not a UTF-8 text: ")
 
 
 @pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf"])

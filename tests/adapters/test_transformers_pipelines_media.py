@@ -147,7 +147,7 @@ def test_a_file_that_is_no_image_costs_its_own_task(
     assert slots[0]["result"]
     assert slots[3]["result"]
     assert [str(slot)[:45] for slot in slots[1:3]] == [
-        "the image /data/2.png cannot be read: Unident",
+        "the image '/data/2.png' cannot be read: Unident",
         "/data/3.png of task 3 is not there",
     ]
     assert all(isinstance(slot, MediaError) for slot in slots[1:3])
@@ -166,7 +166,7 @@ def test_an_image_with_odd_exif_costs_its_own_task(
     first, second = predicted(model, [good, odd])
     assert first["result"]
     assert isinstance(second, MediaError)
-    assert str(second).startswith("the image /data/2.png cannot be read: ")
+    assert str(second).startswith("the image '/data/2.png' cannot be read: ")
 
 
 @pytest.mark.parametrize("kind", ["png", "tif"])
@@ -236,7 +236,7 @@ def test_a_recording_becomes_text(make: Make, recogniser: Path, tmp_path: Path) 
     expected = plain("automatic-speech-recognition", recogniser)(samples)["text"]
     assert first["result"][0]["value"]["text"] == [expected.strip()]
     assert second["result"][0]["value"]["text"][0]
-    assert str(third).startswith("the recording /data/c.wav cannot be decoded: ")
+    assert str(third).startswith("the recording '/data/c.wav' cannot be decoded: ")
     assert problems(SPEECH, [first, second], tasks[:2]) == []
 
 
@@ -324,7 +324,7 @@ def test_what_python_alone_does_not_read_is_told(
     (tmp_path / "a.mp3").write_bytes(b"ID3\x03")
     with pytest.raises(MediaError) as refused:
         read_audio(str(tmp_path / "a.mp3"), "s3://sounds/a.mp3", 16_000)
-    assert str(refused.value).startswith("the recording s3://sounds/a.mp3 cannot be ")
+    assert str(refused.value).startswith("the recording 's3://sounds/a.mp3' cannot be ")
     assert str(refused.value).endswith(
         "convert it to WAV; pip install soundfile for FLAC, OGG and MP3"
     )

@@ -199,7 +199,7 @@ def test_a_media_file_that_cannot_be_read_fails(studio: Site, tmp_path: Path) ->
     check = ask(studio, media=media)["one media file"]
     media.close()
     assert check.status == "fail"
-    assert check.message.startswith("task 3: Label Studio answered 404 to http://127")
+    assert check.message.startswith("task 3: Label Studio answered 404 to 'http://127")
 
 
 def test_tasks_without_files_need_no_media(studio: Site, tmp_path: Path) -> None:

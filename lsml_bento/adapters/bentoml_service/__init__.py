@@ -26,7 +26,7 @@ from lsml_bento.backend.backend import Backend
 from lsml_bento.backend_spec import BackendSpec
 from lsml_bento.contract import Task, parse_predict
 from lsml_bento.errors import LsmlError
-from lsml_bento.log_format import write_json
+from lsml_bento.log_format import write_as
 from lsml_bento.model.invoke import is_device_lost
 from lsml_bento.training.embedded_worker import EmbeddedWorker
 
@@ -72,8 +72,7 @@ def build_service(
         def prepare() -> None:
             claim()
             check_often()
-            if shape.log_format == "json":
-                write_json()
+            write_as(shape.log_format)
 
         def __init__(self) -> None:
             _take_own_gpus(shape)

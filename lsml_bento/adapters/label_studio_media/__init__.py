@@ -100,7 +100,7 @@ class LabelStudioMedia:
         except (OSError, ValueError) as error:  # e.g. a full disk, or NUL in a path
             reason = getattr(error, "strerror", None) or type(error).__name__
             raise MediaError(
-                f"{shown(url)!r} cannot be read: {reason}; check the address, and "
+                f"{shown(url)} cannot be read: {reason}; check the address, and "
                 "that LSML_HOME is writable and has space"
             ) from error
         finally:

@@ -45,8 +45,8 @@ def origin_of(url: str) -> Origin:
 
 
 def shown(url: str, *, query: bool = False) -> str:
-    """Return a URL without secrets: its password, and its query unless asked for."""
-    return USER.sub("//", url if query else url.partition("?")[0])[:200]
+    """Quote a URL without secrets: its password, and its query unless asked for."""
+    return repr(USER.sub("//", url if query else url.partition("?")[0])[:200])
 
 
 def _check_address(host: str, address: str, *, own: bool) -> None:
@@ -57,12 +57,12 @@ def _check_address(host: str, address: str, *, own: bool) -> None:
         ip = ip.ipv4_mapped or ip.sixtofour or nat64 or ip
     if any(ip in network for network in _NEVER):
         raise MediaError(
-            f"{host} is at {address}, a link-local, metadata or reserved address, "
+            f"{host!r} is at {address}, a link-local, metadata or reserved address, "
             "which is never read: correct the address in the task data"
         )
     if ip.is_loopback and not own:
         raise MediaError(
-            f"{host} is this machine itself ({address}), where only LABEL_STUDIO_URL "
+            f"{host!r} is this machine itself ({address}), where only LABEL_STUDIO_URL "
             "is read: name a host that others reach too, or set LABEL_STUDIO_URL to it"
         )
 
@@ -109,7 +109,9 @@ class GuardedAdapter(HTTPAdapter):
         """Send a request unless its host's name or address must not be read."""
         origin = origin_of(request.url or "")
         if origin.host.rstrip(".").removesuffix(".ec2.internal") in _METADATA:
-            raise MediaError(f"{origin.host} is a metadata server, which is never read")
+            raise MediaError(
+                f"{origin.host!r} is a metadata server, which is never read"
+            )
         try:
             found = socket.getaddrinfo(
                 origin.host, origin.port, type=socket.SOCK_STREAM

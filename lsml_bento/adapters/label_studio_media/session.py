@@ -69,7 +69,7 @@ class LabelStudio:
             ("LABEL_STUDIO_API_KEY", self.key),
         ):
             if not value:
-                raise MediaError(f"Label Studio holds {shown(url)!r}: set {name}")
+                raise MediaError(f"Label Studio holds {shown(url)}: set {name}")
 
     def authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Add the key if the request asks this Label Studio for media."""
@@ -240,7 +240,7 @@ def fetch(
     """Have the SDK download into ``part``, or return the file in project_dir."""
     if url.startswith(("s3:", "gs:", "azure-blob:")) and task_id is None:
         raise MediaError(
-            f"Label Studio signs {url[:200]} for a task: pass task_id=task['id'] to "
+            f"Label Studio signs {url[:200]!r} for a task: pass task_id=task['id'] to "
             "get_local_path"
         )
     images = options.get("image_dir")

@@ -45,8 +45,8 @@ def read_audio(path: str, url: str, rate: int) -> Samples:
     except (OSError, EOFError, RuntimeError, ValueError, wave.Error) as error:
         more = "" if soundfile else "; pip install soundfile for FLAC, OGG and MP3"
         raise MediaError(
-            f"the recording {url[:200]} cannot be decoded: {describe(error)}; convert "
-            f"it to WAV{more}"
+            f"the recording {url[:200]!r} cannot be decoded: {describe(error)}; "
+            f"convert it to WAV{more}"
         ) from error
 
 

@@ -84,7 +84,7 @@ class Filling(ABC):
                 text = path.read_bytes().decode("utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
                 raise MediaError(
-                    f"{text[:200]} is not a UTF-8 text: {error}"
+                    f"{text[:200]!r} is not a UTF-8 text: {error}"
                 ) from error
         return text if text.strip() else None
 

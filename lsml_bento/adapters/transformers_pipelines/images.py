@@ -47,7 +47,7 @@ def read_image(path: str, url: str) -> Image.Image:
             return turned.convert("RGB")
     except Exception as error:  # Pillow raises many types
         raise MediaError(
-            f"the image {url[:200]} cannot be read: {describe(error)}"
+            f"the image {url[:200]!r} cannot be read: {describe(error)}"
         ) from error
 
 
