@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 import orjson
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from lsml_bento.contract import Project, iso_time, parse_project
 from lsml_bento.errors import JobNotFound
@@ -76,7 +76,7 @@ class Job(BaseModel):
         lease_until: when the lease expires.
         cancel_requested: whether its run should stop.
         worker: the worker that runs it.
-        source: where its annotations come from: ``journal`` or ``Label Studio``.
+        source: of its annotations: ``annotation store`` or ``Label Studio``.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -106,6 +106,12 @@ class Job(BaseModel):
     cancel_requested: bool = False
     worker: str | None = None
     source: str | None = None
+
+    @field_validator("source")
+    @classmethod
+    def _renamed(cls, source: str | None) -> str | None:
+        """Read the name under which older versions stored the annotation store."""
+        return "annotation store" if source == "journal" else source
 
     def with_(self, **changes: Any) -> Job:
         """A copy with other values."""

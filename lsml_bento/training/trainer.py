@@ -126,12 +126,12 @@ class JobRun:
         """Tasks from Label Studio if credentials are set, else from the stored ones."""
         project = self.job.of
         tasks = self._context.tasks
-        source = "journal" if tasks is None else "Label Studio"
+        source = "annotation store" if tasks is None else "Label Studio"
         self._context.report({"source": source})
         log.info("Reading tasks: %s job=%s project=%s", source, self.job.id, project)
-        journal = AnnotationStore(self._context.state)
+        store = AnnotationStore(self._context.state)
         found = (
-            journal.annotated_tasks(project)
+            store.annotated_tasks(project)
             if tasks is None
             else tasks.annotated(project.id)
         )
@@ -142,15 +142,16 @@ class JobRun:
                 self.sample = deepcopy(task)  # the caller may change its own
             yield task
         if tasks is None:
-            self._compare(project, counted, journal.total(project))
+            self._compare(project, counted, store.total(project))
 
     def _compare(self, project: Project, counted: int, total: int | None) -> None:
         """Warn if Label Studio has annotations that no webhook reported."""
         if total is None or counted >= total:
             return
         note = (
-            f"the journal holds {counted} of the project's {total} annotations: set "
-            "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to learn from all of them"
+            f"the annotation store holds {counted} of the project's {total} "
+            "annotations: set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to learn from "
+            "all of them"
         )
         log.warning(
             "Annotations missing: %s job=%s project=%s", note, self.job.id, project

@@ -218,7 +218,7 @@ def predicted(connection: Connection, version: str) -> dict[int, str | None]:
 
 @pytest.fixture(scope="module")
 def parrot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A protected backend that learns from the journal."""
+    """A protected backend that learns from the annotation store."""
     options = ["--basic-auth-user", USER, "--basic-auth-pass", PASSWORD]
     home = tmp_path_factory.mktemp("parrot")
     with start_command(BACKENDS / "parrot", home, *options) as server:
@@ -235,7 +235,7 @@ def test_a_protected_backend_learns_from_created_updated_and_deleted_annotations
         made = [project.annotate(task, mood("glad")) for task in (first, second)]
         job = api.learned(1)
         assert set(api.jobs()[0]) == JOB
-        assert (job["source"], job["metrics"]) == ("journal", {"texts": 2})
+        assert (job["source"], job["metrics"]) == ("annotation store", {"texts": 2})
         learned = predicted(connection, job["version"])
         assert learned == {first: "glad", second: "glad"}
 

@@ -27,7 +27,7 @@ The server is started again by hand only where BentoML's supervisor was killed, 
 of it is gone by itself; redis-server, with its append-only file, after 1 to 2 s.
 
 In every round, each job whose id was answered succeeded; each annotation whose event
-was answered was in the journal and was trained on; each prediction came from a whole
+was answered was stored and was trained on; each prediction came from a whole
 version, the one that it named; no process and no half version was left. *Unanswered* is
 all rounds' requests that got an error or none: there may be some only where what
 answers them was killed.

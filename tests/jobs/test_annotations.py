@@ -1,4 +1,4 @@
-"""The journal keeps the newest state of what webhooks told, in whatever order."""
+"""The store keeps the newest state of what webhooks sent, in whatever order."""
 
 from __future__ import annotations
 
@@ -291,12 +291,12 @@ class TestEvents:
     def test_the_count_of_label_studio_is_the_last_one_that_is_one(
         self, state: State
     ) -> None:
-        journal = AnnotationStore(state)
-        assert journal.total(ONE) is None
+        store = AnnotationStore(state)
+        assert store.total(ONE) is None
         for number in (3, True, "4", None, 5.5):
             take(state, about(answer(1), total_annotations_number=number))
 
-        assert journal.total(ONE) == 3
+        assert store.total(ONE) == 3
 
     @pytest.mark.parametrize(
         "times",

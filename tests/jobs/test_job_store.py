@@ -374,11 +374,17 @@ class TestRunning:
 
     def test_a_run_shows_how_far_it_is(self, store: JobStore, lease: Lease) -> None:
         assert store.renew(lease, progress=0.25, metrics={"loss": 1.5}) is False
-        store.renew(lease, metrics={"f1": None}, source="journal", log_tail=["a"])
+        store.renew(
+            lease, metrics={"f1": None}, source="annotation store", log_tail=["a"]
+        )
 
         job = store.find(lease.job.id)
         assert job.status is JobStatus.RUNNING
-        assert (job.progress, job.source, job.worker) == (0.25, "journal", "worker")
+        assert (job.progress, job.source, job.worker) == (
+            0.25,
+            "annotation store",
+            "worker",
+        )
         assert job.metrics == {"loss": 1.5, "f1": None}
         assert store.log_tail(job.id) == ["a"]
 

@@ -909,7 +909,7 @@ class TestANewLabelConfig:
 
 
 def annotate(store: Store, project: Project = ONE) -> None:
-    """An annotation in the journal, whose task is a sample."""
+    """A stored annotation, whose task is a sample."""
     task = {"id": 7, "data": {"text": "x"}, "annotations": [{"id": 1, "result": []}]}
     store.state.change(lambda change: observe(change, project, [task]))
 

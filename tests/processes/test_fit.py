@@ -100,7 +100,7 @@ class TestWhatItSays:
         assert reports == [
             {"progress": 0.25, "metrics": {}},
             {"progress": None, "metrics": {"loss": 1.5}},
-            {"source": "journal"},
+            {"source": "annotation store"},
         ]
         assert message == {"done": None}
 

@@ -74,7 +74,7 @@ def test_jobs_versions_and_annotations_of_an_old_home_are_read(path: Path) -> No
             QUEUED: JobStatus.QUEUED,
         }
         done = store.find(SUCCEEDED)
-        assert (done.metrics, done.source) == ({"f1": 0.9}, "journal")
+        assert (done.metrics, done.source) == ({"f1": 0.9}, "annotation store")
         assert store.log_tail(SUCCEEDED) == ["fit START_TRAINING"]
         active = Versions(state).active(ONE)
         assert active is not None

@@ -175,7 +175,7 @@ def test_a_job_becomes_a_version_and_sigterm_puts_the_next_one_back(
 
     job = workers.await_status(first, JobStatus.SUCCEEDED)
     assert (job.version, job.attempts) == (home.active.version, 1)
-    assert (job.metrics, job.source) == ({"words": 2.0}, "journal")
+    assert (job.metrics, job.source) == ({"words": 2.0}, "annotation store")
     assert "set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY" in str(job.note)
     assert "fit START_TRAINING" in home.job_store.log_tail(job.id)
     assert home.stored == [home.active.tag]

@@ -183,7 +183,7 @@ class TestTasks:
             {"text": "text 1"},
             {"text": "text 2"},
         ]
-        assert home.reports == [{"source": "journal"}]
+        assert home.reports == [{"source": "annotation store"}]
 
     def test_a_journal_that_lacks_some_says_what_to_set(
         self, home: Home, run: JobRun
@@ -193,8 +193,9 @@ class TestTasks:
 
         assert home.reports[1:] == [
             {
-                "note": "the journal holds 2 of the project's 5 annotations: set "
-                "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to learn from all of them"
+                "note": "the annotation store holds 2 of the project's 5 annotations: "
+                "set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to learn from all of "
+                "them"
             }
         ]
 
@@ -204,7 +205,7 @@ class TestTasks:
         home.annotate(1, 2, total=5)
         next(run.annotated_tasks())
 
-        assert home.reports == [{"source": "journal"}]
+        assert home.reports == [{"source": "annotation store"}]
 
     def test_with_credentials_label_studio_is_read(self, home: Home) -> None:
         home.annotate(1, total=5)

@@ -131,7 +131,7 @@ class TestARunThatGoesWell:
         thread = when_running(home, look)
         job = supervised.run(
             """
-            send(report={"source": "journal"})
+            send(report={"source": "annotation store"})
             send(report={"progress": 0.25, "metrics": {"loss": 2.0, "f1": None}})
             send(report={"progress": None, "metrics": {"loss": 1.0}})
             send(report={"note": "set LABEL_STUDIO_API_KEY"})
@@ -143,7 +143,10 @@ class TestARunThatGoesWell:
 
         assert seen[0].progress == 0.25
         assert seen[0].metrics == {"loss": 1.0, "f1": None}
-        assert (seen[0].source, seen[0].note) == ("journal", "set LABEL_STUDIO_API_KEY")
+        assert (seen[0].source, seen[0].note) == (
+            "annotation store",
+            "set LABEL_STUDIO_API_KEY",
+        )
         assert home.job_store.log_tail(job.id) == [f"has {job.id}", "epoch 1"]
         assert job.status is JobStatus.CANCELLED
 
