@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class NothingLeft(RuntimeError):
-    """Somebody waits for what can not come any more: no timer is set."""
+    """Somebody waits for something that can no longer come: no timer is set."""
 
 
 class _NoWaiting(selectors.SelectSelector):

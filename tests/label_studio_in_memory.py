@@ -1,4 +1,4 @@
-"""A project of a Label Studio that is in memory, and fails when it is told to."""
+"""A project of a Label Studio that is in memory, and fails on request."""
 
 from __future__ import annotations
 

@@ -46,13 +46,13 @@ class Named(LabelStudioMLBase):
     def load(self, weights: Path | None) -> None:
         self.loaded = Loaded("base" if weights is None else name_in(weights))
         if "bad load" in self.loaded.name:
-            raise RuntimeError(f"can not load {self.loaded.name}")
+            raise RuntimeError(f"cannot load {self.loaded.name}")
 
     def predict(
         self, tasks: list[dict[str, Any]], context: Any = None, **kwargs: Any
     ) -> list[Any]:
         if "bad predict" in self.loaded.name:
-            raise RuntimeError(f"can not predict with {self.loaded.name}")
+            raise RuntimeError(f"cannot predict with {self.loaded.name}")
         return [{"result": [choice(self.loaded.name)]} for _ in tasks]
 
 

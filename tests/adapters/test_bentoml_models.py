@@ -140,7 +140,7 @@ def start(process: subprocess.Popen[str]) -> None:
 
 
 def written_by(output: str) -> dict[str, Manifest]:
-    """What a writer told; the last line may have been cut off with it."""
+    """What a writer reported; the last line may have been cut off with it."""
     found = {}
     for line in output.splitlines(keepends=True):
         if line.endswith("\n"):
@@ -150,7 +150,7 @@ def written_by(output: str) -> dict[str, Manifest]:
 
 
 def see_that_each_is_whole(store: Path) -> None:
-    """Check every version, those included that their writer told nobody of."""
+    """Check every version, including those that their writer never reported."""
     models = BentoModels(store)
     for tag in models.tags(NAME):
         assert models.find(tag, recorded(store, tag))
@@ -241,7 +241,7 @@ class TestAVersion:
         assert BentoModels(models._store).find(saved.tag, saved.manifest)
 
     @pytest.mark.parametrize("version", ["V1", "", "a/b", "..", "v" * 64, "v1:2"])
-    def test_a_version_that_is_no_tag_is_refused(
+    def test_a_version_that_is_not_a_tag_is_refused(
         self, models: BentoModels, version: str
     ) -> None:
         with pytest.raises(WeightsError, match="is not a tag of a model store"):
@@ -283,7 +283,9 @@ class TestWhatIsNotWhole:
             assert f"and the model repository {repository.url}" in str(caught.value)
         assert scraps(store) == []
 
-    def test_it_is_not_found_where_there_is_no_repository(self, store: Path) -> None:
+    def test_damaged_weights_are_an_error_without_a_repository(
+        self, store: Path
+    ) -> None:
         saved = write(BentoModels(store))
         (saved.path / "deep" / "weights.bin").unlink()
 
@@ -483,7 +485,7 @@ class TestSweep:
 
 
 class TestADiskThatFails:
-    def test_a_full_disk_is_said_in_a_sentence(
+    def test_a_full_disk_is_reported_in_one_sentence(
         self, models: BentoModels, store: Path
     ) -> None:
         def fill() -> None:
@@ -511,7 +513,7 @@ class TestADiskThatFails:
         with pytest.raises(FileNotFoundError):
             fail()
 
-    def test_a_description_that_can_not_be_written_keeps_nothing(
+    def test_a_description_that_cannot_be_written_leaves_nothing_behind(
         self, models: BentoModels, store: Path
     ) -> None:
         write(models)
@@ -529,7 +531,7 @@ class TestADiskThatFails:
         assert scraps(store) == []
 
     @pytest.mark.parametrize("place", ["models", "models/below"])
-    def test_a_store_that_can_not_be_written_is_said_in_a_sentence(
+    def test_a_store_that_cannot_be_written_is_reported_in_one_sentence(
         self, tmp_path: Path, place: str
     ) -> None:
         (tmp_path / "models").touch()
@@ -543,7 +545,7 @@ class TestADiskThatFails:
             write(models)
         assert models.tags(NAME) == []
 
-    def test_a_store_is_read_where_it_can_not_be_written(
+    def test_a_read_only_store_can_be_read(
         self, models: BentoModels, store: Path, home: Path
     ) -> None:
         saved = write(models)

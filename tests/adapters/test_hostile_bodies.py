@@ -129,7 +129,7 @@ class TestBodiesThatAreNoJson:
         ],
     )
     @pytest.mark.parametrize("path", ["/predict", "/setup", "/webhook"])
-    def test_json_that_is_no_object_is_named(
+    def test_json_that_is_not_an_object_is_refused(
         self, blank: Client, path: str, content: bytes, found: str
     ) -> None:
         answer = blank.post(path, content=content)
@@ -429,14 +429,14 @@ class TestEvents:
         assert answer.status_code == 422
         assert one_sentence(answer).startswith(reason)
 
-    def test_an_action_can_not_write_lines_of_its_own_into_the_log(
+    def test_an_action_cannot_add_lines_to_the_log(
         self, blank: Client, caplog: pytest.LogCaptureFixture
     ) -> None:
         assert blank.post("/webhook", {"action": "X\nERROR x"}).status_code == 200
 
         assert "event='X\\nERROR x'" in caplog.text
 
-    def test_a_task_id_can_not_write_lines_of_its_own_into_the_log(
+    def test_a_task_id_cannot_add_lines_to_the_log(
         self, serve: Serve, caplog: pytest.LogCaptureFixture
     ) -> None:
         class Picky(Blank):

@@ -329,7 +329,7 @@ class TestEveryStorage:
         assert record.message == "Unhandled exception in task bad."
         assert "ValueError: bad is bad" in caplog.text
 
-    def test_huey_logs_nothing_of_its_own(
+    def test_huey_itself_logs_nothing(
         self, place: Place, runs: Runs, caplog: pytest.LogCaptureFixture
     ) -> None:
         with caplog.at_level(logging.INFO):
@@ -484,7 +484,7 @@ class TestSqlite:
         until(lambda: runs.jobs == ["b"])
         assert caplog.messages == []
 
-    def test_a_writer_that_holds_the_file_costs_a_second(self, file: Place) -> None:
+    def test_a_writer_that_holds_the_file_delays_by_a_second(self, file: Place) -> None:
         queue = file.queue()
         queue.enqueue("a")
         with closing(sqlite3.connect(file.where["path"])) as other:
@@ -593,7 +593,7 @@ class TestRedis:
         queue.enqueue("c")
         until(lambda: "c" in runs.jobs)
 
-    def test_a_key_that_is_no_queue_is_an_outage(
+    def test_a_key_that_is_not_a_queue_is_an_outage(
         self,
         server: RedisServer,
         on_server: Place,

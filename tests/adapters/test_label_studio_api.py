@@ -243,7 +243,9 @@ def hangs(over: Event) -> Fault:
 # What is read
 
 
-def test_tasks_come_as_the_journal_has_them(studio: Studio, reads: Reads) -> None:
+def test_tasks_have_the_form_that_the_annotation_store_returns(
+    studio: Studio, reads: Reads
+) -> None:
     studio.tasks = [
         task(1),
         task(2, annotation(12), annotation(11), annotation(13, was_cancelled=True)),
@@ -429,7 +431,7 @@ def test_a_password_in_the_address_is_neither_sent_nor_shown(
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 @pytest.mark.parametrize("key", [LEGACY, REFRESH])
-def test_a_redirect_is_told_and_not_followed(
+def test_a_redirect_is_reported_and_not_followed(
     studio: Studio, reads: Reads, status: int, key: str
 ) -> None:
     with Studio() as elsewhere:
@@ -605,7 +607,7 @@ def test_a_personal_access_token_that_stays_refused_is_exchanged_once_more(
         b'{"tasks": [{"id": 1, "annotations": [{"id": 1, "was_cancelled": false}]}]}',
     ],
 )
-def test_what_is_no_answer_of_label_studio_is_refused(
+def test_an_answer_that_is_not_label_studios_is_refused(
     studio: Studio, reads: Reads, body: bytes
 ) -> None:
     studio.faults = [lambda _: (200, {}, body)]
@@ -621,7 +623,7 @@ def test_an_odd_exchange_is_refused(studio: Studio, reads: Reads, body: bytes) -
 
 
 @pytest.mark.parametrize("project", ["", "a", "7/../8", "-1", "\u0667"])
-def test_a_project_that_label_studio_can_not_have_is_not_asked_for(
+def test_a_project_id_that_label_studio_cannot_have_is_not_requested(
     studio: Studio, reads: Reads, project: str
 ) -> None:
     assert "its projects have numbers" in refused(reads(studio), project)
@@ -631,7 +633,7 @@ def test_a_project_that_label_studio_can_not_have_is_not_asked_for(
 @pytest.mark.parametrize(
     "url", ["", "localhost:8080", "ftp://a", "http://[", "http://", "http://[a"]
 )
-def test_an_address_that_means_nothing_is_named(reads: Reads, url: str) -> None:
+def test_an_invalid_address_is_named(reads: Reads, url: str) -> None:
     assert "set LABEL_STUDIO_URL to an address" in refused(reads(url))
 
 

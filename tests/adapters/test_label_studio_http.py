@@ -104,7 +104,7 @@ class TestPaths:
         assert answer.status_code == 404
         assert one_sentence(answer).endswith(": no such path")
 
-    def test_a_path_can_not_write_lines_of_its_own_into_log_or_answer(
+    def test_a_path_cannot_add_lines_to_log_or_answer(
         self, echo: Client, caplog: pytest.LogCaptureFixture
     ) -> None:
         with caplog.at_level(logging.DEBUG):
@@ -172,7 +172,7 @@ class TestOlderRoutes:
         )
 
     @pytest.mark.parametrize("path", ["/is_training", "/is_training?project=1.5"])
-    def test_nothing_is_ever_training(self, echo: Client, path: str) -> None:
+    def test_is_training_is_always_false(self, echo: Client, path: str) -> None:
         answer = echo.get(path)
 
         assert answer.status_code == 200
@@ -190,7 +190,7 @@ class TestOlderRoutes:
         assert answer.status_code == 200
         assert answer.json() == {"status": "ok"}
 
-    def test_a_label_config_that_does_not_parse_is_said_to(self, echo: Client) -> None:
+    def test_an_invalid_label_config_is_reported(self, echo: Client) -> None:
         answer = echo.post("/validate", {"config": "<View>"})
 
         assert answer.status_code == 422
@@ -444,7 +444,7 @@ class TestBasicAuth:
     def test_a_server_without_a_password_is_open(self, echo: Client) -> None:
         assert echo.get("/versions", headers=basic("a", "b")).status_code == 200
 
-    def test_what_is_no_request_passes_through(self) -> None:
+    def test_scopes_other_than_http_pass_through(self) -> None:
         seen: list[str] = []
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -468,7 +468,7 @@ class TestBugs:
 
         assert "Bug in lsml-bento: GET '/health' failed" in caplog.text
 
-    def test_a_client_that_goes_while_it_sends_is_no_error(
+    def test_a_client_that_disconnects_while_sending_is_not_an_error(
         self, echo: Client, caplog: pytest.LogCaptureFixture
     ) -> None:
         async def receive() -> dict[str, Any]:
@@ -646,7 +646,7 @@ class TestJobs:
         assert len(listed(learner, "?limit=1000")) == 110
 
     @pytest.mark.parametrize("limit", ["-1", "1.5", "many", "1e3", "²", "9" * 7])
-    def test_a_limit_that_is_no_number_is_refused(
+    def test_a_limit_that_is_not_a_number_is_refused(
         self, learner: Client, limit: str
     ) -> None:
         answer = learner.get("/api/jobs", params={"limit": limit})
@@ -654,7 +654,7 @@ class TestJobs:
         assert answer.status_code == 422
         assert one_sentence(answer) == "limit must be a number of jobs"
 
-    def test_a_status_that_is_none_is_refused(self, learner: Client) -> None:
+    def test_an_unknown_status_is_refused(self, learner: Client) -> None:
         answer = learner.get("/api/jobs?status=done")
 
         assert answer.status_code == 422
@@ -869,7 +869,7 @@ class TestVersions:
 
 
 class TestJobsOfOlderLabelStudios:
-    def test_a_job_is_told_in_their_words(
+    def test_a_job_has_the_fields_of_label_studio_ml(
         self, learner: Client, state: MemoryState
     ) -> None:
         job = trained(learner)
@@ -1002,7 +1002,7 @@ class TestEvents:
         (job,) = listed(client)
         assert client.get(f"/api/jobs/{job}").json()["events"] == 3
 
-    def test_only_where_they_can_not_wait_either_it_is_503(
+    def test_only_an_event_that_cannot_be_spooled_is_503(
         self, locked: tuple[Client, sqlite3.Connection], tmp_path: Path
     ) -> None:
         client, _ = locked

@@ -240,7 +240,7 @@ def test_a_personal_access_token_is_exchanged_once(site: Site, tmp_path: Path) -
     assert len(given) == 1
 
 
-def test_a_refused_access_token_is_exchanged_anew(site: Site, tmp_path: Path) -> None:
+def test_a_refused_access_token_is_exchanged_again(site: Site, tmp_path: Path) -> None:
     given = accepts_access_tokens(site)
     one = media(site, tmp_path, REFRESH)
     read(one, "/data/upload/1/a.png")
@@ -633,9 +633,7 @@ def test_a_refusal_names_the_hop_the_status_and_the_setting(
     assert reason.endswith(hint)
 
 
-def test_the_page_that_asks_for_a_password_is_no_file(
-    site: Site, tmp_path: Path
-) -> None:
+def test_a_login_page_is_not_taken_for_a_file(site: Site, tmp_path: Path) -> None:
     login = "/user/login/?next=/data/upload/1/a.png"
     site.routes[STORAGE] = sends(b"", 302, Location=login)
     site.routes["/user/login/"] = sends(b"<html>")
@@ -727,7 +725,9 @@ def test_a_download_that_broke_off_is_never_served(site: Site, tmp_path: Path) -
     assert read(one, "/data/upload/1/a.png") == b"half and half"
 
 
-def test_a_cache_that_can_not_be_written_is_named(site: Site, tmp_path: Path) -> None:
+def test_the_error_names_a_cache_that_cannot_be_written(
+    site: Site, tmp_path: Path
+) -> None:
     (tmp_path / "cache").write_text("a file, no directory")
     site.routes[STORAGE] = sends(b"pixels")
     reason = refused(media(site, tmp_path), "/data/upload/1/a.png")

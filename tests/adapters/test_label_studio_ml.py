@@ -356,7 +356,9 @@ def test_running_an_app_says_how_to_serve() -> None:
         init_app(Mood).run(host="0.0.0.0", port=9090)
 
 
-def test_what_an_app_lacks_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_the_app_does_not_support_is_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     app = init_app(Mood, model_dir="/models", redis_host="redis")
     assert "init_app(model_dir=..., redis_host=...)" in caplog.text
     assert app.route("/health")(len) is len
@@ -389,7 +391,7 @@ def test_bad_requests_are_answered_as_a_server_does(choices_client: Client) -> N
     assert '"error"' in str(broken.get_data(as_text=True))
 
 
-def test_a_body_that_is_no_json_is_none_if_silent(choices_client: Client) -> None:
+def test_a_body_that_is_not_json_is_none_if_silent(choices_client: Client) -> None:
     answer = choices_client.get("/health")
     answer.data = b"UP"
     assert answer.get_json(silent=True) is None
@@ -397,7 +399,7 @@ def test_a_body_that_is_no_json_is_none_if_silent(choices_client: Client) -> Non
         answer.get_json()
 
 
-def test_an_environment_that_can_not_be_used_is_said(
+def test_an_unusable_environment_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("WORKERS", "many")

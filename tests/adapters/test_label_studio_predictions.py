@@ -271,7 +271,7 @@ def test_only_tasks_without_a_prediction_of_the_version_are_missing(
 
 
 @pytest.mark.parametrize("other", ["m-10", "M-1", "xm-1"])
-def test_a_version_that_is_part_of_another_one_is_told_apart(
+def test_a_version_whose_name_contains_another_is_distinguished(
     studio: Project, makes: Makes, other: str
 ) -> None:
     studio.add(*"abcd")
@@ -335,7 +335,7 @@ def test_a_label_studio_that_breaks_while_filters_are_tried_is_waited_for(
         ["id"],
     ],
 )
-def test_what_is_no_list_of_filters_is_refused(
+def test_filters_that_are_not_a_list_are_refused(
     studio: Project, makes: Makes, filters: Any
 ) -> None:
     read = makes(studio)
@@ -509,7 +509,7 @@ def test_what_label_studio_refuses_is_not_tried_again(
     assert studio.stored == []
 
 
-def test_a_prediction_that_does_not_fit_the_label_config_is_told_why(
+def test_the_reason_is_given_for_a_prediction_that_does_not_fit_the_label_config(
     studio: Project, makes: Makes
 ) -> None:
     studio.add("a")
@@ -525,7 +525,7 @@ def test_a_prediction_that_does_not_fit_the_label_config_is_told_why(
     assert "its task was deleted" in said
 
 
-def test_predictions_of_which_some_were_left_out_are_read_back(
+def test_partially_written_predictions_are_read_back(
     studio: Project, makes: Makes
 ) -> None:
     studio.add(*"ab")
@@ -597,7 +597,9 @@ def test_a_few_predictions_are_deleted_at_a_time(studio: Project, makes: Makes) 
     assert studio.stored == []
 
 
-def test_what_can_not_be_deleted_is_told(studio: Project, makes: Makes) -> None:
+def test_predictions_that_cannot_be_deleted_are_reported(
+    studio: Project, makes: Makes
+) -> None:
     studio.add("a")
     studio.predict(1, "m-1")
     studio.faults = [lambda _: None, lambda _: answer(403)]
@@ -609,7 +611,7 @@ def test_what_can_not_be_deleted_is_told(studio: Project, makes: Makes) -> None:
 # Patience
 
 
-def test_pauses_grow_and_each_is_told_once_without_the_key(
+def test_pauses_grow_and_each_is_logged_once_without_the_key(
     studio: Project,
     makes: Makes,
     caplog: pytest.LogCaptureFixture,

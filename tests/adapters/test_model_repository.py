@@ -57,7 +57,7 @@ class TestEveryRepository:
         assert not repository.pull(TAG, tmp_path / "pulled")
         repository.delete(TAG)
 
-    def test_a_push_that_was_cut_off_is_none_and_can_be_done_again(
+    def test_an_interrupted_push_is_not_found_and_can_be_repeated(
         self, url: str, written: Path, tmp_path: Path
     ) -> None:
         repository = ModelRepository(url)
@@ -116,7 +116,7 @@ class TestEveryRepository:
             repository.pull(TAG, tmp_path / "pulled")
 
     @pytest.mark.parametrize("name", ["../out", "/out", "weights/../../out"])
-    def test_a_mark_can_not_have_files_written_elsewhere(
+    def test_a_mark_cannot_have_files_written_elsewhere(
         self, url: str, written: Path, tmp_path: Path, name: str
     ) -> None:
         repository = ModelRepository(url)
@@ -131,7 +131,7 @@ class TestEveryRepository:
             repository.pull(TAG, tmp_path / "pulled")
 
     @pytest.mark.parametrize("mark", [b"", b"{", b"[]", b'{"files": [1]}'])
-    def test_a_mark_that_is_none_of_ours_is_an_error(
+    def test_an_invalid_mark_is_an_error(
         self, url: str, written: Path, tmp_path: Path, mark: bytes
     ) -> None:
         repository = ModelRepository(url)
@@ -143,12 +143,12 @@ class TestEveryRepository:
             repository.pull(TAG, tmp_path / "pulled")
 
     @pytest.mark.parametrize("tag", ["../..:v1", "a:..", "a", "a:b:c", "a:b/../c", ""])
-    def test_what_is_no_tag_is_refused(self, url: str, tag: str) -> None:
+    def test_an_invalid_tag_is_refused(self, url: str, tag: str) -> None:
         with pytest.raises(WeightsError, match="is not a tag of a model store"):
             ModelRepository(url).delete(tag)
 
 
-def test_a_repository_that_can_not_be_written_is_named(
+def test_the_error_names_a_repository_that_cannot_be_written(
     tmp_path: Path, written: Path
 ) -> None:
     (tmp_path / "file").touch()
@@ -174,7 +174,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("url", ["models", "/mnt/models", "", "s3://", "://x"])
-def test_what_is_no_url_is_refused(url: str) -> None:
+def test_an_unsupported_url_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match=r"set it to a URL such as s3://bucket"):
         ModelRepository(url)
 

@@ -272,7 +272,7 @@ class TestRestart:
             assert state.get("a") == str(step)
         state.close()
 
-    def test_a_restart_costs_the_busy_event_state_one_call(
+    def test_a_restart_fails_one_call_of_the_busy_event_state(
         self, server: RedisServer
     ) -> None:
         state = RedisState(server.url, "test").for_events(0.5)

@@ -128,7 +128,7 @@ def test_labels_that_match_none_of_the_models_are_explained(
     )
 
 
-def test_labels_of_the_model_without_a_place_are_told(
+def test_unused_labels_of_the_model_are_logged(
     make: Make, tagger: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -156,7 +156,7 @@ def test_a_threshold_among_the_extra_params_drops_what_is_less_sure(
     assert predicted(model, tasks("ana"))[0]["result"] == []
 
 
-def test_an_extra_param_that_means_nothing_is_named(make: Make, tagger: Path) -> None:
+def test_an_unknown_extra_param_is_named(make: Make, tagger: Path) -> None:
     said = refusal(lambda: make("token-classification", tagger, LABELS, top_k=3))
     assert said == (
         "the extra params of the model are invalid: top_k: Extra inputs are not "
@@ -225,7 +225,7 @@ def test_a_texts_class_is_its_choice(make: Make, moods: Path) -> None:
     assert problems(CHOICES, slots, given) == []
 
 
-def test_a_class_without_a_choice_is_no_prediction(make: Make, moods: Path) -> None:
+def test_a_class_without_a_choice_makes_no_prediction(make: Make, moods: Path) -> None:
     model = make("text-classification", moods, CHOICES)
     assert chosen(predicted(model, tasks("odd odd yay"))) == [[]]
 
@@ -320,7 +320,7 @@ def test_a_judge_needs_a_label_for_what_holds(make: Make, moods: Path) -> None:
 @pytest.mark.parametrize(
     "words", ["It holds", "{}: {}", "{} {", "{label}", "{{}}", "{:d}", "{.x}"]
 )
-def test_a_template_that_a_choice_can_not_be_put_into_is_refused(
+def test_a_template_needs_exactly_one_placeholder(
     make: Make, judge: Path, words: str
 ) -> None:
     template = {"hypothesis_template": words}
@@ -415,7 +415,7 @@ def test_a_summary_has_no_more_tokens_than_the_decoder_has_positions(
     assert len(found.split()) > tiny_models.MOST_TOKENS / 2
 
 
-def test_a_character_that_was_cut_off_is_no_part_of_a_text() -> None:
+def test_a_truncated_character_is_removed_from_the_text() -> None:
     target = Target("TextArea", "Text", "answer", "text", "words")
     found = written_texts(target, ["so \u20ac\ufffd", "\ufffd\ufffd", "a\ufffdb "])
     assert written(found) == ["so \u20ac", "", "a\ufffdb"]
@@ -465,7 +465,7 @@ def test_a_large_files_parts_are_in_the_hash(tmp_path: Path) -> None:
     assert len(seen) == 2
 
 
-def test_a_model_that_is_not_there_is_told(make: Make, tmp_path: Path) -> None:
+def test_a_missing_model_is_reported(make: Make, tmp_path: Path) -> None:
     said = refusal(lambda: make("text-classification", tmp_path / "gone", CHOICES))
     assert said.startswith(f"the model {tmp_path / 'gone'} cannot be loaded: ")
     assert said.endswith(
@@ -474,7 +474,7 @@ def test_a_model_that_is_not_there_is_told(make: Make, tmp_path: Path) -> None:
     )
 
 
-def test_a_device_that_is_none_is_told(
+def test_an_invalid_device_is_reported(
     make: Make, tagger: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LSML_PIPELINE_DEVICE", "gpu1")
@@ -484,7 +484,7 @@ def test_a_device_that_is_none_is_told(
     )
 
 
-def test_a_missing_library_is_told_with_the_command_that_installs_it(
+def test_a_missing_library_is_reported_with_the_command_that_installs_it(
     make: Make, tagger: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = "lsml_bento.adapters.transformers_pipelines"

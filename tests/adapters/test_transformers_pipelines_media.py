@@ -136,7 +136,7 @@ def test_an_image_is_measured_as_a_browser_turns_it(
     assert {r["original_width"] for r in second["result"]} == {40}
 
 
-def test_a_file_that_is_no_image_costs_its_own_task(
+def test_a_file_that_is_not_an_image_affects_only_its_own_task(
     make: Make, classifier: Path, tmp_path: Path
 ) -> None:
     first, second, third, fourth = pictures(tmp_path, *[(9, 9)] * 4)
@@ -153,7 +153,7 @@ def test_a_file_that_is_no_image_costs_its_own_task(
     assert all(isinstance(slot, MediaError) for slot in slots[1:3])
 
 
-def test_an_image_with_odd_exif_costs_its_own_task(
+def test_an_image_with_odd_exif_affects_only_its_own_task(
     make: Make, classifier: Path, tmp_path: Path
 ) -> None:
     good, odd = pictures(tmp_path, (9, 9), (9, 9))
@@ -304,7 +304,7 @@ def test_python_alone_reads_wav(
 
 
 @pytest.mark.parametrize("rate", [0, 2**32 - 1])
-def test_a_rate_that_means_nothing_is_told(
+def test_an_invalid_sampling_rate_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: int
 ) -> None:
     monkeypatch.setitem(sys.modules, "soundfile", None)
@@ -317,7 +317,7 @@ def test_a_rate_that_means_nothing_is_told(
         read_audio(str(path), "/data/a.wav", 16_000)
 
 
-def test_what_python_alone_does_not_read_is_told(
+def test_a_format_that_needs_soundfile_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "soundfile", None)

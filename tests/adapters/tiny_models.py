@@ -352,7 +352,7 @@ def whisper(directory: Path, letters: str) -> Path:
         )
     )
     generation: Any = model.generation_config
-    generation._from_model_config = False  # else it is made anew where it is read
+    generation._from_model_config = False  # else it is made again where it is read
     generation.no_timestamps_token_id = ids["notimestamps"]
     generation.is_multilingual = True
     generation.lang_to_id = {"<|en|>": ids["en"]}

@@ -184,7 +184,7 @@ class TestOneSlotPerTask:
 
 
 class TestFailures:
-    def test_a_task_that_fails_costs_its_own_slot_and_is_logged_once(
+    def test_a_task_that_fails_affects_only_its_own_result_and_is_logged_once(
         self, serve: Serve, caplog: pytest.LogCaptureFixture
     ) -> None:
         client = serve(failing_at("bad"))
@@ -201,7 +201,7 @@ class TestFailures:
         ]
         assert lines[0].exc_info
 
-    def test_a_slot_that_cannot_be_rendered_costs_no_other_one(
+    def test_a_result_that_cannot_be_rendered_affects_no_other_one(
         self, serve: Serve, caplog: pytest.LogCaptureFixture
     ) -> None:
         answers = [{"result": []}, {"result": [object()]}, "text", {"result": []}]

@@ -76,7 +76,7 @@ class TestRules:
 
 
 def test_a_client_that_disconnects_leaves_the_others_their_answers() -> None:
-    """The thread that stores goes on, and does not trip over the one that went."""
+    """The storing thread keeps running and answers the other clients."""
     stored = threading.Event()
 
     def wait(_: Job) -> None:

@@ -181,7 +181,7 @@ def test_force_writes_ours_and_leaves_others(tmp_path: Path) -> None:
     assert not old.exists()
 
 
-def test_a_file_is_no_directory(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "backend").write_text("")
     for option in ([], ["--force"]):
         sentence = refused(run("create", "backend", *option, cwd=tmp_path))
@@ -229,7 +229,7 @@ def test_from_a_legacy_directory_makes_a_backend_that_passes(tmp_path: Path) -> 
     assert (tmp_path / "new" / "requirements.txt").read_text().endswith(".whl\n")
 
 
-def test_from_says_if_there_is_no_label_config(tmp_path: Path) -> None:
+def test_from_reports_a_missing_label_config(tmp_path: Path) -> None:
     source = write(tmp_path / "old", model=MODEL)
     done = run(
         "create", "new", "--from", f"{source / 'model.py'}:Chooser", cwd=tmp_path

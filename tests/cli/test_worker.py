@@ -118,7 +118,7 @@ def test_as_many_fits_run_at_a_time_as_are_asked_for(place: Place) -> None:
     assert [status(place, job) for job in jobs] == [JobStatus.QUEUED] * 2
 
 
-def test_a_worker_that_stands_by_ends_when_it_is_told_to(place: Place) -> None:
+def test_a_standby_worker_exits_when_asked_to(place: Place) -> None:
     with place.running("worker", ".") as first:
         first.await_line("of learner trains")
         with place.running("worker", ".") as second:
@@ -208,7 +208,7 @@ def test_a_worker_trains_what_the_bento_around_it_serves(tmp_path: Path) -> None
     assert version["job"] in job
 
 
-def test_what_is_no_backend_is_refused(tmp_path: Path) -> None:
+def test_a_directory_without_a_backend_is_refused(tmp_path: Path) -> None:
     assert refused(run("worker", "gone", cwd=tmp_path)) == (
         f"{tmp_path / 'gone'} has neither a model.py nor a service.py with svc: name "
         "the directory of a backend"

@@ -1,6 +1,6 @@
 """Label Studio with the example's backend, to annotate and see it learn: ``make demo``.
 
-All of it is kept in one directory: the next start goes on where this one ended.
+All of it is kept in one directory: the next start continues from there.
 """
 
 import argparse
@@ -53,7 +53,7 @@ The model knows PER, ORG, LOC and DATE. Teach it {label}, named things that are 
 4. Select all tasks, Actions > Retrieve Predictions: they are the new version's, and so
    are the scores.
 
-Ctrl-C stops everything. The next start goes on from here; --fresh begins anew.
+Ctrl-C stops everything. The next start continues from here; --fresh starts over.
 """
 
 

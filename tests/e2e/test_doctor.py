@@ -81,7 +81,7 @@ def test_a_sample_page_is_read(media: LabelStudioMedia) -> None:
     assert Path(path).read_bytes().startswith(b"\xff\xd8")
 
 
-def test_what_is_not_there_is_told(media: LabelStudioMedia, images: Project) -> None:
+def test_a_missing_file_is_reported(media: LabelStudioMedia, images: Project) -> None:
     with pytest.raises(MediaError, match=r"Label Studio answered 500 to .*missing.png"):
         media.local_path(f"/data/upload/{images.id}/missing.png", task_id=1)
 
@@ -96,7 +96,7 @@ def test_the_rest_of_the_api_is_not_read(media: LabelStudioMedia) -> None:
     "wrong",
     ["0000456789abcdef0123456789abcdef01230000", "eyJhbGciOiJIUzI1NiJ9.e30.c2ln"],
 )
-def test_a_wrong_key_is_told_without_it(
+def test_a_wrong_key_is_reported_without_showing_it(
     label_studio_server: Server, upload: str, tmp_path: Path, wrong: str
 ) -> None:
     one = LabelStudioMedia(label_studio_server.url, wrong, None, tmp_path)

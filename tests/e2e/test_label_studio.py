@@ -120,7 +120,7 @@ def test_a_drawn_region_is_suggested_wherever_its_text_occurs(
 
 
 @pytest.mark.parametrize("context", [None, EMPTY_CONTEXT, {"result": [{"value": {}}]}])
-def test_interactive_without_a_region_to_repeat_is_no_error(
+def test_an_interactive_request_without_a_region_is_not_an_error(
     label_studio: LabelStudioApi,
     keyword_backend: Server,
     keyword_config: str,

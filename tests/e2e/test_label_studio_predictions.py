@@ -125,7 +125,7 @@ def test_predictions_are_written_once_with_their_version_and_read_back(
     assert project.open_task(tasks[0])["total_predictions"] == 1
 
 
-def test_versions_are_told_apart_that_label_studios_filter_mixes_up(
+def test_versions_that_label_studios_filter_confuses_are_distinguished(
     project: Project, opens: Opens
 ) -> None:
     tasks = project.add_tasks(["Ann"] * 6)
@@ -193,7 +193,7 @@ def test_filters_and_tabs_select_together(project: Project, opens: Opens) -> Non
         {"value": {"text": 1}},
     ],
 )
-def test_filters_that_label_studio_does_not_understand_are_told_at_once(
+def test_unsupported_filters_are_refused_at_once(
     project: Project, opens: Opens, change: Json
 ) -> None:
     project.add_tasks(["Ann"])
@@ -217,7 +217,7 @@ def test_a_tab_of_another_project_is_refused(
         assert f"tab {number} of project {project.id} cannot be read" in said
 
 
-def test_predictions_that_do_not_fit_are_told_apart(
+def test_predictions_that_do_not_fit_are_distinguished(
     project: Project, opens: Opens
 ) -> None:
     fits, odd, gone = project.add_tasks(["Ann", "Ann", "Ann"])

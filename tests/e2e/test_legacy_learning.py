@@ -143,7 +143,7 @@ def test_what_fit_kept_in_globals_files_and_values_serves_in_every_process(
     assert os.getpid() not in workers
 
 
-def test_the_next_event_goes_on_where_the_last_one_stopped(
+def test_the_next_event_continues_from_the_last_ones_model(
     server: Server, annotator: Annotator
 ) -> None:
     job = annotator.ended(annotator.annotate(6))
@@ -175,7 +175,7 @@ def test_activating_the_base_brings_its_values_back(
     assert names == [("popular+2", False), ("popular+1", False), ("popular", True)]
 
 
-def test_a_directory_that_does_not_import_any_more_goes_on_as_it_was(
+def test_a_directory_that_no_longer_imports_keeps_its_model_serving(
     server: Server, annotator: Annotator
 ) -> None:
     path = Path(server.command[2]) / "memory.py"

@@ -118,7 +118,7 @@ def told(project: Project) -> Callable[[], str]:
 
 
 @pytest.mark.timeout(120)
-def test_a_run_that_is_killed_goes_on_with_nothing_twice_and_nothing_lost(
+def test_a_killed_run_resumes_without_duplicates_or_losses(
     project: Project, command: Command
 ) -> None:
     tasks = project.add_tasks(texts(2000))

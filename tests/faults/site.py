@@ -132,7 +132,7 @@ class Site:
         return found
 
     def job(self, job_id: str) -> Json:
-        """One job, of which somebody was told."""
+        """One job whose id was answered."""
         answer = self._http.get(f"/api/jobs/{job_id}")
         assert answer.status_code == 200, answer.text
         found: Json = answer.json()
@@ -219,7 +219,7 @@ class Site:
         return [path for path in self.scraps() if age_s(path) - since_s > SWEPT_AFTER_S]
 
     def halves(self) -> list[Path]:
-        """Versions in the model store that are not whole, each told of once."""
+        """Versions in the model store that are not complete, each reported once."""
         found = []
         for path in (self._store / store_name(NAME, PROJECT)).glob("*"):
             if not path.is_dir() or path in self._looked_at:

@@ -21,7 +21,7 @@ BIG_MIB = 30
 
 
 class Served(NamedTuple):
-    """What a prediction told of the weights that it was made with."""
+    """What a prediction says about the weights that it was made with."""
 
     version: str
     crc: int

@@ -130,7 +130,7 @@ class TestTheRecording:
         assert changed == [[3], [], [], []]
         assert kept(state, TWO)[0]["annotations"] == [updated["annotation"]]
 
-    def test_a_skipped_task_is_no_answer(self, state: State) -> None:
+    def test_a_skipped_task_does_not_count_as_annotated(self, state: State) -> None:
         assert take(state, body_of(39)) == [[]]
         assert kept(state, TWO) == []
 
@@ -252,7 +252,7 @@ class TestEvents:
         assert changed == [["1"], [], [2]]
         assert answers(state) == {1: {2: [0]}}
 
-    def test_an_annotation_that_is_skipped_in_the_end_is_no_answer(
+    def test_an_annotation_that_was_finally_skipped_does_not_count(
         self, state: State
     ) -> None:
         take(state, about(answer(1)), about(answer(1, 1, was_cancelled=True)))
@@ -367,7 +367,7 @@ class TestPredict:
         see(state, task_of(1, annotations=[answer(1, 4, result=["newer"])]))
         assert answers(state) == {1: {1: ["newer"]}}
 
-    def test_a_task_that_can_not_be_told_from_others_is_left_out(
+    def test_tasks_and_annotations_without_a_usable_id_are_left_out(
         self, state: State
     ) -> None:
         see(

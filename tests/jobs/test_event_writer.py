@@ -135,7 +135,7 @@ class TestEvents:
         assert receipt == [Receipt(None, "nothing new")]
         assert JobStore(writer.state).jobs() == []
 
-    def test_a_class_without_fit_gets_no_job_and_the_journal_all(
+    def test_a_class_without_fit_gets_no_job_but_every_annotation_is_stored(
         self, state: SqliteState, tmp_path: Path
     ) -> None:
         writer = Writer(state, tmp_path / "inbox", TrainingRules(trains=False))
@@ -157,7 +157,7 @@ class TestEvents:
         writer.state.change(lambda change: know(change, Project("2", 5)))
         assert writer.take(nameless) == [Receipt(None, "no project")]
 
-    def test_a_payload_that_can_not_be_kept_costs_no_other_event(
+    def test_a_payload_that_cannot_be_stored_affects_no_other_event(
         self, writer: Writer
     ) -> None:
         deep: list[Any] = []
@@ -169,7 +169,7 @@ class TestEvents:
         assert all(receipt.job for receipt in receipts)
         assert writer.annotations() == [1, 3]
 
-    def test_a_bug_costs_its_own_event_and_the_log_says_so(
+    def test_a_bug_loses_only_its_own_event_and_is_logged(
         self, state: SqliteState, caplog: pytest.LogCaptureFixture
     ) -> None:
         class Picky(TrainingRules):

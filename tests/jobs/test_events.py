@@ -147,7 +147,7 @@ def test_a_list_becomes_single_events_with_their_tasks() -> None:
     assert parse_event(single.body) == single
 
 
-def test_what_is_no_list_is_one_event() -> None:
+def test_an_event_about_one_annotation_stays_one_event() -> None:
     for name in WEBHOOKS:
         event = parse_event(request_of(name)[3])
         if event.action != "ANNOTATIONS_CREATED":

@@ -128,7 +128,7 @@ class TestGathering:
 
         assert (job.new_annotations, job.due_at) == (2, clock.now + 5)
 
-    def test_each_further_event_puts_it_off_until_it_is_quiet(
+    def test_each_further_event_restarts_the_quiet_period(
         self, store: JobStore, clock: Clock
     ) -> None:
         enqueued(store, "ANNOTATIONS_CREATED", 1, 2)
@@ -142,7 +142,7 @@ class TestGathering:
 
         assert leased(store).job.events == 3
 
-    def test_a_burst_puts_it_off_for_no_longer_than_max_wait_from_its_minimum_on(
+    def test_a_burst_delays_a_job_by_at_most_max_wait_after_its_minimum(
         self, store: JobStore, clock: Clock
     ) -> None:
         enqueued(store, "ANNOTATION_CREATED", 1)
@@ -155,7 +155,7 @@ class TestGathering:
 
         assert job.due_at == ready_at + 20
 
-    def test_start_training_waits_two_seconds_and_is_what_fit_is_told(
+    def test_start_training_waits_two_seconds_and_is_the_event_that_fit_gets(
         self, store: JobStore, clock: Clock
     ) -> None:
         asked = enqueued(store, "START_TRAINING")
@@ -175,7 +175,7 @@ class TestGathering:
             "ANNOTATION_CREATED",
         ]
 
-    def test_start_training_after_annotations_is_what_fit_is_told(
+    def test_start_training_after_annotations_is_the_event_that_fit_gets(
         self, store: JobStore
     ) -> None:
         enqueued(store, "ANNOTATION_CREATED", 1)
@@ -184,7 +184,7 @@ class TestGathering:
         assert (job.event, job.new_annotations) == ("START_TRAINING", 1)
         assert store.data(job.id) == event("START_TRAINING").data
 
-    def test_it_being_asked_again_and_again_puts_nothing_off(
+    def test_repeated_start_training_does_not_delay_the_job(
         self, store: JobStore, clock: Clock
     ) -> None:
         first = enqueued(store, "START_TRAINING")
@@ -332,7 +332,7 @@ class TestEachEvent:
         assert ids_of(store.jobs()) == [job.id]
         assert len(store.data(job.id)["annotation"]) == 2
 
-    def test_only_what_an_event_changed_is_an_event_of_its_own(
+    def test_only_annotations_that_an_event_changed_get_a_job(
         self, store: JobStore, state: State, clock: Clock
     ) -> None:
         many = event("ANNOTATIONS_CREATED", 1, 2, 3)
@@ -341,7 +341,7 @@ class TestEachEvent:
 
         assert [store.data(job.id)["annotation"]["id"] for job in store.jobs()] == [2]
 
-    def test_updates_whose_annotation_can_not_be_told_do_not_meet(
+    def test_updates_without_an_annotation_id_are_not_merged(
         self, store: JobStore
     ) -> None:
         for _ in range(2):
@@ -505,7 +505,7 @@ class TestWhatPeopleAsk:
     @pytest.mark.parametrize(
         "ending", ["succeed", "fail", "crash", "put_back", "expire"]
     )
-    def test_a_running_job_is_told_and_is_cancelled_however_its_run_ends(
+    def test_a_running_job_is_asked_to_stop_and_is_cancelled_however_its_run_ends(
         self, store: JobStore, clock: Clock, ending: str
     ) -> None:
         enqueued(store, "START_TRAINING")
@@ -537,7 +537,7 @@ class TestWhatPeopleAsk:
         assert store.cancel(done.id) == done
         assert store.retry(done.id) == done
 
-    def test_a_retried_job_begins_at_once_and_anew(
+    def test_a_retried_job_starts_at_once_from_the_beginning(
         self, store: JobStore, clock: Clock
     ) -> None:
         enqueued(store, "START_TRAINING")
@@ -566,7 +566,7 @@ class TestWhatPeopleAsk:
         assert merged.id == job.id
         assert leased(store).job.id == job.id
 
-    def test_retrying_while_another_job_gathers_lets_that_one_begin(
+    def test_a_retry_makes_the_job_that_collects_events_due(
         self, store: JobStore, clock: Clock
     ) -> None:
         old = enqueued(store, "ANNOTATION_CREATED", 1)
@@ -629,7 +629,7 @@ class TestWhatPeopleAsk:
 
 
 class Meddling(JobStore):
-    """A ledger in which somebody retries a job while the ended ones are listed."""
+    """A job store in which somebody retries a job while the ended ones are listed."""
 
     meddle_with: str | None = None
 

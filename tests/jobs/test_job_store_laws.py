@@ -62,7 +62,7 @@ def event_body(action: str, project: int, ids: list[int]) -> dict[str, Any]:
 
 
 class Machine(RuleBasedStateMachine):
-    """The ledger beside what is known of it from its own answers."""
+    """The job store beside what its own answers say about it."""
 
     jobs = Bundle("jobs")
     leases = Bundle("leases")

@@ -88,7 +88,7 @@ class TestReplay:
         assert take.taken == bodies(*range(100))
         spool.close()
 
-    def test_nothing_is_made_before_it_is_needed(self, tmp_path: Path) -> None:
+    def test_no_file_is_created_before_it_is_needed(self, tmp_path: Path) -> None:
         spool = Spool(tmp_path / "inbox")
         spool.replay(Taker())
         spool.adopt(Taker())
@@ -163,7 +163,9 @@ class TestTrouble:
             spool.append(bodies(1))
         assert spool.is_empty
 
-    def test_a_full_disk_is_said_and_leaves_no_half_event(self, tmp_path: Path) -> None:
+    def test_a_full_disk_is_an_error_and_leaves_no_partial_event(
+        self, tmp_path: Path
+    ) -> None:
         script = (
             "import resource, signal, sys, pathlib\n"
             "from lsml_bento.errors import StateError\n"

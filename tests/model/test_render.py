@@ -75,7 +75,9 @@ class TestShapes:
     @pytest.mark.parametrize(
         "nothing", [None, {}, {"score": 1}, [], [None], [{}, None]]
     )
-    def test_an_entry_without_a_result_is_no_prediction(self, nothing: object) -> None:
+    def test_an_entry_without_a_result_does_not_count_as_a_prediction(
+        self, nothing: object
+    ) -> None:
         assert slot_of(nothing) == []
 
     def test_an_entry_without_a_result_among_others_is_left_out(self) -> None:
@@ -310,7 +312,7 @@ def test_what_is_rendered_is_parsed_as_it_was(results: list[list[Any]]) -> None:
 
 
 def test_an_error_in_the_list_is_for_its_task_only() -> None:
-    error = MediaError("the file of task 2 can not be read: fetch it again")
+    error = MediaError("the file of task 2 cannot be read: fetch it again")
 
     slots = render([{"result": [REGION]}, error], 2, "v1")
 

@@ -61,7 +61,7 @@ class Learner(LabelStudioMLBase):
 
 
 class TestRules:
-    def test_a_class_without_a_fit_of_its_own_trains_on_nothing(self) -> None:
+    def test_a_class_without_its_own_fit_never_trains(self) -> None:
         rules = rules_of(LabelStudioMLBase, each_event=False)
 
         assert not rules.wants(START_TRAINING)
@@ -107,7 +107,7 @@ class TestRuns:
         with run.save_weights({}) as directory:
             assert list(directory.iterdir()) == []
 
-    def test_outside_of_a_job_there_are_no_tasks(self) -> None:
+    def test_no_tasks_are_available_outside_a_job(self) -> None:
         run, model = NoRun(), Learner()
         run.report(0.5, {})
 

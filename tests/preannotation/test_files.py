@@ -39,7 +39,7 @@ START = FileCheckpoint(tasks="t", label_config="c", model_version="1")
 
 
 class Chooser:
-    """An engine that chooses, and fails for texts that it is told."""
+    """An engine that chooses, and fails for the texts that it is given."""
 
     calls = 1
 

@@ -159,7 +159,7 @@ def test_a_request_is_cut_into_calls_of_max_batch_size_and_keeps_its_order() -> 
     run(main())
 
 
-def test_groups_share_no_call_and_take_turns() -> None:
+def test_groups_never_share_a_call_and_take_turns() -> None:
     async def main() -> None:
         device = Device()
         batcher = Batcher(device.call, max_batch_size=2)
@@ -414,7 +414,7 @@ def test_an_answer_that_is_an_exception_fails_its_own_item_only() -> None:
 
 
 @pytest.mark.parametrize("bad", [0, 13, 31])
-def test_one_bad_task_of_a_batch_costs_its_own_slot(bad: int) -> None:
+def test_one_bad_task_of_a_batch_affects_only_its_own_result(bad: int) -> None:
     async def main() -> None:
         error = ValueError("bad")
         device = Device(failing_on({bad: error}))
@@ -448,7 +448,7 @@ def test_parts_of_a_failed_batch_go_before_other_items_of_their_group() -> None:
     run(main())
 
 
-def test_a_bad_task_costs_other_requests_of_its_batch_nothing() -> None:
+def test_a_bad_task_does_not_affect_other_requests_of_its_batch() -> None:
     async def main() -> None:
         error = ValueError("bad")
         device = Device(failing_on({3: error}))

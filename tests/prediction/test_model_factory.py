@@ -152,7 +152,7 @@ class TestASample:
 
         with pytest.raises(
             ModelError,
-            match=r"^Named cannot predict task 1: RuntimeError: can not predict with "
+            match=r"^Named cannot predict task 1: RuntimeError: cannot predict with "
             r"bad predict \(learned\.py, line \d+\)$",
         ):
             factory_of(Named, store).make(key(), "v1", TASK)

@@ -103,11 +103,11 @@ class TestTheNumberKept:
     def test_one_in_use_is_never_dropped(self) -> None:
         model = counted()
         models = models_of(model, max_models=1)
-        with models.use(key(1)) as (lent, _):
+        with models.use(key(1)) as (used, _):
             models.ensure(key(2))
             assert models.is_made(key(1))
         with models.use(key(1)) as (again, _):
-            assert again is lent
+            assert again is used
 
     def test_what_was_dropped_is_freed(self) -> None:
         models = models_of(LabelStudioMLBase, max_models=1)

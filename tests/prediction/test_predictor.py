@@ -162,7 +162,7 @@ class TestLostDevice:
             ("my own device-side assert", False),
         ],
     )
-    def test_a_lasting_error_is_told_apart_from_others(
+    def test_a_lasting_error_is_distinguished_from_others(
         self, monkeypatch: pytest.MonkeyPatch, said: str, is_lost: bool
     ) -> None:
         monkeypatch.setattr(invoke, "_device_is_lost", threading.Event())

@@ -150,7 +150,7 @@ class TestASwap:
         assert model.calls == ["load v1", "predict a with v1"]
         assert len(process.pool._entries) == 1
 
-    def test_nothing_is_made_while_nothing_moved(self, store: Store) -> None:
+    def test_no_model_is_made_while_no_pointer_changes(self, store: Store) -> None:
         model = counting()
         process = Process(model, store)
         process.predict()
@@ -278,8 +278,8 @@ class TestAVersionThatIsNoGood:
     @pytest.mark.parametrize(
         ("holds", "reason"),
         [
-            ("bad load", "Named could not be set up: RuntimeError: can not load"),
-            ("bad predict", "Named cannot predict task 1: RuntimeError: can not"),
+            ("bad load", "Named could not be set up: RuntimeError: cannot load"),
+            ("bad predict", "Named cannot predict task 1: RuntimeError: cannot"),
         ],
     )
     def test_the_old_one_still_serves_and_log_and_job_say_why(

@@ -134,7 +134,9 @@ print("no end", end="")
 
         assert process.receive(timeout_s=5) == {"done": None}
 
-    def test_a_version_is_told_and_its_weights_are_kept(self, child: Child) -> None:
+    def test_a_version_is_reported_and_its_weights_are_stored(
+        self, child: Child
+    ) -> None:
         _, message = child.run(
             """
 with self.save_weights({"f1": 0.5}) as directory:
@@ -151,7 +153,7 @@ self.set("words", ["a"])
         assert child.home.names == [], "that is the worker's to do"
         child.home.weights.delete(version.tag)
 
-    def test_weights_that_can_not_be_written_are_a_failure(self, child: Child) -> None:
+    def test_weights_that_cannot_be_written_fail_the_job(self, child: Child) -> None:
         _, message = child.run(
             """
 import resource
@@ -193,7 +195,7 @@ finally:
         assert len(message["traceback"]) == 20_000
         assert len(message["failed"]) < 500
 
-    def test_an_error_that_can_not_be_printed_ends_the_job_all_the_same(
+    def test_an_error_that_cannot_be_printed_still_ends_the_job(
         self, child: Child
     ) -> None:
         _, message = child.run(
@@ -279,7 +281,9 @@ assert subprocess.run(["cat"], stdout=subprocess.PIPE, timeout=5).stdout == b""
 
 
 class TestHowItEnds:
-    def test_one_told_to_stop_begins_the_next_job_anew(self, child: Child) -> None:
+    def test_a_process_that_was_asked_to_stop_still_runs_the_next_job(
+        self, child: Child
+    ) -> None:
         process = child.begin(
             "self.report(0.5)\nwhile not self.should_stop: time.sleep(0.01)"
         )

@@ -194,7 +194,7 @@ def test_a_job_becomes_a_version_and_sigterm_puts_the_next_one_back(
     assert "Job put back: the worker is stopping" in workers.log
 
 
-def test_a_store_that_can_not_be_written_is_said_at_the_start_and_fails_a_job(
+def test_a_store_that_cannot_be_written_is_logged_at_startup_and_fails_a_job(
     workers: Workers,
 ) -> None:
     workers.home.store.parent.touch()

@@ -34,12 +34,12 @@ class Absent(MemoryState):
 
     def get(self, key: str) -> str | None:
         if self.is_away:
-            raise StateError("the state can not be read: it is away")
+            raise StateError("the state cannot be read: it is away")
         return super().get(key)
 
     def scan(self, *arguments: Any, **options: Any) -> list[tuple[str, str]]:
         if self.is_away:
-            raise StateError("the state can not be read: it is away")
+            raise StateError("the state cannot be read: it is away")
         return super().scan(*arguments, **options)
 
 
@@ -103,7 +103,7 @@ def test_a_worker_is_ready_that_stands_by_or_trains(worker: Worker) -> None:
     assert worker.metrics()["lsml_worker_trains"] == 1
 
 
-def test_prometheus_gets_the_ledger_s_figures(worker: Worker) -> None:
+def test_prometheus_gets_the_job_stores_figures(worker: Worker) -> None:
     worker.home.enqueue()
     lease = worker.home.lease()
     worker.home.job_store.fail(lease, "no")
@@ -118,12 +118,12 @@ def test_prometheus_gets_the_ledger_s_figures(worker: Worker) -> None:
     assert measured["lsml_fit_seconds_count"] == fits == 1
 
 
-def test_a_worker_that_can_not_read_the_state_lives_but_is_not_ready(
+def test_a_worker_that_cannot_read_the_state_is_alive_but_not_ready(
     worker: Worker,
 ) -> None:
     assert isinstance(worker.home.state, Absent)
     worker.home.state.is_away = True
-    away = {"error": "the state can not be read: it is away"}
+    away = {"error": "the state cannot be read: it is away"}
 
     assert worker.get("/livez")[0] == 200
     assert worker.get("/readyz") == (503, away)
@@ -155,7 +155,7 @@ def test_a_worker_that_ends_is_not_ready(worker: Worker) -> None:
     assert worker.get("/readyz") == (503, {"error": "the worker ends"})
 
 
-def test_what_is_not_there_is_said_and_a_client_that_hangs_up_does_no_harm(
+def test_an_unknown_path_is_404_and_a_client_that_disconnects_does_no_harm(
     worker: Worker,
 ) -> None:
     with socket.create_connection(("127.0.0.1", worker.health.port)) as client:
@@ -165,7 +165,7 @@ def test_what_is_not_there_is_said_and_a_client_that_hangs_up_does_no_harm(
     assert worker.get("/predict") == (404, nothing)
 
 
-def test_a_port_in_use_is_said_in_a_sentence(worker: Worker) -> None:
+def test_a_port_in_use_is_reported_in_one_sentence(worker: Worker) -> None:
     with pytest.raises(SettingsError) as refused:
         Health(worker.health.port, worker.fits, JobStore(MemoryState()))
 

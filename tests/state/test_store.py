@@ -128,7 +128,7 @@ class TestEveryState:
     @pytest.mark.parametrize(
         "value", [object(), {1}, b"bytes", {"a": {2}}, float, [1j]]
     )
-    def test_a_value_that_is_not_json_is_refused_and_nothing_is_written(
+    def test_a_value_that_is_not_json_is_refused_and_not_stored(
         self, state: State, value: object
     ) -> None:
         with pytest.raises(
@@ -245,7 +245,7 @@ class TestChange:
 
         assert state.scan("") == [("a", "2"), ("b", "4"), ("c", "3"), ("d", "1")]
 
-    def test_nothing_is_written_if_the_function_raises(self, state: State) -> None:
+    def test_a_function_that_raises_changes_nothing(self, state: State) -> None:
         put(state, a="1", b="1")
 
         def work(change: Change) -> None:
@@ -434,7 +434,7 @@ def run_together(calls: list[Callable[[], None]]) -> None:
 
 
 def _another_process(place: Place, line: Connection) -> None:
-    """Does what it is told: ``("write", values)``, ``("read", None)`` or None."""
+    """Carries out a command: ``("write", values)``, ``("read", None)`` or None."""
     state = place.open()
     line.send("ready")
     while (told := line.recv()) is not None:

@@ -73,7 +73,7 @@ def test_odd_bytes_and_a_last_line_without_an_end_are_kept(speak: Speak) -> None
     assert process.log_tail == ["has a", "\ufffd\ufffd", "no end"]
 
 
-def test_the_log_also_goes_on_to_where_people_look(
+def test_the_log_is_also_copied_to_stderr(
     speak: Speak, capfd: pytest.CaptureFixture[str]
 ) -> None:
     answers(speak("note('epoch 3')"))
@@ -81,7 +81,7 @@ def test_the_log_also_goes_on_to_where_people_look(
     assert "epoch 3\n" in capfd.readouterr().err
 
 
-def test_what_is_no_message_is_passed_over(speak: Speak) -> None:
+def test_lines_that_are_not_messages_are_ignored(speak: Speak) -> None:
     process = speak(r"sys.stdout.write('nonsense\n[1]\n\n\xff\n{\n'); send(report={})")
 
     assert answers(process) == [{"report": {}}, {"done": None}]
@@ -105,7 +105,7 @@ def test_nothing_said_in_time_is_none(speak: Speak) -> None:
     assert process.is_alive
 
 
-def test_its_last_words_are_heard(speak: Speak) -> None:
+def test_its_last_message_is_received(speak: Speak) -> None:
     process = speak("send(report={'n': 1}); note('goodbye'); os._exit(3)")
 
     assert answers(process) == [{"report": {"n": 1}}, None]
@@ -133,7 +133,7 @@ def test_its_last_words_are_heard(speak: Speak) -> None:
         ),
     ],
 )
-def test_how_it_died_is_said_in_words(speak: Speak, does: str, cause: str) -> None:
+def test_the_cause_of_death_is_a_phrase(speak: Speak, does: str, cause: str) -> None:
     process = speak(does)
 
     assert answers(process) == [None]

@@ -116,7 +116,7 @@ def test_one_that_had_lived_is_started_again_at_once(
     assert time.monotonic() - began < 4, "after 0, 0.9, 1.8, .. seconds"
 
 
-def test_one_that_can_not_live_is_started_less_and_less_often(
+def test_a_worker_that_keeps_failing_is_restarted_less_and_less_often(
     embed: Embed, record: Record
 ) -> None:
     worker = embed("sys.exit(1)")

@@ -44,7 +44,7 @@ def save_badly(run: JobRun) -> None:
 
 
 class TestWeights:
-    def test_nothing_is_in_the_store_before_fit_has_returned(
+    def test_no_weights_are_stored_before_fit_returns(
         self, home: Home, run: JobRun
     ) -> None:
         with run.save_weights({"f1": 0.5}) as directory:
@@ -135,7 +135,9 @@ class TestWeights:
         ):
             Path("no-such-directory/vocabulary.txt").read_text()
 
-    def test_a_store_that_can_not_be_written_is_named(self, tmp_path: Path) -> None:
+    def test_the_error_names_a_store_that_cannot_be_written(
+        self, tmp_path: Path
+    ) -> None:
         home = Home(tmp_path, MemoryState())
         home.store.parent.mkdir()
         home.store.touch()
@@ -172,7 +174,7 @@ class TestWeights:
 
 
 class TestTasks:
-    def test_without_credentials_they_come_out_of_the_journal(
+    def test_without_credentials_they_come_from_the_annotation_store(
         self, home: Home, run: JobRun
     ) -> None:
         home.annotate(1, 2, total=2)
@@ -185,7 +187,7 @@ class TestTasks:
         ]
         assert home.reports == [{"source": "annotation store"}]
 
-    def test_a_journal_that_lacks_some_says_what_to_set(
+    def test_missing_annotations_are_noted_with_the_settings_that_help(
         self, home: Home, run: JobRun
     ) -> None:
         home.annotate(1, 2, total=5)
@@ -199,7 +201,7 @@ class TestTasks:
             }
         ]
 
-    def test_a_fit_that_looks_at_some_is_told_nothing(
+    def test_a_fit_that_reads_only_some_tasks_gets_no_note(
         self, home: Home, run: JobRun
     ) -> None:
         home.annotate(1, 2, total=5)
@@ -266,7 +268,7 @@ class TestItsJob:
             {"progress": None, "metrics": {"loss": None}},
         ]
 
-    def test_it_is_told_to_stop(self, home: Home, run: JobRun) -> None:
+    def test_should_stop_becomes_true(self, home: Home, run: JobRun) -> None:
         assert run.should_stop is False
         home.context.should_stop = True
         assert run.should_stop is True

@@ -72,7 +72,7 @@ def supervised(home: Home) -> Iterator[Supervised]:
 
 
 def when_running(home: Home, then: Callable[[Job], Any]) -> threading.Thread:
-    """Do something once the run has shown that it goes on."""
+    """Do something once the run has shown that it runs."""
 
     def work() -> None:
         [job] = eventually(lambda: home.job_store.jobs(status=JobStatus.RUNNING))
@@ -118,7 +118,7 @@ class TestARunThatGoesWell:
 
         assert (job.status, job.version, job.error) == (JobStatus.SUCCEEDED, None, None)
 
-    def test_what_it_reports_is_seen_while_it_goes_on(
+    def test_its_reports_are_visible_while_it_runs(
         self, home: Home, supervised: Supervised
     ) -> None:
         seen: list[Job] = []
@@ -213,7 +213,7 @@ class TestARunThatFails:
         assert job.note == "run again: Redis is away"
         assert supervised.is_well
 
-    def test_one_that_takes_too_long_is_told_and_has_failed(
+    def test_a_run_over_the_time_limit_is_asked_to_stop_and_fails(
         self, home: Home, supervised: Supervised
     ) -> None:
         does = made(home, "while not stopped: time.sleep(0.01)")
@@ -226,7 +226,7 @@ class TestARunThatFails:
         assert (home.names, home.stored) == ([], []), "what it made is dropped"
         assert supervised.is_well
 
-    def test_one_that_takes_too_long_and_goes_on_is_killed(
+    def test_a_run_over_the_time_limit_that_does_not_stop_is_killed(
         self, home: Home, supervised: Supervised
     ) -> None:
         job = supervised.run("time.sleep(60)", timeout_s=0.5)

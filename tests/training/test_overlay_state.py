@@ -102,7 +102,7 @@ def test_other_projects_are_not_captured(below: MemoryState) -> None:
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes"])
-def test_what_json_can_not_hold_is_refused_and_nothing_is_kept(
+def test_a_value_that_json_cannot_represent_is_refused_and_nothing_is_stored(
     below: MemoryState, value: Any
 ) -> None:
     state = captured(below)
@@ -115,7 +115,9 @@ def test_what_json_can_not_hold_is_refused_and_nothing_is_kept(
     assert "label_config" not in below.read(ONE)
 
 
-def test_a_value_that_is_changed_later_stays_as_it_was_set(below: MemoryState) -> None:
+def test_changing_a_value_after_it_was_set_does_not_change_the_stored_one(
+    below: MemoryState,
+) -> None:
     state = captured(below)
     words = ["a"]
     state.write(ONE, {"words": words})

@@ -108,7 +108,7 @@ def test_the_newest_versions_stay_and_the_one_that_serves(home: Home) -> None:
     assert home.stored == tags("v1", "v3", "v4")
 
 
-def test_weights_that_can_not_be_removed_do_not_fail_the_job(home: Home) -> None:
+def test_weights_that_cannot_be_deleted_do_not_fail_the_job(home: Home) -> None:
     for name in ("v1", "v2"):
         published(home, name)
     home.store.rename(home.store.with_name("away"))
@@ -132,7 +132,7 @@ def test_tidying_removes_old_jobs(home: Home) -> None:
     assert len(home.job_store.jobs(status=JobStatus.QUEUED)) == 1
 
 
-def test_tidying_lets_be_what_is_new_or_somebody_else_s(home: Home) -> None:
+def test_tidying_keeps_new_weights_and_those_of_other_backends(home: Home) -> None:
     published(home, "v1")
     made(home, "being-tried")
     made(home, "v1", Project("2", 5))
@@ -163,7 +163,7 @@ def test_tidying_without_a_store_does_nothing(home: Home) -> None:
     assert not home.store.exists(), "there is nothing to tidy in"
 
 
-def test_tidying_lets_be_what_a_run_of_another_worker_still_tries(home: Home) -> None:
+def test_tidying_keeps_weights_that_another_workers_run_is_testing(home: Home) -> None:
     home.lease()
     made(home, "tried-for-long")
     Publisher(NAME, home.state, home.weights, home.settings, abandoned_s=0).tidy()
@@ -240,7 +240,9 @@ def test_a_backend_sweeps_the_store_that_it_has(
     assert asyncio.run(swept(Old(tmp_path / "server" / "models"))) == tags("v2", "v3")
 
 
-def test_a_server_lets_be_what_a_run_in_the_same_store_still_tries(home: Home) -> None:
+def test_a_server_keeps_weights_that_a_run_in_the_same_store_is_testing(
+    home: Home,
+) -> None:
     published(home, "v1")
     lease = home.lease()
     version = made(home, "v2")
@@ -254,7 +256,7 @@ def test_a_server_lets_be_what_a_run_in_the_same_store_still_tries(home: Home) -
     assert home.stored == tags("v1", "v2")
 
 
-def test_a_state_that_forgot_all_versions_costs_no_weights(
+def test_a_state_without_versions_deletes_no_weights(
     home: Home, server: BentoModels
 ) -> None:
     pulled(home, server, "v1")

@@ -47,7 +47,7 @@ class Learner(LabelStudioMLBase):
 
 
 class Setter(LabelStudioMLBase):
-    """Sets in fit what it was told to set."""
+    """Sets in fit the values that it was given."""
 
     values: ClassVar[dict[str, Any]] = {}
 
@@ -279,7 +279,7 @@ class TestNames:
 
         assert home.names == ["0.1.0", "0.2.0"]
 
-    def test_fit_is_told_the_version_that_serves(self, home: Home) -> None:
+    def test_fit_gets_the_active_version(self, home: Home) -> None:
         seen = []
 
         class Model(Setter):
@@ -321,7 +321,7 @@ class TestFailures:
             (MemoryError(), "MemoryError"),
         ],
     )
-    def test_what_fit_raises_is_said_with_file_and_line(
+    def test_an_error_in_fit_is_reported_with_file_and_line(
         self, home: Home, error: BaseException, said: str
     ) -> None:
         class Model(Learner):
@@ -343,12 +343,12 @@ class TestFailures:
         with pytest.raises(TrainingError, match="could not be set up: SystemExit: no"):
             home.train(Model)
 
-    def test_an_error_of_lsml_is_said_as_it_is(self, home: Home) -> None:
+    def test_an_error_of_lsml_is_reported_unchanged(self, home: Home) -> None:
         class Model(Learner):
             def fit(self, event: str, data: Any, **kwargs: Any) -> Any:
-                raise MediaError("a file can not be read")
+                raise MediaError("a file cannot be read")
 
-        with pytest.raises(MediaError, match=r"^a file can not be read$"):
+        with pytest.raises(MediaError, match=r"^a file cannot be read$"):
             home.train(Model)
 
     def test_a_version_whose_load_raises_does_not_serve(self, home: Home) -> None:
@@ -415,7 +415,7 @@ class TestFailures:
 
         assert home.train(Model).version == "base+1"
 
-    def test_a_sample_that_can_not_be_read_is_no_reason(self, home: Home) -> None:
+    def test_an_unreadable_sample_does_not_fail_the_job(self, home: Home) -> None:
         home.annotate(3)
 
         class Model(Learner):
@@ -439,7 +439,7 @@ class TestFailures:
 
         assert str(home.train(Model).version) in home.stored[0]
 
-    def test_a_pinned_version_goes_on_serving(self, home: Home) -> None:
+    def test_a_later_job_leaves_a_pinned_version_serving(self, home: Home) -> None:
         first = home.train(Learner).version
         home.versions.activate(ONE, str(first), pin=True)
 

@@ -1,4 +1,4 @@
-"""Says which weights it has and in which process; learns in as long as it is told."""
+"""Says its weights and process; learns for as long as its event says."""
 
 import os
 import time

@@ -26,7 +26,7 @@ class Learner(LabelStudioMLBase):
         self.set("model_version", "learner-0")
 
     def load(self, weights: Path | None) -> None:
-        # What is not whole is told, not raised: the base would serve in its place.
+        # A broken version is reported, not raised: the base would serve in its place.
         self.crc, self.is_whole = (0, True) if weights is None else read(weights)
 
     def predict(
