@@ -53,8 +53,8 @@ def doctor(
 ) -> None:
     """Check the connection between Label Studio and a backend.
 
-    Towards Label Studio: its address, the kind of API key, one media file. Towards the
-    backend: the calls that Label Studio makes, with its own time limits.
+    Checks of Label Studio: its address, the kind of API key, one media file. Checks of
+    the backend: the calls that Label Studio makes, with the same time limits.
 
     The API key is read from LABEL_STUDIO_API_KEY, user and password from
     BASIC_AUTH_USER and BASIC_AUTH_PASS. The exit code is 1 if a check fails.

@@ -66,8 +66,8 @@ _WINDOW_S = 30.0
 @click.option(
     "--only-missing",
     is_flag=True,
-    help="Let Label Studio leave out tasks that have a prediction of the model "
-    "version. They never get a second one, but are otherwise read.",
+    help="Read only tasks without a prediction of the model version. Without this "
+    "option all tasks are read, and those with a prediction are skipped.",
 )
 @click.option(
     "--limit", type=click.IntRange(1), metavar="N", help="Predict at most N tasks."

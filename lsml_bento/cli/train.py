@@ -30,7 +30,7 @@ class NothingToTrain(LsmlError):
 )
 @backend_options
 def train(project: str | None, directory: Path, wait: bool, as_json: bool) -> None:
-    """Queue a training job, or start the one that is waiting.
+    """Queue a training job, or make the queued job of the project start now.
 
     PROJECT is optional if only one project is known.
     """
