@@ -10,7 +10,7 @@ from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.prediction.batcher import Batcher
 from lsml_bento.prediction.call_threads import CallThreads
 from lsml_bento.prediction.model_pool import ModelPool
-from lsml_bento.projects.overview import known_versions, projects_at_a_glance
+from lsml_bento.projects.overview import known_versions, project_summaries
 from lsml_bento.state.store import State
 
 _LAST_ERRORS = 1_000
@@ -42,9 +42,7 @@ class Status:
     async def overview(self) -> dict[str, Any]:
         """Versions and last errors by project, and the number of waiting tasks."""
         errors = dict(self._last_errors)
-        projects = await self.state_threads.run(
-            projects_at_a_glance, self.state, errors
-        )
+        projects = await self.state_threads.run(project_summaries, self.state, errors)
         return {
             "model_class": self.model_class,
             "max_batch_size": self.batcher.limit,

@@ -64,12 +64,12 @@ def follow(job_store: JobStore, job: Job, console: Console, hint: str) -> Job:
 
 def verdict(job: Job) -> Text:
     """Return the result of a job in one line."""
-    said = Text(f"job {job.id} ").append(status_of(job))
-    if told := outcome(job, time.time()):
-        said.append(f": {told}")
+    text = Text(f"job {job.id} ").append(status_of(job))
+    if result := outcome(job, time.time()):
+        text.append(f": {result}")
     if job.metrics and job.status is JobStatus.SUCCEEDED:
-        said.append(f" ({metrics_of(job.metrics)})")
-    return said
+        text.append(f" ({metrics_of(job.metrics)})")
+    return text
 
 
 def fresh(old: list[str], new: list[str]) -> list[str]:
@@ -83,7 +83,7 @@ def fresh(old: list[str], new: list[str]) -> list[str]:
 def _watch(job_store: JobStore, job: Job, bar: Progress) -> Job:
     shown = bar.add_task("", total=1.0, metrics="")
     seen: list[str] = []
-    said = ""
+    printed = ""
     while True:
         job = patiently(job_store.find, job.id)
         tail = patiently(job_store.log_tail, job.id)
@@ -99,8 +99,8 @@ def _watch(job_store: JobStore, job: Job, bar: Progress) -> Job:
             total=None if _is_vague(job) else 1.0,
             metrics=metrics_of(job.metrics),
         )
-        if bar.disable and said != job.status.value:
-            said = job.status.value
+        if bar.disable and printed != job.status.value:
+            printed = job.status.value
             bar.console.print(Text(_description(job)), soft_wrap=True)
         time.sleep(_POLL_S)
 
@@ -110,8 +110,8 @@ def _is_vague(job: Job) -> bool:
 
 
 def _description(job: Job) -> str:
-    told = outcome(job, time.time())
-    return f"job {job.id} {job.status.value}" + (f": {told}" if told else "")
+    result = outcome(job, time.time())
+    return f"job {job.id} {job.status.value}" + (f": {result}" if result else "")
 
 
 def _bar(console: Console) -> Progress:

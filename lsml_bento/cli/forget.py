@@ -10,7 +10,7 @@ import click
 from lsml_bento.cli.options import backend_options, open_backend, yes_option
 
 if TYPE_CHECKING:
-    from lsml_bento.projects.deletion import Holdings
+    from lsml_bento.projects.deletion import StoredCounts
 
 _MIB = 1 << 20
 
@@ -29,11 +29,11 @@ def forget(project: str, yes: bool, directory: Path, as_json: bool) -> None:
         from lsml_bento.cli.text import print_json
         from lsml_bento.cli.versions import confirm
         from lsml_bento.processes.wiring import open_weights
-        from lsml_bento.projects.deletion import forget_project, holdings
+        from lsml_bento.projects.deletion import count_stored, forget_project
         from lsml_bento.projects.lookup import project_called
 
         known = project_called(backend.state, project)
-        found = holdings(backend.state, known)
+        found = count_stored(backend.state, known)
         confirm(f"Delete project {known} with {_contents(found)}?", yes=yes)
         weights = open_weights(backend.settings)
         forget_project(backend.state, weights, backend.spec.name, known)
@@ -43,7 +43,7 @@ def forget(project: str, yes: bool, directory: Path, as_json: bool) -> None:
             click.echo(f"Project {known} deleted: {_contents(found)}.")
 
 
-def _contents(found: Holdings) -> str:
+def _contents(found: StoredCounts) -> str:
     return (
         f"{found.annotations} annotations of {found.tasks} tasks, {found.jobs} jobs, "
         f"{found.versions} versions ({found.weights / _MIB:,.1f} MiB), "

@@ -26,7 +26,7 @@ from lsml_bento.jobs.job import (
     Job,
     fetch_gathering,
     gather,
-    keys_of_gathering,
+    keys_to_merge,
 )
 from lsml_bento.jobs.spool import Spool
 from lsml_bento.model.training_policy import TrainingRules
@@ -208,7 +208,7 @@ class EventWriter:
             return False
         try:
             if not self._is_adopted:
-                spool.adopt(self._again)
+                spool.replay_abandoned(self._again)
                 self._is_adopted = True
             spool.replay(self._again)
         except StateError:
@@ -277,14 +277,14 @@ class EventWriter:
         self, change: Change, events: list[Event], rules: TrainingRules
     ) -> list[_Taken]:
         ready = [e for e in events if e.project.created_at is not None]
-        ahead = () if rules.each_event else keys_of_gathering(ready, self._gathering)
+        ahead = () if rules.each_event else keys_to_merge(ready, self._gathering)
         fetch_record(change, ready, ahead)
         if not rules.each_event:  # no round trip if the last job is still queued
             fetch_gathering(change, ready)
         return [self._take(change, event, rules) for event in events]
 
     def _take(self, change: Change, event: Event, rules: TrainingRules) -> _Taken:
-        project = _meant(change, event.project)
+        project = _project_of(change, event.project)
         if project is None:
             log.warning(
                 "Event left out: it names no project; turn on payloads in Label "
@@ -314,7 +314,7 @@ class EventWriter:
             log.exception("Annotations inside tasks not stored")
 
 
-def _meant(change: Change, project: Project) -> Project | None:
+def _project_of(change: Change, project: Project) -> Project | None:
     """The project of an event; the only known one if the event names none."""
     if project.id:
         return resolve(project, change)

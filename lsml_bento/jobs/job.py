@@ -199,7 +199,7 @@ def gather(
     return gathered
 
 
-def keys_of_gathering(
+def keys_to_merge(
     events: Iterable[Event], jobs: Mapping[Project, str]
 ) -> Iterator[str]:
     """The keys that merging events reads, given the queued job of each project."""
@@ -214,7 +214,7 @@ def fetch_gathering(change: Change, events: Sequence[Event]) -> None:
     """Read ahead what merging events into their projects' queued jobs reads."""
     projects = {event.project for event in events}
     jobs = {p: job for p in projects if (job := change.get(_slot(p))) is not None}
-    change.fetch(keys_of_gathering(events, jobs))
+    change.fetch(keys_to_merge(events, jobs))
 
 
 def _slot(project: Project) -> str:

@@ -91,7 +91,7 @@ class Spool:
             self._replayed = self._size = 0
             self.is_empty = True
 
-    def adopt(self, take: Replay) -> None:
+    def replay_abandoned(self, take: Replay) -> None:
         """Replay the files of processes that died.
 
         Raises:

@@ -173,7 +173,7 @@ class Batches:
         return page.answers
 
     def stop(self) -> None:
-        """Drop pages of which no task was taken yet."""
+        """Drop the pages that no worker has started."""
         self._stopped = True
         for page in [page for page in self._queue if not page.taken]:
             self._queue.remove(page)

@@ -53,7 +53,7 @@ class ProjectRun:
     Attributes:
         full_pass_at: when the last pass over all tasks began, on the monotonic clock;
             None before one was complete.
-        said: the last problem that was printed.
+        last_problem: the last one that was printed.
     """
 
     run: Run
@@ -62,7 +62,7 @@ class ProjectRun:
     batches: Batches
     check: LabelConfigCheck
     full_pass_at: float | None = None
-    said: str = ""
+    last_problem: str = ""
 
     async def predict_only(self) -> None:
         """Predict and write nothing."""
@@ -165,13 +165,13 @@ class ProjectRun:
         except LsmlError as error:
             self._say(error)
             return None
-        self.said = ""
+        self.last_problem = ""
         return version
 
     def _say(self, error: LsmlError) -> None:
         """Print what a watch waits for, once."""
-        if str(error) != self.said:
-            self.said = str(error)
+        if str(error) != self.last_problem:
+            self.last_problem = str(error)
             self.run.say(f"lsml-bento: {error}")
 
     def _forget_failures(self, writer: ProjectWriter) -> None:

@@ -37,7 +37,7 @@ _KEYS = (
 )
 
 
-class Holdings(NamedTuple):
+class StoredCounts(NamedTuple):
     """What is stored for a project.
 
     Attributes:
@@ -57,7 +57,7 @@ class Holdings(NamedTuple):
     weights: int
 
 
-def holdings(state: State, project: Project) -> Holdings:
+def count_stored(state: State, project: Project) -> StoredCounts:
     """Count what is stored for a project.
 
     Raises:
@@ -70,7 +70,7 @@ def holdings(state: State, project: Project) -> Holdings:
             tasks += key.endswith(SEPARATOR)
     versions = Versions(state).all(project)
     files = {v.tag: sum(size for size, _ in v.manifest.values()) for v in versions}
-    return Holdings(
+    return StoredCounts(
         annotations=entries - tasks,
         tasks=tasks,
         jobs=len(JobStore(state).jobs(str(project))),

@@ -32,7 +32,7 @@ def known_versions(state: State) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def projects_at_a_glance(
+def project_summaries(
     state: State, errors: Mapping[Project, str]
 ) -> list[dict[str, Any]]:
     """The version, unfinished jobs, last job and last error of each project.

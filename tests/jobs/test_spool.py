@@ -91,13 +91,13 @@ class TestReplay:
     def test_no_file_is_created_before_it_is_needed(self, tmp_path: Path) -> None:
         spool = Spool(tmp_path / "inbox")
         spool.replay(Taker())
-        spool.adopt(Taker())
+        spool.replay_abandoned(Taker())
         spool.close()
 
         assert not (tmp_path / "inbox").exists()
 
 
-class TestAdoption:
+class TestAbandonedFiles:
     def test_the_file_of_a_dead_process_is_replayed(self, tmp_path: Path) -> None:
         script = (
             "import os, signal, sys, pathlib\n"
@@ -111,7 +111,7 @@ class TestAdoption:
 
         take = Taker()
         spool = Spool(tmp_path)
-        spool.adopt(take)
+        spool.replay_abandoned(take)
 
         assert take.taken == bodies(1, 2)
         assert list(tmp_path.iterdir()) == []
@@ -122,10 +122,10 @@ class TestAdoption:
         living.append(bodies(1))
 
         take = Taker()
-        other.adopt(take)
+        other.replay_abandoned(take)
         assert take.taken == []
         living.close()
-        other.adopt(take)
+        other.replay_abandoned(take)
 
         assert take.taken == bodies(1)
 
@@ -136,7 +136,7 @@ class TestAdoption:
         (tmp_path / "7-dead.jsonl").write_bytes(torn)
 
         take = Taker()
-        Spool(tmp_path).adopt(take)
+        Spool(tmp_path).replay_abandoned(take)
 
         assert take.taken == bodies(1)
 
@@ -145,9 +145,9 @@ class TestAdoption:
         spool = Spool(tmp_path)
 
         with pytest.raises(StateError):
-            spool.adopt(Taker(refuses_after=0))
+            spool.replay_abandoned(Taker(refuses_after=0))
         take = Taker()
-        spool.adopt(take)
+        spool.replay_abandoned(take)
 
         assert take.taken == bodies(1)
 
@@ -191,5 +191,5 @@ class TestTrouble:
         assert "is the disk full?" in done.stdout
 
         take = Taker()
-        Spool(tmp_path).adopt(take)
+        Spool(tmp_path).replay_abandoned(take)
         assert take.taken == bodies(1, 3)

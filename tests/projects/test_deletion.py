@@ -19,7 +19,7 @@ from lsml_bento.jobs.events import parse_event
 from lsml_bento.jobs.job import LEASE_S, JobStatus, gather
 from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.training_policy import TrainingRules
-from lsml_bento.projects.deletion import KEYS, forget_project, holdings
+from lsml_bento.projects.deletion import KEYS, count_stored, forget_project
 from lsml_bento.state.store import Change, State, key_of
 from lsml_bento.versions.registry import Version, Versions, move, promote
 from lsml_bento.versions.weights import store_name
@@ -105,7 +105,7 @@ def test_everything_stored_for_a_project_is_deleted(
     state: State, weights: BentoModels
 ) -> None:
     fill(state, weights, ONE)
-    found = holdings(state, ONE)
+    found = count_stored(state, ONE)
 
     forget_project(state, weights, "me", ONE)
 
@@ -119,7 +119,7 @@ def test_everything_stored_for_a_project_is_deleted(
     }
     assert dump(state) == {}
     assert weights.tags(store_name("me", ONE)) == []
-    assert set(holdings(state, ONE)) == {0}
+    assert set(count_stored(state, ONE)) == {0}
 
 
 def test_another_project_with_the_same_id_is_unchanged(
@@ -141,7 +141,7 @@ def test_a_deleted_project_can_start_again(state: State, weights: BentoModels) -
 
     annotate(state, ONE, 1)
 
-    assert holdings(state, ONE).annotations == 1
+    assert count_stored(state, ONE).annotations == 1
     [job] = JobStore(state).jobs()
     assert job.new_annotations == 1
     assert Versions(state).pointer(ONE).version is None
@@ -239,7 +239,7 @@ def test_a_job_that_does_not_stop_prevents_the_deletion(
     with pytest.raises(StillRunning, match=r"is running on stubborn and does not stop"):
         forget_project(state, weights, "me", ONE)
 
-    assert holdings(state, ONE).annotations == 1
+    assert count_stored(state, ONE).annotations == 1
     assert JobStore(state).jobs()[0].status is JobStatus.RUNNING
     state.close()
 
