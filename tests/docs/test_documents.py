@@ -182,18 +182,25 @@ def test_contributing_lists_the_parts_of_the_tests() -> None:
 
 
 @pytest.mark.parametrize(
-    ("walk", "test"),
+    ("walk", "file", "test"),
     [
-        ("a warm prediction", "test_a_warm_prediction_enters"),
-        ("an annotation becomes a version", "test_an_annotation_becomes_a_version"),
+        ("a warm prediction", "test_walks.py", "test_a_warm_prediction_enters"),
+        (
+            "an annotation becomes a version",
+            "test_walks.py",
+            "test_an_annotation_becomes_a_version",
+        ),
+        ("preannotate", "preannotation/test_walk.py", "test_a_file_run_enters"),
     ],
 )
-def test_the_architecture_lists_the_modules_of_a_walk(walk: str, test: str) -> None:
+def test_the_architecture_lists_the_modules_of_a_walk(
+    walk: str, file: str, test: str
+) -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     _, _, section = text.partition(f"### Walk: {walk}\n")
     rows = re.findall(r"^\| (`.*?`) \|", section.partition("\n#")[0], re.MULTILINE)
     named = [name for row in rows for name in re.findall(r"`(.+?)\.py`", row)]
-    tree = ast.parse((ROOT / "tests" / "test_walks.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
     (function,) = [
         node
         for node in tree.body

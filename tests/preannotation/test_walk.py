@@ -97,7 +97,7 @@ def preannotate(directory: Path, output: str) -> None:
     assert done.exit_code == 0, done.output
 
 
-def test_a_file_run_enters_few_modules(
+def test_a_file_run_enters_20_modules(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -114,5 +114,27 @@ def test_a_file_run_enters_few_modules(
 
     assert len((tmp_path / "second.jsonl").read_text().splitlines()) == 70
     assert len(walk.pages) <= 15, sorted(walk.pages)
-    assert len(walk.run) <= 20, sorted(walk.run)
+    # docs/architecture.md says what each one does.
+    assert walk.run == {
+        "backend_spec",
+        "cli/preannotate",
+        "diagnostics/results",
+        "model/base_class",
+        "model/invoke",
+        "model/label_config",
+        "model/loader",
+        "preannotation/durable_files",
+        "preannotation/engine",
+        "preannotation/pipeline",
+        "preannotation/prediction_file",
+        "preannotation/run",
+        "preannotation/task_file",
+        "prediction/call_threads",
+        "prediction/model_factory",
+        "prediction/model_pool",
+        "prediction/predictor",
+        "state/memory",
+        "state/store",
+        "versions/registry",
+    }
     assert len(walk.command) <= 29, sorted(walk.command)
