@@ -161,7 +161,7 @@ class Process:
         self, project: Project = ONE, config: str = CONFIG, text: str = "a"
     ) -> tuple[str, str]:
         """What the weights say of themselves, and the version that is named."""
-        group = Group.of(project, config, {}, None)
+        group = Group.for_request(project, config, {}, None)
         (slot,) = self.predictor.predict(group, texts(text)["tasks"])
         assert isinstance(slot, bytes), slot
         found = json.loads(slot)

@@ -97,7 +97,7 @@ class Predict:
         is_interactive = context is not None
         lane = Lane.BULK if len(request.tasks) > 1 else Lane.SINGLE
         return self.batcher.submit(
-            Group.of(project, request.label_config, request.params, context),
+            Group.for_request(project, request.label_config, request.params, context),
             request.tasks,
             Lane.INTERACTIVE if is_interactive else lane,
             alone=is_interactive,
@@ -126,15 +126,19 @@ class Predict:
         return slots
 
     def _explain(
-        self, project: Project, failed: list[tuple[Any, Exception]], late: int, of: int
+        self,
+        project: Project,
+        failed: list[tuple[Any, Exception]],
+        late: int,
+        total: int,
     ) -> None:
         """Log why tasks failed; raise the reason if no task succeeded."""
         if failed:
             self.note_error(project, for_client(failed[0][1]))
-            log_failures(project, failed, of)
-            if len(failed) + late == of:
+            log_failures(project, failed, total)
+            if len(failed) + late == total:
                 raise for_client(failed[0][1])
-        elif late == of:
+        elif late == total:
             raise DeadlineExceeded(
                 f"none of {late} tasks was predicted within {self.deadline_s:g} s "
                 "(LSML_PREDICT_DEADLINE_S): the model is slow or stuck"
@@ -146,7 +150,7 @@ class Predict:
                 "`lsml-bento preannotate`",
                 project,
                 late,
-                of,
+                total,
                 self.deadline_s,
             )
 

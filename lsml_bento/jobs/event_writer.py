@@ -292,7 +292,7 @@ class EventWriter:
                 event.action,
             )
             return None, Receipt(None, "no project")
-        event = event.of(project)
+        event = event.for_project(project)
         changed = record(change, event)
         if event.is_about_annotations and not changed:
             return None, Receipt(None, "nothing new")

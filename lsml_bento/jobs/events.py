@@ -68,7 +68,7 @@ class Event:
         """Whether it matters only if it changes an annotation."""
         return bool(self.annotations or self.deleted_annotations)
 
-    def of(self, project: Project) -> Event:
+    def for_project(self, project: Project) -> Event:
         """The same event with this project."""
         return self if project == self.project else replace(self, project=project)
 

@@ -100,7 +100,7 @@ class LocalEngine:
             await self._threads.run(self._follower.follow)
         prepare = self._predictor.prepare
         version = await self._threads.run(prepare, project, label_config)
-        self._group = Group.of(project, label_config, {}, None)
+        self._group = Group.for_request(project, label_config, {}, None)
         return version
 
     async def predict(self, tasks: list[Task]) -> Sequence[Slot | Exception]:

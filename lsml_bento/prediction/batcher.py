@@ -1,6 +1,6 @@
-"""Adaptive batching: requests wait in lanes until the device has a free slot.
+"""Adaptive batching: requests wait in lanes until a call may start.
 
-A request's tasks wait in one of three lanes. When a slot is free, one call gets up to
+A request's tasks wait in one of three lanes. When a call may start, it gets up to
 ``max_batch_size`` tasks of one group from the first lane that has any. No request waits
 for a timer. Parts of a failed batch are retried through the same lanes, so a search for
 a bad task delays an annotator by at most one call. This module does not depend on what
@@ -235,9 +235,9 @@ class Batcher:
     """Turns requests of any size into batches of one group.
 
     Args:
-        call: runs one batch; at most ``slots`` calls run concurrently.
+        call: runs one batch; never more than ``max_calls`` times at once.
         max_batch_size: maximum number of items in a call.
-        slots: how many calls the device runs concurrently.
+        max_calls: how many calls may run concurrently.
         queue_size: items that may wait in a lane. A request that finds its lane empty
             is accepted whatever its size.
         observer: gets batch sizes and waiting times.
@@ -248,14 +248,14 @@ class Batcher:
         call: Call,
         *,
         max_batch_size: int = 32,
-        slots: int = 1,
+        max_calls: int = 1,
         queue_size: int = 10_000,
         observer: Observer | None = None,
     ) -> None:
         self._call = call
         self._limit = max_batch_size
         self._queue_size = queue_size
-        self._free_slots = slots
+        self._free_calls = max_calls
         self._observer = observer or Observer()
         self._queues = {lane: _Queue(lane, self._observer) for lane in Lane}
         self._running: set[asyncio.Task[None]] = set()
@@ -333,13 +333,13 @@ class Batcher:
         return not self._running
 
     def _start(self) -> None:
-        """Start one more worker if a slot is free and something waits.
+        """Start one more loop of calls if one is free and something waits.
 
-        It takes its batch when it first runs, and then checks whether another worker
-        is needed.
+        It takes its batch when it first runs, and then checks whether another loop is
+        needed.
         """
-        if self._free_slots and any(q.lines for q in self._queues.values()):
-            self._free_slots -= 1
+        if self._free_calls and any(q.lines for q in self._queues.values()):
+            self._free_calls -= 1
             self._run(self._work())
 
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -369,7 +369,7 @@ class Batcher:
                 # before other items.
                 await asyncio.sleep(0)
         finally:
-            self._free_slots += 1
+            self._free_calls += 1
 
     def _choose(self) -> _Batch | None:
         """Take a batch of the first lane, or of one that was passed over too long."""
@@ -398,7 +398,7 @@ class Batcher:
         items = batch.items = [item for item in batch.items if item.ticket.is_open]
         if not items:
             return None
-        if len(items) > self._limit:  # another slot lowered it in the meantime
+        if len(items) > self._limit:  # another call lowered it meanwhile
             self._queues[batch.lane].put_back(items)
             return None
         self._observer.batch(len(items))

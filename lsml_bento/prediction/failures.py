@@ -23,14 +23,14 @@ def for_client(error: Exception) -> LsmlError:
 
 
 def log_failures(
-    project: Project, failed: list[tuple[Any, Exception]], of: int
+    project: Project, failed: list[tuple[Any, Exception]], total: int
 ) -> None:
     """Log one line for each reason, with the tasks that failed for it.
 
     Args:
         project: of the request.
         failed: ids of tasks, and why each failed.
-        of: how many tasks the request has.
+        total: how many tasks the request has.
     """
     # Thousands of tasks may share one error, which is described only once.
     distinct = {id(error): error for _, error in failed}
@@ -48,7 +48,7 @@ def log_failures(
             ids,
             more,
             len(entries),
-            of,
+            total,
             reason,
             exc_info=error.__cause__ if isinstance(error, LsmlError) else error,
         )

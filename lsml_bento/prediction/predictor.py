@@ -41,14 +41,14 @@ class Group:
     context: Context | None = field(default=None, compare=False)
 
     @classmethod
-    def of(
+    def for_request(
         cls,
         project: Project,
         label_config: str | None,
         params: dict[str, Any],
         context: Context | None,
     ) -> Group:
-        """The group of one request."""
+        """The group of a request's tasks."""
         others = {k: v for k, v in params.items() if k not in _RESERVED}
         return cls(project, label_config, to_key(others), others, context)
 

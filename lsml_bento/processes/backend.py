@@ -62,7 +62,7 @@ def build_backend(
     batcher = Batcher(
         partial(call_threads.run, predictor.predict),
         max_batch_size=settings.max_batch_size or 32,
-        slots=threads,
+        max_calls=threads,
         queue_size=settings.queue_size,
         observer=observer,
     )

@@ -42,7 +42,7 @@ def load_predict(directory: Path, label_config: str) -> tuple[str, str, Predict]
     version = predictor.prepare(_PROJECT, label_config)
 
     def predict(tasks: list[Task], context: Context | None) -> list[Slot | Exception]:
-        group = Group.of(_PROJECT, label_config, {}, context)
+        group = Group.for_request(_PROJECT, label_config, {}, context)
         try:
             return predictor.predict(group, tasks)
         except Exception as error:

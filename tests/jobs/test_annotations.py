@@ -45,7 +45,9 @@ def take(state: State, *bodies: dict[str, Any]) -> list[list[Any]]:
     events = [parse_event(body) for body in bodies]
 
     def work(change: Change) -> list[list[Any]]:
-        return [record(change, e.of(resolve(e.project, change))) for e in events]
+        return [
+            record(change, e.for_project(resolve(e.project, change))) for e in events
+        ]
 
     return state.change(work)
 
@@ -189,7 +191,7 @@ class TestTheRecording:
             event = parse_event(body_of(number))
 
             assert event == Event(event.action, Project(""))
-            state.change(lambda c, event=event: record(c, event.of(ONE)))  # type: ignore[misc]
+            state.change(lambda c, event=event: record(c, event.for_project(ONE)))  # type: ignore[misc]
         assert kept(state) == []
         assert state.read(ONE) == {}
 
@@ -204,7 +206,7 @@ class TestTheRecording:
             if not event.project.id:
                 assert event.data == {}
                 continue
-            event = event.of(resolve(event.project, state))
+            event = event.for_project(resolve(event.project, state))
             state.change(lambda change, event=event: record(change, event))  # type: ignore[misc]
             for each_event in (True, False):
                 job_store.enqueue(event, TrainingRules(each_event=each_event))
@@ -496,7 +498,7 @@ def test_no_payload_is_an_error(bodies: list[dict[str, Any]]) -> None:
             continue
         again = parse_event(json.loads(json.dumps(event.body)))
         assert repr(again) == repr(event)
-        event = event.of(resolve(event.project, state))
+        event = event.for_project(resolve(event.project, state))
         take(state, body)
         see(state, *(t for t in [body.get("task")] if isinstance(t, dict)))
         if event.project.id:
@@ -551,7 +553,7 @@ def test_a_broken_label_config_is_left_out_and_said(
     def told(label_config: str) -> None:
         project = {"id": 1, "created_at": 5, "label_config": label_config}
         body = {"action": "PROJECT_UPDATED", "project": project}
-        event = parse_event(body).of(Project("1", 5))
+        event = parse_event(body).for_project(Project("1", 5))
         state.change(lambda change: record(change, event))
 
     told("<View><Text name='text' value='$text'/></View>")

@@ -190,10 +190,10 @@ def test_a_ticket_that_is_alone_shares_no_call_with_its_group() -> None:
     run(main())
 
 
-def test_every_slot_of_the_device_is_used_and_no_more() -> None:
+def test_as_many_calls_run_as_allowed_and_no_more() -> None:
     async def main() -> None:
         device = Device()
-        batcher = Batcher(device.call, max_batch_size=1, slots=3)
+        batcher = Batcher(device.call, max_batch_size=1, max_calls=3)
         await batcher.submit("g", range(7), BULK).done()
         assert device.most_running == 3
         assert now() == 3
@@ -203,10 +203,10 @@ def test_every_slot_of_the_device_is_used_and_no_more() -> None:
     run(main())
 
 
-def test_a_free_slot_takes_what_comes_while_another_works() -> None:
+def test_new_tasks_start_a_call_while_another_runs() -> None:
     async def main() -> None:
         device = Device()
-        batcher = Batcher(device.call, slots=2)
+        batcher = Batcher(device.call, max_calls=2)
         batcher.submit("g", ["a"], SINGLE)
         await asyncio.sleep(0.5)
         await batcher.submit("g", ["b"], SINGLE).done()
@@ -373,7 +373,7 @@ def test_after_a_wrong_count_each_call_gets_one_task_which_is_logged_once(
 ) -> None:
     async def main() -> None:
         device = Device(lambda items: [f"{items[0]}!"])
-        batcher = Batcher(device.call, slots=2, max_batch_size=4)
+        batcher = Batcher(device.call, max_calls=2, max_batch_size=4)
         ticket = batcher.submit("g", range(10), BULK)
         assert await ticket.done() == shout(list(range(10)))
         assert [len(b) for b in device.batches] == [4, 4] + [1] * 10
@@ -425,11 +425,11 @@ def test_one_bad_task_of_a_batch_affects_only_its_own_result(bad: int) -> None:
     run(main())
 
 
-def test_parts_of_a_failed_batch_use_every_slot_of_the_device() -> None:
+def test_parts_of_a_failed_batch_run_in_all_allowed_calls() -> None:
     async def main() -> None:
         bad = {i: MediaError(str(i)) for i in range(16)}
         device = Device(failing_on(dict(bad)))
-        batcher = Batcher(device.call, slots=8)
+        batcher = Batcher(device.call, max_calls=8)
         answers = await batcher.submit("g", range(16), BULK).done()
         assert answers == list(bad.values())
         assert device.most_running == 8
@@ -485,7 +485,7 @@ def test_halves_and_tasks_of_them_that_fail_alike_fail_the_chunk() -> None:
 
 
 @pytest.mark.parametrize("bad", [(3, 30), (0, 16), (1, 17, 31), tuple(range(31))])
-def test_several_bad_tasks_that_fail_alike_cost_their_own_slots(
+def test_several_bad_tasks_that_fail_alike_affect_only_their_own_results(
     bad: tuple[int, ...],
 ) -> None:
     async def main() -> None:
@@ -519,7 +519,7 @@ def test_halves_that_fail_differently_are_halved_again() -> None:
     run(main())
 
 
-def test_tasks_whose_media_cannot_be_read_cost_their_own_slots() -> None:
+def test_tasks_whose_media_cannot_be_read_affect_only_their_own_results() -> None:
     async def main() -> None:
         bad = {i: MediaError(f"{i}.wav") for i in range(16) if i != 5}
         device = Device(failing_on(dict(bad)))
@@ -621,7 +621,7 @@ def test_a_call_that_runs_when_its_request_fails_still_answers() -> None:
 
         error = ConnectionError("dead")
         device = Slow(failing_on(dict.fromkeys(range(1, 50), error)))
-        batcher = Batcher(device.call, max_batch_size=1, slots=2)
+        batcher = Batcher(device.call, max_batch_size=1, max_calls=2)
         assert (
             await batcher.submit("g", range(50), BULK).done() == ["0!"] + [error] * 49
         )
@@ -664,10 +664,10 @@ def test_out_of_memory_at_one_task_fails_it() -> None:
     run(main())
 
 
-def test_two_slots_that_run_out_of_memory_together_halve_the_limit_once() -> None:
+def test_two_calls_that_run_out_of_memory_together_halve_the_limit_once() -> None:
     async def main() -> None:
         device = Device(out_of_memory_above(4))
-        batcher = Batcher(device.call, max_batch_size=8, slots=2)
+        batcher = Batcher(device.call, max_batch_size=8, max_calls=2)
         answers = await batcher.submit("g", range(16), BULK).done()
         assert answers == shout(list(range(16)))
         assert [len(batch) for batch in device.batches] == [8, 8, 4, 4, 4, 4]
@@ -693,7 +693,7 @@ def test_out_of_memory_in_half_of_a_failed_batch_loses_nothing() -> None:
     run(main())
 
 
-def test_a_half_is_cut_to_a_limit_that_another_slot_has_lowered() -> None:
+def test_a_half_is_cut_to_a_limit_that_another_call_has_lowered() -> None:
     async def main() -> None:
         sizes: list[tuple[int, int]] = []
 
@@ -705,7 +705,7 @@ def test_a_half_is_cut_to_a_limit_that_another_slot_has_lowered() -> None:
             await asyncio.sleep(1)
             return failing_on({0: ValueError()})(items)
 
-        batcher = Batcher(call, max_batch_size=8, slots=2)
+        batcher = Batcher(call, max_batch_size=8, max_calls=2)
         ticket = batcher.submit("bad", range(8), BULK)
         await asyncio.sleep(0.5)
         big = [batcher.submit("big", range(2), INTERACTIVE) for _ in range(2)]
@@ -879,7 +879,7 @@ def test_a_request_is_freed_when_it_ends_not_by_the_garbage_collector(how: str) 
 def test_close_answers_accepted_requests_and_refuses_new_ones() -> None:
     async def main() -> None:
         device = Device(failing_on({3: ValueError()}))
-        batcher = Batcher(device.call, max_batch_size=4, slots=2)
+        batcher = Batcher(device.call, max_batch_size=4, max_calls=2)
         tickets = [batcher.submit("g", range(20), lane) for lane in Lane]
         await asyncio.sleep(1.5)
         closing = asyncio.create_task(batcher.close())
@@ -958,8 +958,8 @@ class Item:
 class StrictDevice:
     """Checks every call against the batcher's promises."""
 
-    def __init__(self, slots: int, memory: int, counts_up_to: int) -> None:
-        self.slots = slots
+    def __init__(self, max_calls: int, memory: int, counts_up_to: int) -> None:
+        self.max_calls = max_calls
         self.memory = memory
         self.counts_up_to = counts_up_to
         self.seconds = 1.0
@@ -991,7 +991,7 @@ class StrictDevice:
         assert all(self.tickets[request].is_open for request in requests)
         self.in_call |= keys
         self.running += 1
-        assert self.running <= self.slots
+        assert self.running <= self.max_calls
         await asyncio.sleep(self.seconds)
         self.running -= 1
         self.in_call -= keys
@@ -1066,18 +1066,18 @@ class Schedule(RuleBasedStateMachine):
 
     @precondition(lambda self: self.device is None)
     @rule(
-        slots=st.integers(1, 3),
+        max_calls=st.integers(1, 3),
         limit=st.integers(1, 8),
         memory=st.sampled_from([1, 2, 5, 99, 99]),
         counts_up_to=st.sampled_from([1, 3, 99, 99]),
     )
-    def start(self, slots: int, limit: int, memory: int, counts_up_to: int) -> None:
-        self.device = StrictDevice(slots, memory, counts_up_to)
+    def start(self, max_calls: int, limit: int, memory: int, counts_up_to: int) -> None:
+        self.device = StrictDevice(max_calls, memory, counts_up_to)
         self.notes = Notes()
         self.batcher = self.device.batcher = Batcher(
             self.device.call,
             max_batch_size=limit,
-            slots=slots,
+            max_calls=max_calls,
             queue_size=30,
             observer=self.notes,
         )
@@ -1158,11 +1158,13 @@ class Schedule(RuleBasedStateMachine):
             raise self.device.broken[0]
 
     @invariant()
-    def nothing_waits_while_a_slot_is_free(self) -> None:
+    def nothing_waits_while_a_call_is_free(self) -> None:
         if self.device is not None:
             waiting = self.batcher.waiting()
             assert {lane: self.notes.gauge.get(lane, 0) for lane in Lane} == waiting
-            assert self.device.running == self.device.slots or not any(waiting.values())
+            assert self.device.running == self.device.max_calls or not any(
+                waiting.values()
+            )
 
     @precondition(lambda self: self.device is not None)
     @invariant()
@@ -1216,16 +1218,16 @@ def test_faults_that_lie_in_tasks_cost_exactly_these_tasks() -> None:
 @given(
     sizes=st.lists(st.integers(1, 20), min_size=1, max_size=5),
     limit=st.integers(1, 8),
-    slots=st.integers(1, 3),
+    max_calls=st.integers(1, 3),
     bad=st.sets(st.integers(0, 99)),
 )
 def test_a_request_is_answered_as_its_parts_would_be(
-    sizes: list[int], limit: int, slots: int, bad: set[int]
+    sizes: list[int], limit: int, max_calls: int, bad: set[int]
 ) -> None:
     async def answers(requests: list[list[int]]) -> list[Any]:
         errors = {i: MediaError(str(i)) for i in bad}
         device = Device(failing_on(dict(errors)))
-        batcher = Batcher(device.call, max_batch_size=limit, slots=slots)
+        batcher = Batcher(device.call, max_batch_size=limit, max_calls=max_calls)
         tickets = [batcher.submit("g", items, BULK) for items in requests]
         return [str(a) for ticket in tickets for a in await ticket.done()]
 
@@ -1239,19 +1241,19 @@ def test_a_request_is_answered_as_its_parts_would_be(
     each=st.sampled_from([0.1, 0.5, 1.9, 7.0]),
     lane=st.sampled_from([SINGLE, BULK]),
     limit=st.integers(1, 8),
-    slots=st.integers(1, 2),
+    max_calls=st.integers(1, 2),
     items=st.integers(1, 20),
     bad=st.sets(st.integers(0, 19), max_size=4),
 )
 def test_no_lane_starves_whatever_the_others_do(
-    each: float, lane: Lane, limit: int, slots: int, items: int, bad: set[int]
+    each: float, lane: Lane, limit: int, max_calls: int, items: int, bad: set[int]
 ) -> None:
     """Each of a request's calls begins within 2 s and one call of each other lane."""
 
     async def main() -> None:
         errors = {i: MediaError(str(i)) for i in bad}
         device = Device(failing_on(dict(errors)), seconds=each)
-        batcher = Batcher(device.call, max_batch_size=limit, slots=slots)
+        batcher = Batcher(device.call, max_batch_size=limit, max_calls=max_calls)
         others = [other for other in Lane if other is not lane]
         busy = asyncio.create_task(keep_busy(batcher, *others))
         await asyncio.sleep(1)

@@ -44,7 +44,7 @@ def group(
     config: str | None = CONFIG,
     project: Project = PROJECT,
 ) -> Group:
-    return Group.of(project, config, params or {}, context)
+    return Group.for_request(project, config, params or {}, context)
 
 
 TASKS = texts("a", "b")["tasks"]

@@ -134,6 +134,6 @@ class Boxes(_OfImages):
         return {"result": result, "score": mean(scores)}
 
 
-def _percent(pixels: float, of: int) -> float:
+def _percent(pixels: float, size: int) -> float:
     """Pixels as percent, clipped: models may put corners outside of the image."""
-    return min(100.0, max(0.0, 100.0 * pixels / of))
+    return min(100.0, max(0.0, 100.0 * pixels / size))
