@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 import orjson
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lsml_bento.contract import Project, iso_time, parse_project
 from lsml_bento.errors import JobNotFound
@@ -25,7 +25,7 @@ from lsml_bento.model.training_policy import (
 from lsml_bento.state.store import Change, identify, key_of, know
 
 LEASE_S = 6.0
-"""A lease expires after so many seconds without a heartbeat."""
+"""A lease that is not renewed expires after so many seconds."""
 
 MAX_ATTEMPTS = 3
 """A job fails when this many runs died with their process."""
@@ -66,8 +66,8 @@ class Job(BaseModel):
         error: why it failed, in one sentence.
         note: a remark on a job that did not fail.
         due_at: when it may run; None while there are too few annotations.
-        slot: the key under which further events find the job to merge into; ``""``
-            for the job that gathers a project's events.
+        merge_key: under which further events find the job to merge into; ``""`` for the
+            job that gathers a project's events. Stored as ``slot``.
         new_annotations: number of distinct annotations among its events.
         events: number of its events.
         asked_at: when ``START_TRAINING`` arrived.
@@ -79,7 +79,7 @@ class Job(BaseModel):
         source: of its annotations: ``annotation store`` or ``Label Studio``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
     id: str
     project: str
@@ -96,7 +96,9 @@ class Job(BaseModel):
     started_at: float | None = None
     finished_at: float | None = None
     due_at: float | None = None
-    slot: str | None = None
+    merge_key: str | None = Field(
+        default=None, validation_alias="slot", serialization_alias="slot"
+    )
     new_annotations: int = 0
     events: int = 0
     asked_at: float | None = None
@@ -204,7 +206,7 @@ def keys_to_merge(
 ) -> Iterator[str]:
     """The keys that merging events reads, given the queued job of each project."""
     for event in events:
-        yield _slot(event.project)
+        yield _gathering_key(event.project)
         if (job := jobs.get(event.project)) is not None:
             yield key_of("job", job)
             yield from (key_of("job-seen", job, str(one)) for one in _ids(event))
@@ -213,11 +215,13 @@ def keys_to_merge(
 def fetch_gathering(change: Change, events: Sequence[Event]) -> None:
     """Read ahead what merging events into their projects' queued jobs reads."""
     projects = {event.project for event in events}
-    jobs = {p: job for p in projects if (job := change.get(_slot(p))) is not None}
+    jobs = {
+        p: job for p in projects if (job := change.get(_gathering_key(p))) is not None
+    }
     change.fetch(keys_to_merge(events, jobs))
 
 
-def _slot(project: Project) -> str:
+def _gathering_key(project: Project) -> str:
     return key_of("slot", *identify(project), "")
 
 
@@ -275,11 +279,13 @@ def _append(change: Change, event: Event, now: float) -> Gathered:
     """Create a job for an event, or replace the data of a queued update."""
     annotation = next(iter(_ids(event)), None)
     is_update = annotation is not None and event.action == "ANNOTATION_UPDATED"
-    slot = f"updated {annotation}" if is_update else None
-    found = None if slot is None else waiting(change, event.project, slot)
+    merge_key = f"updated {annotation}" if is_update else None
+    found = None
+    if merge_key is not None:
+        found = waiting(change, event.project, merge_key)
     job = found
     if job is None:
-        job = _new(change, event, slot, now)
+        job = _new(change, event, merge_key, now)
         job = job.with_(due_at=job.created_at, events=1, new_annotations=1)
     _put_data(change, job.id, event)
     first = key_of("job-event", job.id, f"{0:08d}")
@@ -288,7 +294,7 @@ def _append(change: Change, event: Event, now: float) -> Gathered:
     return Gathered(job, is_due_sooner=found is None)
 
 
-def _new(change: Change, event: Event, slot: str | None, now: float) -> Job:
+def _new(change: Change, event: Event, merge_key: str | None, now: float) -> Job:
     # Keeps the order of events in one millisecond, and when a clock is set back.
     last = key_of("last-job", *identify(event.project))
     milliseconds = max(int(now * 1000), int(change.get(last) or 0) + 1)
@@ -298,13 +304,13 @@ def _new(change: Change, event: Event, slot: str | None, now: float) -> Job:
         project=str(event.project),
         event=event.action,
         created_at=now,
-        slot=slot,
+        merge_key=merge_key,
     )
 
 
-def waiting(change: Change, project: Project, slot: str) -> Job | None:
-    """The queued job that further events of a slot merge into, if there is one."""
-    job_id = change.get(key_of("slot", *identify(project), slot))
+def waiting(change: Change, project: Project, merge_key: str) -> Job | None:
+    """The queued job that events with a merge key merge into, if there is one."""
+    job_id = change.get(key_of("slot", *identify(project), merge_key))
     return None if job_id is None else job_of(change, job_id)
 
 
@@ -313,18 +319,18 @@ def queue(change: Change, job: Job) -> None:
     put_job(change, job)
     identity = identify(job.of)
     change.put(key_of("queue", *identity, job.id), "")
-    if job.slot is not None:
-        change.put(key_of("slot", *identity, job.slot), job.id)
+    if job.merge_key is not None:
+        change.put(key_of("slot", *identity, job.merge_key), job.id)
 
 
 def unqueue(change: Change, job: Job) -> None:
     """Take a job out of the queue; the caller stores the job."""
     identity = identify(job.of)
     change.delete(key_of("queue", *identity, job.id))
-    if job.slot is not None:
-        slot = key_of("slot", *identity, job.slot)
-        if change.get(slot) == job.id:
-            change.delete(slot)
+    if job.merge_key is not None:
+        key = key_of("slot", *identity, job.merge_key)
+        if change.get(key) == job.id:
+            change.delete(key)
 
 
 def _ids(event: Event) -> list[Any]:
@@ -333,7 +339,7 @@ def _ids(event: Event) -> list[Any]:
 
 def put_job(change: Change, job: Job) -> None:
     """Store a job."""
-    change.put(key_of("job", job.id), job.model_dump_json())
+    change.put(key_of("job", job.id), job.model_dump_json(by_alias=True))
 
 
 def _put_data(change: Change, job_id: str, event: Event) -> None:

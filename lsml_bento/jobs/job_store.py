@@ -349,15 +349,15 @@ class JobStore:
 
     def _requeue(self, change: Change, job: Job) -> Job:
         change.delete(key_of("running", *identify(job.of)))
-        taken = job.slot is not None and (
-            change.get(key_of("slot", *identify(job.of), job.slot)) is not None
+        taken = job.merge_key is not None and (
+            change.get(key_of("slot", *identify(job.of), job.merge_key)) is not None
         )
         job = job.with_(
             status=JobStatus.QUEUED,
             token=None,
             worker=None,
             due_at=self._now(),
-            slot=None if taken else job.slot,
+            merge_key=None if taken else job.merge_key,
         )
         queue(change, job)
         return job
@@ -432,8 +432,8 @@ class JobStore:
             job = job_of(change, job_id)
             if job.status not in {JobStatus.FAILED, JobStatus.CANCELLED}:
                 return job
-            if job.slot is not None:
-                other = waiting(change, job.of, job.slot)
+            if job.merge_key is not None:
+                other = waiting(change, job.of, job.merge_key)
                 if other is not None:
                     now = self._now()
                     other = other.with_(due_at=now, asked_at=now)

@@ -10,8 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsml_bento.contract import Project, iso_time
-from lsml_bento.jobs.job import ASKED_WAIT_S, Job, JobStatus, due_at, new_id
+from lsml_bento.jobs.job import (
+    ASKED_WAIT_S,
+    Job,
+    JobStatus,
+    due_at,
+    new_id,
+    parsed_job,
+    put_job,
+)
 from lsml_bento.model.training_policy import TrainingPolicy
+from lsml_bento.state.memory import MemoryState
+from lsml_bento.state.store import key_of
 
 JOB = Job(id="j", project="1.1795426489", event="X", created_at=1_800_000_000.25)
 
@@ -39,6 +49,16 @@ def test_a_client_sees_these_keys() -> None:
 
 def test_a_job_knows_its_project() -> None:
     assert JOB.of == Project("1", 1795426489)
+
+
+def test_a_job_is_stored_with_the_names_that_older_versions_know() -> None:
+    state = MemoryState()
+    state.change(lambda change: put_job(change, JOB.with_(merge_key="updated 5")))
+    stored = json.loads(state.get(key_of("job", JOB.id)) or "")
+
+    assert stored["slot"] == "updated 5"
+    old = parsed_job(JOB.id, json.dumps({**stored, "source": "journal"}))
+    assert (old.merge_key, old.source) == ("updated 5", "annotation store")
 
 
 @pytest.mark.parametrize("status", JobStatus)

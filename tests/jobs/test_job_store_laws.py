@@ -314,14 +314,14 @@ class Machine(RuleBasedStateMachine):
     def one_job_gathers_per_project(self) -> None:
         stored = self.stored()
         for key, job_id in self.state.scan(below("slot")):
-            _, id_, created_at, slot = key.split(SEPARATOR)
+            _, id_, created_at, merge_key = key.split(SEPARATOR)
             assert stored[job_id].status is JobStatus.QUEUED
             assert stored[job_id].project == f"{id_}.{created_at}"
-            assert stored[job_id].slot == slot
+            assert stored[job_id].merge_key == merge_key
         gathering = Counter(
             job.of
             for job in stored.values()
-            if job.status is JobStatus.QUEUED and job.slot == ""
+            if job.status is JobStatus.QUEUED and job.merge_key == ""
         )
         assert set(gathering.values()) <= {1}
 
