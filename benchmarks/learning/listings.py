@@ -81,7 +81,7 @@ def _fill(backend: Learning, jobs: int, versions: int) -> None:
     """Store finished jobs; the newest have a version each."""
     rules = TrainingRules(each_event=True)
     project = backends.project()
-    made = [parse_event(backends.recorded()).of(project)] * jobs
+    made = [parse_event(backends.recorded()).for_project(project)] * jobs
     with backend.state() as state:
         job_store = JobStore(state)
         state.change(
