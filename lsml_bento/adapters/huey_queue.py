@@ -41,6 +41,7 @@ _ERRORS = (sqlite3.Error, OSError, RedisError)
 
 _FIT = f"{__name__}.fit"
 _LONGEST = 2048
+_MOST = 10_000
 _LOG_EACH_S = 60.0
 _BUSY_S = 1.0
 _CONNECT_S = 1.0
@@ -100,6 +101,8 @@ class HueyQueue:
     def enqueue(self, job_id: str, due_at: float | None = None) -> None:
         """Have a worker carry out a job.
 
+        A queue of 10,000 messages accepts no more: workers find due jobs without one.
+
         Args:
             job_id: passed to ``fit``.
             due_at: in seconds since the epoch; now by default. The message arrives up
@@ -112,6 +115,8 @@ class HueyQueue:
         task = self._task.s(job_id)
         try:
             self._prepare()
+            if self._huey.pending_count() >= _MOST:
+                return
             if due_at is None or due_at <= time.time():
                 self._huey.enqueue(task)
             else:
@@ -128,7 +133,9 @@ class HueyQueue:
         """
         try:
             self._prepare()
-            return {task.args[0] for task in self._huey.pending()}
+            # Huey would make an object of each message, which takes five times as long.
+            found = map(_job_id, self._huey.storage.enqueued_items())
+            return {job_id for job_id in found if job_id is not None}
         except _ERRORS as error:
             raise self._error("cannot read", error) from error
 
@@ -185,13 +192,17 @@ class _Json:
 
         Huey would log a traceback for what is raised here.
         """
-        job_id = None
-        if len(data) <= _LONGEST:
-            with suppress(ValueError, TypeError, LookupError, RecursionError):
-                job_id = json.loads(data)["fit"]
-        if not isinstance(job_id, str):
-            job_id = None
+        job_id = _job_id(data)
         return Message(id=str(job_id), name=_FIT, args=(job_id,), kwargs={})
+
+
+def _job_id(data: Any) -> str | None:
+    """The job that a message asks for; None if it cannot be read."""
+    if len(data) <= _LONGEST:
+        with suppress(ValueError, TypeError, LookupError, RecursionError):
+            found = json.loads(data)["fit"]
+            return found if isinstance(found, str) else None
+    return None
 
 
 class _Unreadable:

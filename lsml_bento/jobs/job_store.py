@@ -15,6 +15,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
+from lsml_bento.contract import Project
 from lsml_bento.errors import LeaseLost
 from lsml_bento.jobs.events import Event
 from lsml_bento.jobs.job import (
@@ -147,12 +148,16 @@ class JobStore:
 
     # Running
 
-    def due(self) -> list[Job]:
+    def due(self, project: Project | None = None) -> list[Job]:
         """The jobs that may begin now, the one that became due first first.
 
         At most one of each project, and none of a project with a running job.
+
+        Args:
+            project: with its ``created_at``; all by default.
         """
-        found = _due(self._state, self._now(), below("queue"))
+        prefix = below("queue", *(() if project is None else identify(project)))
+        found = _due(self._state, self._now(), prefix)
         return sorted(found, key=lambda job: (job.due_at, job.id))
 
     def lease(self, worker: str, job_id: str | None = None) -> Lease | None:

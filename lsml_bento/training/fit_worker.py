@@ -10,6 +10,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
+from lsml_bento.contract import Project
 from lsml_bento.errors import JobNotFound, LeaseLost, QueueError, StateError
 from lsml_bento.jobs.event_writer import Outage
 from lsml_bento.jobs.job import JobStatus
@@ -175,11 +176,11 @@ class FitWorker:
             self._tidied_at = now
             self._publisher.tidy()
 
-    def _enqueue_due(self) -> None:
-        """Give each due job a message that has none."""
+    def _enqueue_due(self, project: Project | None = None) -> None:
+        """Give each due job, or that of one project, a message if it has none."""
         try:
             waiting = self._queue.waiting()
-            for job in self._job_store.due():
+            for job in self._job_store.due(project):
                 if job.id not in waiting:
                     self._queue.enqueue(job.id)
             self._queue_outage.ended()
@@ -191,30 +192,32 @@ class FitWorker:
     # Huey's threads
 
     def fit(self, job_id: str) -> float | None:
-        """Carry out a job, unless it has ended, runs already or has to wait.
+        """Carry out a job, or the one of its project that is due before it.
+
+        A message whose job has ended, or whose project has a running job, is dropped:
+        the end of a run enqueues the next job of its project.
 
         Returns:
-            When the job is due, in seconds since the epoch, if it has to be tried then.
+            When the job is due, in seconds since the epoch, if that is later than now.
         """
         if self._stopping:
             return None  # the next worker enqueues the job
         try:
-            lease = self._job_store.lease(self._name, job_id)
-            if lease is not None:
-                self._carry_out(lease)
-                if self._stopping:
-                    return None
             job = self._job_store.find(job_id)
-            due_at = job.due_at if job.status is JobStatus.QUEUED else None
-            if due_at is not None and (lease is not None or due_at > time.time()):
-                return due_at
+            if job.status is not JobStatus.QUEUED or job.due_at is None:
+                return None
+            if job.due_at > time.time():
+                return job.due_at
+            for due in self._job_store.due(job.of):
+                lease = self._job_store.lease(self._name, due.id)
+                if lease is not None:
+                    self._carry_out(lease)
+                    if not self._stopping:
+                        self._enqueue_due(job.of)
         except JobNotFound:
             return None
         except StateError as error:
             self._state_outage.began(error)
-            return None
-        if lease is not None or due_at is not None:
-            self._enqueue_due()  # the next job of the project
         return None
 
     def _carry_out(self, lease: Lease) -> None:

@@ -17,6 +17,7 @@ import pytest
 import redis
 from huey.consumer import Consumer
 
+from lsml_bento.adapters import huey_queue
 from lsml_bento.adapters.huey_queue import HueyQueue, _Json
 from lsml_bento.errors import QueueError
 from tests.redis_server import RedisServer
@@ -408,6 +409,16 @@ class TestEveryStorage:
 
         assert kept.count(b'{"fit": "0192job"}') == 2
         assert b"\x80\x05" not in kept  # how a pickle begins
+
+    def test_a_full_queue_accepts_no_more_messages(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(huey_queue, "_MOST", 3)
+        queue = place.queue()
+        for number in range(5):
+            queue.enqueue(f"job {number}")
+
+        assert queue.waiting() == {"job 0", "job 1", "job 2"}
 
     def test_unreadable_messages_are_dropped_with_one_line_and_never_unpickled(
         self,

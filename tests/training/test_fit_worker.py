@@ -15,6 +15,7 @@ import psutil
 import pytest
 import redis
 
+from lsml_bento.adapters.huey_queue import HueyQueue
 from lsml_bento.jobs.events import parse_event
 from lsml_bento.jobs.job import LEASE_S, Job, JobStatus
 from lsml_bento.jobs.job_store import JobStore
@@ -255,11 +256,41 @@ def test_fits_of_different_projects_run_at_the_same_time(double: Site) -> None:
     assert {slot for *_, slot, _ in double.runs()} == {0, 1}
 
 
+class CountedQueue(HueyQueue):
+    """A queue that counts how often all of its messages are read."""
+
+    reads = 0
+
+    def waiting(self) -> set[str]:
+        self.reads += 1
+        return super().waiting()
+
+
+def test_messages_of_a_project_with_a_running_job_are_dropped_at_once(
+    double: Site,
+) -> None:
+    home = double.home
+    home.queue.close()
+    home.queue = queue = CountedQueue(name=NAME, path=home.path / "home" / "huey.db")
+    jobs = [home.enqueue() for _ in range(100)]
+    for job in jobs:
+        queue.enqueue(job.id)
+    double.open("time.sleep(60)")
+    eventually(double.runs, "the first run")
+    eventually(lambda: queue._huey.pending_count() == 0, "the end of the messages")
+
+    assert queue.reads < 10  # once a second
+    assert home.job(jobs[0]).status is JobStatus.RUNNING
+    assert len(double.runs()) == 1
+
+
 def test_a_third_project_waits_for_a_slot(double: Site) -> None:
     double.open("time.sleep(1.5)")
     jobs = [double.home.enqueue(project=project) for project in (1, 2, 3)]
-    double.await_end(*jobs)
+    ended = double.await_end(*jobs)
 
+    assert {job.status for job in ended} == {JobStatus.SUCCEEDED}
+    assert {job_id for _, job_id, *_ in double.runs("end")} == {job.id for job in jobs}
     running, most = 0, 0
     for what, *_ in sorted(lines(double.record), key=lambda run: run[-1]):
         running += 1 if what == "begin" else -1
