@@ -78,7 +78,8 @@ class HueyQueue:
             options = _on_redis(redis_url or "")
             self._where = "the queue in Redis"
             self._advice = "check that the Redis of REDIS_URL runs and accepts writes"
-        self._is_ready = path is None
+        self._lock = threading.Lock()
+        self._opened: int | None = None
         # Without utc, Huey's naive local times mean the same moment on every host.
         self._huey = Huey(
             f"lsml-bento.{name}",
@@ -123,7 +124,7 @@ class HueyQueue:
                 task.eta = datetime.fromtimestamp(due_at)  # noqa: DTZ006 - as Huey's
                 self._huey.add_schedule(task)
         except _ERRORS as error:
-            raise self._error(f"cannot put job {job_id} on", error) from error
+            raise self._failed(f"cannot put job {job_id} on", error) from error
 
     def waiting(self) -> set[str]:
         """The jobs with a message that waits for a worker and for nothing else.
@@ -137,7 +138,7 @@ class HueyQueue:
             found = map(_job_id, self._huey.storage.enqueued_items())
             return {job_id for job_id in found if job_id is not None}
         except _ERRORS as error:
-            raise self._error("cannot read", error) from error
+            raise self._failed("cannot read", error) from error
 
     def consume(self, fit: Fit, workers: int) -> Consumer:
         """A consumer in this process; one at a time.
@@ -163,17 +164,36 @@ class HueyQueue:
         if self._path is None:
             self._huey.storage.pool.disconnect()
         else:
-            self._huey.storage.close()
+            with self._lock:
+                self._huey.storage.close()
 
     def _prepare(self) -> None:
-        """Create the tables with the first use, as a start must not fail."""
-        if not self._is_ready and self._path is not None:
+        """Open the file at the first use, as a start must not fail.
+
+        And again after an error, or if it was deleted: Huey keeps its connection, which
+        would still use the old file.
+        """
+        if self._path is None:
+            return
+        with self._lock:
+            if self._opened is not None and self._opened == _inode(self._path):
+                return
+            self._huey.storage.close()
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._huey.storage.initialize_schema()
-            self._is_ready = True
+            self._opened = _inode(self._path)
 
-    def _error(self, failed: str, error: Exception) -> QueueError:
+    def _failed(self, failed: str, error: Exception) -> QueueError:
+        if "locked" not in str(error):
+            self._opened = None
         return QueueError(f"{failed} {self._where} ({error}): {self._advice}")
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
 
 
 class _Consumer(Consumer):  # type: ignore[misc] # untyped

@@ -495,6 +495,55 @@ class TestSqlite:
         until(lambda: runs.jobs == ["b"])
         assert caplog.messages == []
 
+    def test_a_file_that_is_damaged_in_use_can_be_deleted(
+        self, file: Place, runs: Runs, consume: Consume
+    ) -> None:
+        path: Path = file.where["path"]
+        queue = file.queue()
+        for number in range(300):
+            queue.enqueue(f"job {number}")
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("delete from task where id = 1")
+            other.commit()
+            other.execute("pragma wal_checkpoint(truncate)")
+        with path.open("r+b") as pages:
+            pages.seek(4096)
+            pages.write(b"\x55" * (path.stat().st_size - 4096))
+
+        with pytest.raises(QueueError, match="malformed"):
+            queue.waiting()
+        path.unlink()
+        queue.enqueue("a")
+        assert queue.waiting() == {"a"}
+        consume(queue)
+        until(lambda: runs.jobs == ["a"])
+
+    def test_a_file_that_is_emptied_in_use_is_filled_again(self, file: Place) -> None:
+        path: Path = file.where["path"]
+        queue = file.queue()
+        queue.enqueue("a")
+        path.write_bytes(b"")
+        for name in ("-wal", "-shm"):
+            path.with_name(path.name + name).unlink(missing_ok=True)
+        with suppress(QueueError):
+            queue.enqueue("b")
+        queue.enqueue("c")
+
+        assert "c" in file.queue().waiting()
+
+    def test_processes_meet_in_the_new_file_after_the_old_one_was_deleted(
+        self, file: Place, runs: Runs, consume: Consume
+    ) -> None:
+        queue = file.queue()
+        consume(queue)
+        queue.enqueue("a")
+        until(lambda: runs.jobs == ["a"])
+        file.where["path"].unlink()
+        file.queue().enqueue("b")
+        queue.waiting()  # as a worker does each second
+
+        until(lambda: runs.jobs == ["a", "b"])
+
     def test_a_writer_that_holds_the_file_costs_a_second(self, file: Place) -> None:
         queue = file.queue()
         queue.enqueue("a")
