@@ -6,13 +6,15 @@ that what they write becomes visible together.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lsml_bento.contract import Project, iso_time, parse_project
 from lsml_bento.errors import JobNotFound
@@ -22,7 +24,9 @@ from lsml_bento.model.training_policy import (
     TrainingPolicy,
     TrainingRules,
 )
-from lsml_bento.state.store import Change, identify, key_of, know
+from lsml_bento.state.store import Change, State, identify, key_of, know
+
+log = logging.getLogger(__name__)
 
 LEASE_S = 6.0
 """A lease expires after so many seconds without a heartbeat."""
@@ -299,7 +303,7 @@ def _new(change: Change, event: Event, slot: str | None, now: float) -> Job:
 def waiting(change: Change, project: Project, slot: str) -> Job | None:
     """The queued job that further events of a slot merge into, if there is one."""
     job_id = change.get(key_of("slot", *identify(project), slot))
-    return None if job_id is None else job_of(change, job_id)
+    return None if job_id is None else readable_job(change, job_id)
 
 
 def queue(change: Change, job: Job) -> None:
@@ -347,13 +351,39 @@ def parsed_job(job_id: str, found: str | None) -> Job:
     """A job as it was stored.
 
     Raises:
-        JobNotFound: if nothing was.
+        JobNotFound: if nothing was, or if the record is damaged.
     """
     if found is None:
         raise JobNotFound(
             f"there is no job {job_id[:100]!r}: `lsml-bento jobs list` shows them"
         )
-    return Job.model_validate_json(found)
+    try:
+        return Job.model_validate_json(found)
+    except ValidationError:
+        raise JobNotFound(
+            f"the record of job {job_id[:100]!r} is damaged: it cannot run"
+        ) from None
+
+
+def readable_job(reader: State | Change, job_id: str) -> Job | None:
+    """A job; None if there is none, or if its record is damaged, which is logged."""
+    found = reader.get(key_of("job", job_id))
+    return None if found is None else readable(job_id, found)
+
+
+def readable(job_id: str, found: str) -> Job | None:
+    """A job as it was stored; None if the record is damaged, which is logged."""
+    try:
+        return parsed_job(job_id, found)
+    except JobNotFound:
+        _log_damaged(job_id)
+        return None
+
+
+@lru_cache(maxsize=1000)
+def _log_damaged(job_id: str) -> None:
+    """Log a job once in a process, not each time that jobs are read."""
+    log.error("Job skipped: its record is damaged job=%s", job_id)
 
 
 def new_id(milliseconds: int) -> str:

@@ -10,7 +10,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -28,6 +28,8 @@ from lsml_bento.jobs.job import (
     parsed_job,
     put_job,
     queue,
+    readable,
+    readable_job,
     unqueue,
     waiting,
 )
@@ -105,10 +107,10 @@ class JobStore:
         limit: int | None = None,
     ) -> Iterator[Job]:
         """As ``jobs``, one at a time, which spares memory where there are thousands."""
-        stored = [value for _, value in self._state.each(below("job"))]
+        stored = list(self._state.each(below("job")))
         found = (
             job
-            for job in map(Job.model_validate_json, reversed(stored))
+            for job in _readable(reversed(stored))
             if project in (None, job.project, job.project.partition(".")[0])
             and status in (None, job.status)
         )
@@ -134,8 +136,7 @@ class JobStore:
         return lines
 
     def _all(self) -> Iterator[Job]:
-        for _, value in self._state.each(below("job")):
-            yield Job.model_validate_json(value)
+        return _readable(self._state.each(below("job")))
 
     # Queuing
 
@@ -330,9 +331,11 @@ class JobStore:
 
         def work(change: Change) -> list[Job]:
             expired = []
-            for _, job_id in change.scan(below("running")):
-                job = job_of(change, job_id)
-                if job.lease_until < self._now():
+            for key, job_id in change.scan(below("running")):
+                job = readable_job(change, job_id)
+                if job is None or job.status is not JobStatus.RUNNING:
+                    change.delete(key)  # or no job of the project would run again
+                elif job.lease_until < self._now():
                     reason = f"the worker {job.worker} was not heard of any more"
                     expired.append(self._lost(change, job, reason))
             return expired
@@ -550,7 +553,7 @@ def _due(reader: State | Change, now: float, prefix: str) -> Iterator[Job]:
         is_due = job is not None and job.due_at is not None and job.due_at <= now
         if job is not None and is_due:
             yield job
-        if job is None or is_due:
+        if is_busy or is_due:
             # Skip the rest of the project, which may have thousands of queued jobs.
             after = below("queue", id_, created_at) + "\U0010ffff"
         else:
@@ -559,6 +562,13 @@ def _due(reader: State | Change, now: float, prefix: str) -> Iterator[Job]:
 
 def _queued(reader: State | Change, job_id: str) -> Job | None:
     """A job, if it is queued."""
-    found = reader.get(key_of("job", job_id))
-    job = None if found is None else parsed_job(job_id, found)
+    job = readable_job(reader, job_id)
     return job if job is not None and job.status is JobStatus.QUEUED else None
+
+
+def _readable(stored: Iterable[tuple[str, str]]) -> Iterator[Job]:
+    """The jobs of keys and values, without those whose record is damaged."""
+    for key, value in stored:
+        job = readable(key.rpartition(SEPARATOR)[2], value)
+        if job is not None:
+            yield job
