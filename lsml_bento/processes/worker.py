@@ -34,7 +34,7 @@ from lsml_bento.settings import Settings
 from lsml_bento.state.heartbeat import Heartbeat
 from lsml_bento.state.store import State
 from lsml_bento.training.child_process import FitProcess
-from lsml_bento.training.fit_worker import FitWorker
+from lsml_bento.training.fit_worker import FitWorker, fit_gpus
 from lsml_bento.training.job_supervisor import Publisher
 from lsml_bento.versions.weights import Weights
 
@@ -185,13 +185,11 @@ def fit_environ(settings: Settings, slot: int = 0) -> dict[str, str]:
         slot: number of the fit among those that run at a time, from 0.
     """
     environ = child_environ()
-    gpus = settings.train_gpus
-    if gpus is not None:
-        listed = [gpu.strip() for gpu in gpus.split(",")]
-        shared_out = settings.fits > 1 and len(listed) > 1
-        environ["CUDA_VISIBLE_DEVICES"] = (
-            listed[slot % len(listed)] if shared_out else gpus
-        )
+    gpus = fit_gpus(settings)
+    if gpus:
+        environ["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+    elif settings.train_gpus is not None:
+        environ["CUDA_VISIBLE_DEVICES"] = settings.train_gpus
     threads = str(max(1, (_cores() - 1) // settings.fits))
     for name in _THREADS:
         environ.setdefault(name, threads)
