@@ -42,6 +42,7 @@ _ERRORS = (sqlite3.Error, OSError, RedisError)
 _FIT = f"{__name__}.fit"
 _LONGEST = 2048
 _MOST = 10_000
+_FARTHEST_S = 1e7
 _LOG_EACH_S = 60.0
 _BUSY_S = 1.0
 _CONNECT_S = 1.0
@@ -95,7 +96,7 @@ class HueyQueue:
             if job_id is None:
                 self._unreadable.add()
             elif (due_at := self._fit(job_id)) is not None:
-                raise RetryTask(eta=datetime.fromtimestamp(due_at))  # noqa: DTZ006
+                raise RetryTask(eta=_eta(due_at))
 
         self._task = self._huey.task()(fit)
 
@@ -121,7 +122,7 @@ class HueyQueue:
             if due_at is None or due_at <= time.time():
                 self._huey.enqueue(task)
             else:
-                task.eta = datetime.fromtimestamp(due_at)  # noqa: DTZ006 - as Huey's
+                task.eta = _eta(due_at)
                 self._huey.add_schedule(task)
         except _ERRORS as error:
             raise self._failed(f"cannot put job {job_id} on", error) from error
@@ -201,6 +202,12 @@ class _Consumer(Consumer):  # type: ignore[misc] # untyped
         """Do nothing: signals belong to the process and its main thread."""
 
 
+class _RedisStorage(PriorityRedisStorage):  # type: ignore[misc] # untyped
+    def convert_ts(self, ts: datetime) -> float:
+        """Seconds since the epoch; Huey's own ignores ``fold``, at the end of DST."""
+        return ts.timestamp()
+
+
 class _Json:
     """Writes and reads Huey's messages; Huey's own serializers use pickle."""
 
@@ -244,6 +251,11 @@ class _Unreadable:
         log.warning("Unreadable messages dropped: queue=%s n=%d", self._queue, dropped)
 
 
+def _eta(due_at: float) -> datetime:
+    """In local time, as Huey's; a later message is scheduled again when it comes."""
+    return datetime.fromtimestamp(min(due_at, time.time() + _FARTHEST_S))  # noqa: DTZ006
+
+
 def _on_sqlite(path: Path) -> dict[str, Any]:
     return {
         "storage_class": SqliteStorage,
@@ -269,7 +281,7 @@ def _on_redis(url: str) -> dict[str, Any]:
             "with %-escapes for special characters in the password"
         ) from None
     return {
-        "storage_class": PriorityRedisStorage,
+        "storage_class": _RedisStorage,
         "connection_pool": pool,
         "read_timeout": _BLOCK_S,
         "clean_name": False,  # it would give ``a-b`` and ``ab`` the same name

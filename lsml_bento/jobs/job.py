@@ -34,6 +34,9 @@ LEASE_S = 6.0
 MAX_ATTEMPTS = 3
 """A job fails when this many runs died with their process."""
 
+_NEVER = 1e11
+"""Dates after the year 5000 are of no use, and those after 9999 cannot be shown."""
+
 ASKED_WAIT_S = 2.0
 """``START_TRAINING`` arrives before the annotation that caused it."""
 
@@ -398,4 +401,4 @@ def due_at(job: Job, policy: TrainingPolicy, now: float) -> float | None:
         moments.append(job.asked_at + ASKED_WAIT_S)
     if job.ready_at is not None:
         moments.append(min(now + policy.quiet_s, job.ready_at + policy.max_wait_s))
-    return min(moments, default=None)
+    return min((moment for moment in moments if moment < _NEVER), default=None)

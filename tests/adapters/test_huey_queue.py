@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +289,33 @@ class TestEveryStorage:
         assert 2.0 <= time.time() - asked < 4.5
         time.sleep(1.2)
         assert len(runs.jobs) == 3
+
+    def test_a_schedule_means_one_moment_when_the_clock_is_set_back(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        first_0240 = datetime(2027, 10, 31, 0, 40, tzinfo=timezone.utc).timestamp()
+        second_0230 = datetime(2027, 10, 31, 1, 30, tzinfo=timezone.utc).timestamp()
+        try:
+            huey = place.queue()._huey
+            monkeypatch.setattr(huey_queue, "_FARTHEST_S", 1e9)
+            place.opened[-1].enqueue("a", second_0230)
+            early = huey.read_schedule(datetime.fromtimestamp(first_0240))  # noqa: DTZ006
+            due = huey.read_schedule(datetime.fromtimestamp(second_0230))  # noqa: DTZ006
+        finally:
+            monkeypatch.undo()
+            time.tzset()
+
+        assert (early, [task.args for task in due]) == ([], [("a",)])
+
+    @pytest.mark.parametrize("due_at", [1e12, float("inf")])
+    def test_a_job_may_be_due_at_any_time(self, place: Place, due_at: float) -> None:
+        queue = place.queue()
+        queue.enqueue("a", due_at)
+
+        assert queue._huey.scheduled_count() == 1
+        assert queue.waiting() == set()
 
     def test_a_schedule_means_the_same_in_every_time_zone(
         self,

@@ -492,7 +492,7 @@ class SlowStore(BentoModels):
 
     answers = threading.Event()
 
-    def sweep(self, *_: Any) -> list[str]:
+    def sweep(self, *_: Any, **__: Any) -> list[str]:
         self.answers.wait(20)
         return []
 
