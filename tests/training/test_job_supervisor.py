@@ -404,3 +404,19 @@ class TestAStateThatIsAway:
         thread.join()
 
         assert home.job(lease).status is JobStatus.RUNNING, "until its lease runs out"
+
+
+def test_its_log_lines_show_version_and_note_apart_and_end_without_a_space(
+    supervised: Supervised, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    job = supervised.run('send(report={"note": "few annotations"})')
+    about = f"job={job.id} project={ONE}"
+    failed = supervised.run('send(failed="ValueError", traceback="Traceback: 1")')
+
+    assert f"Fit succeeded {about} version=None note='few annotations'" in (
+        caplog.messages
+    )
+    assert f"Fit failed: ValueError job={failed.id} project={ONE}\nTraceback: 1" in (
+        caplog.messages
+    )
