@@ -88,7 +88,11 @@ def run_worker(
             queue,
             Publisher(spec.name, state, weights, settings),
             settings,
-            lambda slot: FitProcess(fit_command(spec), fit_environ(settings, slot)),
+            lambda slot: FitProcess(
+                fit_command(spec),
+                fit_environ(settings, slot),
+                writes_json=settings.log_format == "json",
+            ),
             keeps_process=drop_in,
         )
         health = _open_health(health_port, worker, state)
