@@ -62,7 +62,7 @@ def test_ids_of_one_moment_differ() -> None:
 
 @pytest.mark.parametrize("wait_s", [float("inf"), 1e300, 1e11])
 def test_a_job_of_an_endless_wait_has_no_date(wait_s: float) -> None:
-    policy = TrainingPolicy(quiet_s=wait_s, max_wait_s=wait_s if wait_s < 1e301 else 1e300)
+    policy = TrainingPolicy(quiet_s=wait_s, max_wait_s=min(wait_s, 1e300))
     job = JOB.with_(ready_at=50.0)
 
     assert due_at(job, policy, 100.0) is None
