@@ -336,7 +336,7 @@ class JobStore:
                 if job is None or job.status is not JobStatus.RUNNING:
                     change.delete(key)  # or no job of the project would run again
                 elif job.lease_until < self._now():
-                    reason = f"the worker {job.worker} was not heard of any more"
+                    reason = f"the worker {job.worker} stopped sending heartbeats"
                     expired.append(self._lost(change, job, reason))
             return expired
 
@@ -350,8 +350,8 @@ class JobStore:
         if job.attempts < MAX_ATTEMPTS:
             return self._requeue(change, job.with_(note=f"run again: {reason}"))
         error = (
-            f"the run ended without an answer {job.attempts} times, last as {reason}: "
-            "look for the kernel's out-of-memory messages, and into the worker's log"
+            f"the run ended without a result {job.attempts} times (last: {reason}): "
+            "check the kernel's log for out-of-memory messages, and the worker's log"
         )
         return self._end(change, job.with_(status=JobStatus.FAILED, error=error))
 
@@ -388,12 +388,11 @@ class JobStore:
         job = job_of(change, lease.job.id)
         if job.status is not JobStatus.RUNNING or job.token != lease.token:
             raise LeaseLost(
-                f"job {job.id} is {job.status.value} and not this run's any more: what "
-                "the run made is dropped"
+                f"lease lost: job {job.id} is now {job.status.value}; result discarded"
             )
         return job
 
-    def complain(self, job_id: str, error: str | None) -> None:
+    def set_version_error(self, job_id: str, error: str | None) -> None:
         """Store on a job why its version is not served; None if it is served.
 
         Raises:

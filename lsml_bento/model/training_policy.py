@@ -62,7 +62,7 @@ class TrainingPolicy:
         if math.isinf(self.quiet_s) and math.isinf(self.max_wait_s):
             raise ValueError(
                 "quiet_s and max_wait_s cannot both be infinite: to train on request "
-                'only, set TRAIN_EVENTS to ["START_TRAINING"]'
+                'only, set TRAIN_EVENTS = ("START_TRAINING",)'
             )
 
 

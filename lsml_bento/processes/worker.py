@@ -107,7 +107,7 @@ def run_worker(
         if is_embedded:
             _when_parent_goes(stop)
         lock = _lock_of(spec.home_path)
-        if not _elected(lock, worker):
+        if not _got_lock(lock, worker):
             return
         stack.callback(lock.release)
         # What was written for label_studio_ml keeps its files elsewhere.
@@ -115,7 +115,7 @@ def run_worker(
             _try_to_write(weights)
         if health is not None:
             health.show_training()
-        log.info("worker %s of %s trains", os.getpid(), spec.name)
+        log.info("Worker started: pid=%d backend=%s", os.getpid(), spec.name)
         worker.work()
 
 
@@ -128,7 +128,7 @@ def _open_health(port: int | None, worker: FitWorker, state: State) -> Health | 
     return Health(port, worker, JobStore(state))
 
 
-def _elected(lock: FileLock, worker: FitWorker) -> bool:
+def _got_lock(lock: FileLock, worker: FitWorker) -> bool:
     """Wait for the lock of the home; False if the worker is stopped first."""
     said = False
     while not worker.is_stopping:
@@ -137,7 +137,7 @@ def _elected(lock: FileLock, worker: FitWorker) -> bool:
         except Timeout:
             if not said:
                 log.warning(
-                    "another worker trains for %s: this one stands by until it is gone",
+                    "Worker standing by until another one is gone: home=%s",
                     os.path.dirname(lock.lock_file),  # noqa: PTH120 - a text
                 )
             said = True
@@ -158,10 +158,12 @@ def _try_to_write(weights: Weights) -> None:
         with weights.writing():
             pass
     except WeightsError as error:
-        log.error("a fit that saves weights will fail: %s", error)
+        log.error(
+            "Model store not writable, so that a fit cannot save weights: %s", error
+        )
 
 
-def is_deserted(home: Path) -> bool:
+def has_no_worker(home: Path) -> bool:
     """Whether no worker on this machine trains for a home."""
     try:
         with _lock_of(home).acquire(timeout=0):

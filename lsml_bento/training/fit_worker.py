@@ -252,7 +252,7 @@ class FitWorker:
         try:
             is_reusable = self._supervise(lease, slot)
         except (LeaseLost, JobNotFound) as error:
-            log.warning("Fit result discarded: %s job=%s", error, lease.job.id)
+            log.warning("Run ended: %s job=%s", error, lease.job.id)
         except StateError:
             raise  # the lease expires, and the job runs again
         except Exception as error:

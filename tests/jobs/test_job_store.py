@@ -463,7 +463,7 @@ class TestRunning:
         assert ids_of(store.expire()) == [lease.job.id]
         other = leased(store)
 
-        with pytest.raises(LeaseLost, match="not this run's any more"):
+        with pytest.raises(LeaseLost, match="lease lost: job .* is now"):
             store.succeed(lease, "v1", {}, also=lambda c: c.put("promoted", "v1"))
         assert state.get("promoted") is None
         store.succeed(other, "v2", {}, also=lambda c: c.put("promoted", "v2"))
@@ -490,7 +490,7 @@ class TestRunning:
         job = store.crash(lease, "killed by signal 9")
 
         assert job.status is JobStatus.FAILED
-        assert "3 times, last as killed by signal 9: look for the kernel" in str(
+        assert "3 times (last: killed by signal 9): check the kernel" in str(
             job.error
         )
         assert store.lease("worker") is None

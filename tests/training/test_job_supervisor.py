@@ -197,7 +197,7 @@ class TestARunThatFails:
 
         assert job.status is JobStatus.FAILED
         assert job.error is not None
-        assert job.error.startswith("the run ended without an answer 3 times, last as ")
+        assert job.error.startswith("the run ended without a result 3 times (last: ")
         assert reason in job.error
         assert home.job_store.lease("test") is None
 
@@ -341,7 +341,7 @@ class TestAJobThatIsLost:
         supervised.processes[-1].send(lease.job)
         supervised.processes[-1].await_log(timeout_s=10)
 
-        with pytest.raises(LeaseLost, match="not this run's any more"):
+        with pytest.raises(LeaseLost, match="lease lost: job .* is now"):
             watch.run()
 
         assert home.job(lease).token == other.token
