@@ -175,7 +175,6 @@ class FitProcess:
                 self._log_ended.set()
         self._log_ended.set()
 
-
     def _as_json(self, text: str) -> str:
         entry = {"name": "fit", "levelno": logging.INFO, "levelname": "INFO"}
         entry |= {"msg": "%s", "args": (text,)}

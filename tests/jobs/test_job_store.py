@@ -118,9 +118,7 @@ class TestDamagedRecords:
         with pytest.raises(JobNotFound, match="is damaged"):
             store.find(bad.id)
         assert leased(store).job.id == good.id
-        assert caplog.messages == [
-            f"Job skipped: its record is damaged job={bad.id}"
-        ]
+        assert caplog.messages == [f"Job skipped: its record is damaged job={bad.id}"]
 
     @pytest.mark.parametrize("is_lost", [True, False])
     def test_one_that_ran_does_not_block_its_project(
@@ -463,7 +461,7 @@ class TestRunning:
         assert ids_of(store.expire()) == [lease.job.id]
         other = leased(store)
 
-        with pytest.raises(LeaseLost, match="lease lost: job .* is now"):
+        with pytest.raises(LeaseLost, match=r"lease lost: job .* is now"):
             store.succeed(lease, "v1", {}, also=lambda c: c.put("promoted", "v1"))
         assert state.get("promoted") is None
         store.succeed(other, "v2", {}, also=lambda c: c.put("promoted", "v2"))
@@ -490,9 +488,7 @@ class TestRunning:
         job = store.crash(lease, "killed by signal 9")
 
         assert job.status is JobStatus.FAILED
-        assert "3 times (last: killed by signal 9): check the kernel" in str(
-            job.error
-        )
+        assert "3 times (last: killed by signal 9): check the kernel" in str(job.error)
         assert store.lease("worker") is None
 
     def test_a_worker_that_goes_may_put_its_job_back_as_often_as_it_likes(

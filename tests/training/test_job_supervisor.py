@@ -341,7 +341,7 @@ class TestAJobThatIsLost:
         supervised.processes[-1].send(lease.job)
         supervised.processes[-1].await_log(timeout_s=10)
 
-        with pytest.raises(LeaseLost, match="lease lost: job .* is now"):
+        with pytest.raises(LeaseLost, match=r"lease lost: job .* is now"):
             watch.run()
 
         assert home.job(lease).token == other.token
