@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Mapping
+from contextlib import suppress
+from numbers import Number
 from typing import Any
 
 from lsml_bento.contract import iso_time
@@ -52,8 +55,9 @@ def _indented(text: str) -> str:
 class JsonFormatter(logging.Formatter):
     """One JSON object per line: ``time``, ``level``, ``logger`` and ``event``.
 
-    ``job``, ``project`` and ``task`` are fields where the event's text contains them as
-    ``job=...``, or the logging call got them as ``extra``. A traceback is one field.
+    ``job``, ``project`` and ``task`` are fields where the call's format contains them
+    as ``job=...``, or the call got them as ``extra``. Such a text in an argument, e.g.
+    in an error of user code, is not a field. A traceback is one field.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -64,7 +68,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "event": event,
         }
-        line |= {name: value for name, _, value in _FIELD.findall(event)}
+        line |= _fields(record)
         given = {name: getattr(record, name, None) for name in _FIELDS}
         line |= {name: str(value) for name, value in given.items() if value is not None}
         if more := getattr(record, "traceback", None):
@@ -72,6 +76,33 @@ class JsonFormatter(logging.Formatter):
         elif record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)
+
+
+class _Argument:
+    """An argument of a logging call, without the ``=`` that would make a field."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __str__(self) -> str:
+        return str(self._value).replace("=", " ")
+
+    def __repr__(self) -> str:
+        return repr(self._value).replace("=", " ")
+
+
+def _fields(record: logging.LogRecord) -> dict[str, str]:
+    text, given = str(record.msg), record.args
+    with suppress(TypeError, ValueError):  # no field of a format for other types
+        if isinstance(given, Mapping):
+            text %= {name: _inert(value) for name, value in given.items()}
+        elif given:
+            text %= tuple(map(_inert, given))
+    return {name: value for name, _, value in _FIELD.findall(text)}
+
+
+def _inert(value: object) -> object:
+    return value if isinstance(value, Number) else _Argument(value)
 
 
 def configure_log(level: str, log_format: str) -> None:

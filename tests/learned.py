@@ -142,8 +142,8 @@ class Process:
         self.pool = ModelPool(
             *(source, self.state, NoMedia(), store.weights, any_task), **options
         )
-        complain = JobStore(self.state).complain
-        self.follower = VersionFollower(self.pool, self.state, complain)
+        set_error = JobStore(self.state).set_version_error
+        self.follower = VersionFollower(self.pool, self.state, set_error)
         self.predictor = Predictor(self.pool, self.state)
 
     def key(self, project: Project = ONE, config: str = CONFIG) -> ModelKey:

@@ -56,6 +56,17 @@ def test_what_the_event_is_about_is_in_fields(
     assert line["event"] == text
 
 
+def test_an_argument_cannot_add_or_replace_a_field() -> None:
+    error = KeyError("project=99 job=abc task=7")
+    line = logged("Predict failed: project=%s tasks=%d: %s %r", "1.5", 3, error, error)
+
+    assert line["project"] == "1.5"
+    assert not {"job", "task"} & line.keys()
+    assert line["event"].endswith(f"{error} {error!r}")
+    assert logged("%(why)s job=%(job)s", {"why": "task=7", "job": "a"})["job"] == "a"
+    assert "job" not in logged("%s", "job=ab12 waits")
+
+
 def test_what_the_call_got_as_extra_is_in_fields_too() -> None:
     assert logged("predicted", task=7)["task"] == "7"
 

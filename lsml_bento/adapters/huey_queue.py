@@ -41,6 +41,8 @@ _ERRORS = (sqlite3.Error, OSError, RedisError)
 
 _FIT = f"{__name__}.fit"
 _LONGEST = 2048
+_MOST = 10_000
+_FARTHEST_S = 1e7
 _LOG_EACH_S = 60.0
 _BUSY_S = 1.0
 _CONNECT_S = 1.0
@@ -77,7 +79,8 @@ class HueyQueue:
             options = _on_redis(redis_url or "")
             self._where = "the queue in Redis"
             self._advice = "check that the Redis of REDIS_URL runs and accepts writes"
-        self._is_ready = path is None
+        self._lock = threading.Lock()
+        self._opened: int | None = None
         # Without utc, Huey's naive local times mean the same moment on every host.
         self._huey = Huey(
             f"lsml-bento.{name}",
@@ -93,12 +96,14 @@ class HueyQueue:
             if job_id is None:
                 self._unreadable.add()
             elif (due_at := self._fit(job_id)) is not None:
-                raise RetryTask(eta=datetime.fromtimestamp(due_at))  # noqa: DTZ006
+                raise RetryTask(eta=_eta(due_at))
 
         self._task = self._huey.task()(fit)
 
     def enqueue(self, job_id: str, due_at: float | None = None) -> None:
         """Have a worker carry out a job.
+
+        A queue of 10,000 messages accepts no more: workers find due jobs without one.
 
         Args:
             job_id: passed to ``fit``.
@@ -112,13 +117,15 @@ class HueyQueue:
         task = self._task.s(job_id)
         try:
             self._prepare()
+            if self._huey.pending_count() >= _MOST:
+                return
             if due_at is None or due_at <= time.time():
                 self._huey.enqueue(task)
             else:
-                task.eta = datetime.fromtimestamp(due_at)  # noqa: DTZ006 - as Huey's
+                task.eta = _eta(due_at)
                 self._huey.add_schedule(task)
         except _ERRORS as error:
-            raise self._error(f"cannot put job {job_id} on", error) from error
+            raise self._failed(f"cannot put job {job_id} on", error) from error
 
     def waiting(self) -> set[str]:
         """The jobs with a message that waits for a worker and for nothing else.
@@ -128,9 +135,11 @@ class HueyQueue:
         """
         try:
             self._prepare()
-            return {task.args[0] for task in self._huey.pending()}
+            # Huey would make an object of each message, which takes five times as long.
+            found = map(_job_id, self._huey.storage.enqueued_items())
+            return {job_id for job_id in found if job_id is not None}
         except _ERRORS as error:
-            raise self._error("cannot read", error) from error
+            raise self._failed("cannot read", error) from error
 
     def consume(self, fit: Fit, workers: int) -> Consumer:
         """A consumer in this process; one at a time.
@@ -156,22 +165,47 @@ class HueyQueue:
         if self._path is None:
             self._huey.storage.pool.disconnect()
         else:
-            self._huey.storage.close()
+            with self._lock:
+                self._huey.storage.close()
 
     def _prepare(self) -> None:
-        """Create the tables with the first use, as a start must not fail."""
-        if not self._is_ready and self._path is not None:
+        """Open the file at the first use, as a start must not fail.
+
+        And again after an error, or if it was deleted: Huey keeps its connection, which
+        would still use the old file.
+        """
+        if self._path is None:
+            return
+        with self._lock:
+            if self._opened is not None and self._opened == _inode(self._path):
+                return
+            self._huey.storage.close()
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._huey.storage.initialize_schema()
-            self._is_ready = True
+            self._opened = _inode(self._path)
 
-    def _error(self, failed: str, error: Exception) -> QueueError:
+    def _failed(self, failed: str, error: Exception) -> QueueError:
+        if "locked" not in str(error):
+            self._opened = None
         return QueueError(f"{failed} {self._where} ({error}): {self._advice}")
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
 
 
 class _Consumer(Consumer):  # type: ignore[misc] # untyped
     def _set_signal_handlers(self) -> None:
         """Do nothing: signals belong to the process and its main thread."""
+
+
+class _RedisStorage(PriorityRedisStorage):  # type: ignore[misc] # untyped
+    def convert_ts(self, ts: datetime) -> float:
+        """Seconds since the epoch; Huey's own ignores ``fold``, at the end of DST."""
+        return ts.timestamp()
 
 
 class _Json:
@@ -185,13 +219,17 @@ class _Json:
 
         Huey would log a traceback for what is raised here.
         """
-        job_id = None
-        if len(data) <= _LONGEST:
-            with suppress(ValueError, TypeError, LookupError, RecursionError):
-                job_id = json.loads(data)["fit"]
-        if not isinstance(job_id, str):
-            job_id = None
+        job_id = _job_id(data)
         return Message(id=str(job_id), name=_FIT, args=(job_id,), kwargs={})
+
+
+def _job_id(data: Any) -> str | None:
+    """The job that a message asks for; None if it cannot be read."""
+    if len(data) <= _LONGEST:
+        with suppress(ValueError, TypeError, LookupError, RecursionError):
+            found = json.loads(data)["fit"]
+            return found if isinstance(found, str) else None
+    return None
 
 
 class _Unreadable:
@@ -211,6 +249,11 @@ class _Unreadable:
             self._logged_at = time.monotonic()
             dropped, self._dropped = self._dropped, 0
         log.warning("Unreadable messages dropped: queue=%s n=%d", self._queue, dropped)
+
+
+def _eta(due_at: float) -> datetime:
+    """In local time, as Huey's; a later message is scheduled again when it comes."""
+    return datetime.fromtimestamp(min(due_at, time.time() + _FARTHEST_S))  # noqa: DTZ006
 
 
 def _on_sqlite(path: Path) -> dict[str, Any]:
@@ -238,7 +281,7 @@ def _on_redis(url: str) -> dict[str, Any]:
             "with %-escapes for special characters in the password"
         ) from None
     return {
-        "storage_class": PriorityRedisStorage,
+        "storage_class": _RedisStorage,
         "connection_pool": pool,
         "read_timeout": _BLOCK_S,
         "clean_name": False,  # it would give ``a-b`` and ``ab`` the same name

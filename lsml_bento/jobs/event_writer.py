@@ -175,7 +175,7 @@ class EventWriter:
             try:
                 receipts = self._apply([entry.event for entry in waiting])
             except StateError as error:
-                log.warning("Events wait in a file: %s", error)
+                log.warning("Events spooled to a file: %s", error)
                 # Events that arrived meanwhile have waited once already.
                 self._replay_at = time.monotonic() + _REPLAY_EVERY_S
             else:

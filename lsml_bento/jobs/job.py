@@ -6,13 +6,15 @@ that what they write becomes visible together.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lsml_bento.contract import Project, iso_time, parse_project
 from lsml_bento.errors import JobNotFound
@@ -22,13 +24,18 @@ from lsml_bento.model.training_policy import (
     TrainingPolicy,
     TrainingRules,
 )
-from lsml_bento.state.store import Change, identify, key_of, know
+from lsml_bento.state.store import Change, State, identify, key_of, know
+
+log = logging.getLogger(__name__)
 
 LEASE_S = 6.0
 """A lease that is not renewed expires after so many seconds."""
 
 MAX_ATTEMPTS = 3
 """A job fails when this many runs died with their process."""
+
+_NEVER = 1e11
+"""Dates after the year 5000 are of no use, and those after 9999 cannot be shown."""
 
 ASKED_WAIT_S = 2.0
 """``START_TRAINING`` arrives before the annotation that caused it."""
@@ -311,7 +318,7 @@ def _new(change: Change, event: Event, merge_key: str | None, now: float) -> Job
 def waiting(change: Change, project: Project, merge_key: str) -> Job | None:
     """The queued job that events with a merge key merge into, if there is one."""
     job_id = change.get(key_of("slot", *identify(project), merge_key))
-    return None if job_id is None else job_of(change, job_id)
+    return None if job_id is None else readable_job(change, job_id)
 
 
 def queue(change: Change, job: Job) -> None:
@@ -359,13 +366,39 @@ def parsed_job(job_id: str, found: str | None) -> Job:
     """A job as it was stored.
 
     Raises:
-        JobNotFound: if nothing was.
+        JobNotFound: if nothing was, or if the record is damaged.
     """
     if found is None:
         raise JobNotFound(
             f"there is no job {job_id[:100]!r}: `lsml-bento jobs list` shows them"
         )
-    return Job.model_validate_json(found)
+    try:
+        return Job.model_validate_json(found)
+    except ValidationError:
+        raise JobNotFound(
+            f"the record of job {job_id[:100]!r} is damaged: it cannot run"
+        ) from None
+
+
+def readable_job(reader: State | Change, job_id: str) -> Job | None:
+    """A job; None if there is none, or if its record is damaged, which is logged."""
+    found = reader.get(key_of("job", job_id))
+    return None if found is None else readable(job_id, found)
+
+
+def readable(job_id: str, found: str) -> Job | None:
+    """A job as it was stored; None if the record is damaged, which is logged."""
+    try:
+        return parsed_job(job_id, found)
+    except JobNotFound:
+        _log_damaged(job_id)
+        return None
+
+
+@lru_cache(maxsize=1000)
+def _log_damaged(job_id: str) -> None:
+    """Log a job once in a process, not each time that jobs are read."""
+    log.error("Job skipped: its record is damaged job=%s", job_id)
 
 
 def new_id(milliseconds: int) -> str:
@@ -380,4 +413,4 @@ def due_at(job: Job, policy: TrainingPolicy, now: float) -> float | None:
         moments.append(job.asked_at + ASKED_WAIT_S)
     if job.ready_at is not None:
         moments.append(min(now + policy.quiet_s, job.ready_at + policy.max_wait_s))
-    return min(moments, default=None)
+    return min((moment for moment in moments if moment < _NEVER), default=None)

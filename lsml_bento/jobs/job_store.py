@@ -10,11 +10,12 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
+from lsml_bento.contract import Project
 from lsml_bento.errors import LeaseLost
 from lsml_bento.jobs.events import Event
 from lsml_bento.jobs.job import (
@@ -27,6 +28,8 @@ from lsml_bento.jobs.job import (
     parsed_job,
     put_job,
     queue,
+    readable,
+    readable_job,
     unqueue,
     waiting,
 )
@@ -104,10 +107,10 @@ class JobStore:
         limit: int | None = None,
     ) -> Iterator[Job]:
         """As ``jobs``, one at a time, which spares memory where there are thousands."""
-        stored = [value for _, value in self._state.each(below("job"))]
+        stored = list(self._state.each(below("job")))
         found = (
             job
-            for job in map(Job.model_validate_json, reversed(stored))
+            for job in _readable(reversed(stored))
             if project in (None, job.project, job.project.partition(".")[0])
             and status in (None, job.status)
         )
@@ -133,8 +136,7 @@ class JobStore:
         return lines
 
     def _all(self) -> Iterator[Job]:
-        for _, value in self._state.each(below("job")):
-            yield Job.model_validate_json(value)
+        return _readable(self._state.each(below("job")))
 
     # Queuing
 
@@ -147,12 +149,16 @@ class JobStore:
 
     # Running
 
-    def due(self) -> list[Job]:
+    def due(self, project: Project | None = None) -> list[Job]:
         """The jobs that may begin now, the one that became due first first.
 
         At most one of each project, and none of a project with a running job.
+
+        Args:
+            project: with its ``created_at``; all by default.
         """
-        found = _due(self._state, self._now(), below("queue"))
+        prefix = below("queue", *(() if project is None else identify(project)))
+        found = _due(self._state, self._now(), prefix)
         return sorted(found, key=lambda job: (job.due_at, job.id))
 
     def lease(self, worker: str, job_id: str | None = None) -> Lease | None:
@@ -325,10 +331,12 @@ class JobStore:
 
         def work(change: Change) -> list[Job]:
             expired = []
-            for _, job_id in change.scan(below("running")):
-                job = job_of(change, job_id)
-                if job.lease_until < self._now():
-                    reason = f"the worker {job.worker} was not heard of any more"
+            for key, job_id in change.scan(below("running")):
+                job = readable_job(change, job_id)
+                if job is None or job.status is not JobStatus.RUNNING:
+                    change.delete(key)  # or no job of the project would run again
+                elif job.lease_until < self._now():
+                    reason = f"the worker {job.worker} stopped sending heartbeats"
                     expired.append(self._lost(change, job, reason))
             return expired
 
@@ -342,8 +350,8 @@ class JobStore:
         if job.attempts < MAX_ATTEMPTS:
             return self._requeue(change, job.with_(note=f"run again: {reason}"))
         error = (
-            f"the run ended without an answer {job.attempts} times, last as {reason}: "
-            "look for the kernel's out-of-memory messages, and into the worker's log"
+            f"the run ended without a result {job.attempts} times (last: {reason}): "
+            "check the kernel's log for out-of-memory messages, and the worker's log"
         )
         return self._end(change, job.with_(status=JobStatus.FAILED, error=error))
 
@@ -380,12 +388,11 @@ class JobStore:
         job = job_of(change, lease.job.id)
         if job.status is not JobStatus.RUNNING or job.token != lease.token:
             raise LeaseLost(
-                f"job {job.id} is {job.status.value} and not this run's any more: what "
-                "the run made is dropped"
+                f"lease lost: job {job.id} is now {job.status.value}; result discarded"
             )
         return job
 
-    def complain(self, job_id: str, error: str | None) -> None:
+    def set_version_error(self, job_id: str, error: str | None) -> None:
         """Store on a job why its version is not served; None if it is served.
 
         Raises:
@@ -545,7 +552,7 @@ def _due(reader: State | Change, now: float, prefix: str) -> Iterator[Job]:
         is_due = job is not None and job.due_at is not None and job.due_at <= now
         if job is not None and is_due:
             yield job
-        if job is None or is_due:
+        if is_busy or is_due:
             # Skip the rest of the project, which may have thousands of queued jobs.
             after = below("queue", id_, created_at) + "\U0010ffff"
         else:
@@ -554,6 +561,13 @@ def _due(reader: State | Change, now: float, prefix: str) -> Iterator[Job]:
 
 def _queued(reader: State | Change, job_id: str) -> Job | None:
     """A job, if it is queued."""
-    found = reader.get(key_of("job", job_id))
-    job = None if found is None else parsed_job(job_id, found)
+    job = readable_job(reader, job_id)
     return job if job is not None and job.status is JobStatus.QUEUED else None
+
+
+def _readable(stored: Iterable[tuple[str, str]]) -> Iterator[Job]:
+    """The jobs of keys and values, without those whose record is damaged."""
+    for key, value in stored:
+        job = readable(key.rpartition(SEPARATOR)[2], value)
+        if job is not None:
+            yield job

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -58,6 +59,11 @@ class TrainingPolicy:
         for name in ("quiet_s", "max_wait_s"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0 seconds")
+        if math.isinf(self.quiet_s) and math.isinf(self.max_wait_s):
+            raise ValueError(
+                "quiet_s and max_wait_s cannot both be infinite: to train on request "
+                'only, set TRAIN_EVENTS = ("START_TRAINING",)'
+            )
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def build_backend(
         state=state,
         batcher=batcher,
         events=events,
-        follower=VersionFollower(pool, state, job_store.complain),
+        follower=VersionFollower(pool, state, job_store.set_version_error),
         setup_threads=setup_threads,
         other_threads=[call_threads, state_threads, job_threads],
         deadline_s=deadline_s,

@@ -57,9 +57,9 @@ class OpenBackend:
     @property
     def has_no_worker(self) -> bool:
         """Whether certainly no worker runs; with Redis, other machines may have one."""
-        from lsml_bento.processes.worker import is_deserted
+        from lsml_bento.processes.worker import has_no_worker
 
-        return self.settings.redis_url is None and is_deserted(self.spec.home_path)
+        return self.settings.redis_url is None and has_no_worker(self.spec.home_path)
 
 
 @contextmanager

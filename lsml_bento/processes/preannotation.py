@@ -116,7 +116,7 @@ def _open_engine(
                 _local_engine(
                     *(setup, setup.spec, shared),
                     any_task=AnnotationStore(shared).any_task,
-                    note_on_job=JobStore(shared).complain,
+                    note_on_job=JobStore(shared).set_version_error,
                 ),
                 project,
             )

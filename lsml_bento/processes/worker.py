@@ -34,7 +34,7 @@ from lsml_bento.settings import Settings
 from lsml_bento.state.heartbeat import Heartbeat
 from lsml_bento.state.store import State
 from lsml_bento.training.child_process import FitProcess
-from lsml_bento.training.fit_worker import FitWorker
+from lsml_bento.training.fit_worker import FitWorker, fit_gpus
 from lsml_bento.training.job_supervisor import Publisher
 from lsml_bento.versions.weights import Weights
 
@@ -88,7 +88,11 @@ def run_worker(
             queue,
             Publisher(spec.name, state, weights, settings),
             settings,
-            lambda slot: FitProcess(fit_command(spec), fit_environ(settings, slot)),
+            lambda slot: FitProcess(
+                fit_command(spec),
+                fit_environ(settings, slot),
+                writes_json=settings.log_format == "json",
+            ),
             keeps_process=drop_in,
         )
         health = _open_health(health_port, worker, state)
@@ -103,7 +107,7 @@ def run_worker(
         if is_embedded:
             _when_parent_goes(stop)
         lock = _lock_of(spec.home_path)
-        if not _elected(lock, worker):
+        if not _got_lock(lock, worker):
             return
         stack.callback(lock.release)
         # What was written for label_studio_ml keeps its files elsewhere.
@@ -111,7 +115,7 @@ def run_worker(
             _try_to_write(weights)
         if health is not None:
             health.show_training()
-        log.info("worker %s of %s trains", os.getpid(), spec.name)
+        log.info("Worker started: pid=%d backend=%s", os.getpid(), spec.name)
         worker.work()
 
 
@@ -124,7 +128,7 @@ def _open_health(port: int | None, worker: FitWorker, state: State) -> Health | 
     return Health(port, worker, JobStore(state))
 
 
-def _elected(lock: FileLock, worker: FitWorker) -> bool:
+def _got_lock(lock: FileLock, worker: FitWorker) -> bool:
     """Wait for the lock of the home; False if the worker is stopped first."""
     said = False
     while not worker.is_stopping:
@@ -133,7 +137,7 @@ def _elected(lock: FileLock, worker: FitWorker) -> bool:
         except Timeout:
             if not said:
                 log.warning(
-                    "another worker trains for %s: this one stands by until it is gone",
+                    "Worker standing by until another one is gone: home=%s",
                     os.path.dirname(lock.lock_file),  # noqa: PTH120 - a text
                 )
             said = True
@@ -154,10 +158,12 @@ def _try_to_write(weights: Weights) -> None:
         with weights.writing():
             pass
     except WeightsError as error:
-        log.error("a fit that saves weights will fail: %s", error)
+        log.error(
+            "Model store not writable, so that a fit cannot save weights: %s", error
+        )
 
 
-def is_deserted(home: Path) -> bool:
+def has_no_worker(home: Path) -> bool:
     """Whether no worker on this machine trains for a home."""
     try:
         with _lock_of(home).acquire(timeout=0):
@@ -185,13 +191,11 @@ def fit_environ(settings: Settings, slot: int = 0) -> dict[str, str]:
         slot: number of the fit among those that run at a time, from 0.
     """
     environ = child_environ()
-    gpus = settings.train_gpus
-    if gpus is not None:
-        listed = [gpu.strip() for gpu in gpus.split(",")]
-        shared_out = settings.fits > 1 and len(listed) > 1
-        environ["CUDA_VISIBLE_DEVICES"] = (
-            listed[slot % len(listed)] if shared_out else gpus
-        )
+    gpus = fit_gpus(settings)
+    if gpus:
+        environ["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+    elif settings.train_gpus is not None:
+        environ["CUDA_VISIBLE_DEVICES"] = settings.train_gpus
     threads = str(max(1, (_cores() - 1) // settings.fits))
     for name in _THREADS:
         environ.setdefault(name, threads)

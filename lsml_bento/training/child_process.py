@@ -7,6 +7,7 @@ started, when its stdin closes because the worker is gone.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from queue import Empty, SimpleQueue
 from typing import IO, Any
 
 from lsml_bento.jobs.job import Job
+from lsml_bento.log_format import JsonFormatter
 
 LOG_LINES = 200
 """Number of lines of a run's output that are stored with its job."""
@@ -42,9 +44,19 @@ class FitProcess:
     Args:
         command: starts the process.
         environ: of the process.
+        writes_json: whether its output is written to this process's standard error as
+            JSON; lines that are JSON already are not changed.
     """
 
-    def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        *,
+        writes_json: bool = False,
+    ) -> None:
+        self._writes_json = writes_json
+        self._job: Job | None = None
         self._messages: SimpleQueue[Message] = SimpleQueue()
         self._log: deque[str] = deque(maxlen=LOG_LINES)
         self._log_ended = threading.Event()
@@ -56,7 +68,7 @@ class FitProcess:
             stderr=subprocess.PIPE,
             start_new_session=True,  # so that what user code starts can be killed too
         )
-        _give_way(self._process.pid)
+        _lower_priority(self._process.pid)
         self._readers = [
             threading.Thread(target=target, args=(stream,), daemon=True)
             for target, stream in (
@@ -86,6 +98,7 @@ class FitProcess:
 
     def send(self, job: Job) -> None:
         """Send a job; if the process has died, ``receive`` shows it."""
+        self._job = job
         self._log.clear()
         self._log_ended.clear()
         with suppress(OSError, ValueError):
@@ -136,7 +149,7 @@ class FitProcess:
             return f"the process of fit ended by itself with exit code {code}"
         with suppress(ValueError):
             name = signal.Signals(-code).name
-            hint = ", perhaps for want of memory" if name == "SIGKILL" else ""
+            hint = ", probably out of memory" if name == "SIGKILL" else ""
             return f"the process of fit was ended by {name}{hint}"
         return f"the process of fit was ended by signal {-code}"
 
@@ -154,11 +167,26 @@ class FitProcess:
             if line:
                 text = line.decode(errors="replace").rstrip()
                 self._log.extend(one[:_LINE] for one in text_lines(text))
+                if self._writes_json and not _is_json(text):
+                    text = self._as_json(text)
                 with suppress(OSError, ValueError):
                     sys.stderr.write(text + "\n")
             if is_end:
                 self._log_ended.set()
         self._log_ended.set()
+
+    def _as_json(self, text: str) -> str:
+        entry = {"name": "fit", "levelno": logging.INFO, "levelname": "INFO"}
+        entry |= {"msg": "%s", "args": (text,)}
+        if self._job is not None:
+            entry |= {"job": self._job.id, "project": self._job.project}
+        return JsonFormatter().format(logging.makeLogRecord(entry))
+
+
+def _is_json(line: str) -> bool:
+    with suppress(ValueError, RecursionError):
+        return isinstance(json.loads(line), dict)
+    return False
 
 
 def _lines(stream: IO[bytes]) -> Any:
@@ -179,7 +207,7 @@ def text_lines(line: str) -> Iterator[str]:
         yield from (entry or {}).get("traceback", "").splitlines()
 
 
-def _give_way(pid: int) -> None:
+def _lower_priority(pid: int) -> None:
     """Lower the priority of the process, from its first import on."""
     with suppress(OSError, AttributeError):  # not available on Windows
         own = os.getpriority(os.PRIO_PROCESS, 0)

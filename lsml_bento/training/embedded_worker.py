@@ -60,7 +60,7 @@ class EmbeddedWorker:
 
     def _keep(self) -> None:
         pause_s = _RESTART_S[0]
-        while not self._stopping.is_set() and self._is_elected():
+        while not self._stopping.is_set() and self._got_lock():
             started = time.monotonic()
             try:
                 self._process = subprocess.Popen(
@@ -83,7 +83,7 @@ class EmbeddedWorker:
         with suppress(OSError):
             self._lock.release()
 
-    def _is_elected(self) -> bool:
+    def _got_lock(self) -> bool:
         """Wait for the lock; False if the server stops first."""
         while not self._stopping.is_set():
             try:

@@ -10,6 +10,8 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
+from lsml_bento.contract import Project
+from lsml_bento.error_text import describe
 from lsml_bento.errors import JobNotFound, LeaseLost, QueueError, StateError
 from lsml_bento.jobs.event_writer import Outage
 from lsml_bento.jobs.job import JobStatus
@@ -29,6 +31,9 @@ _RETRY_S = 1.0
 
 _TIDY_S = 600.0
 """How often old jobs and weights of no version are removed."""
+
+_LEAVE_S = 2.0
+"""How long a worker that ends waits for their removal."""
 
 
 class Queue(Protocol):
@@ -67,6 +72,12 @@ class _Slot:
             self.process = None
 
 
+def fit_gpus(settings: Settings) -> list[str]:
+    """The GPUs that the fits share out by slot; empty if each fit sees all of them."""
+    gpus = [gpu.strip() for gpu in (settings.train_gpus or "").split(",")]
+    return gpus if settings.fits > 1 and len(gpus) > 1 else []
+
+
 class FitWorker:
     """Runs ``settings.fits`` jobs of different projects at a time, until stopped.
 
@@ -101,7 +112,8 @@ class FitWorker:
         self._slots = [_Slot(number) for number in range(settings.fits)]
         self._free = list(self._slots)
         self._lock = threading.Lock()
-        self._tidied_at: float | None = None
+        self._tidy_at = 0.0
+        self._tidying = threading.Thread()
         self._state_outage = Outage("Jobs")
         self._queue_outage = Outage("Queue")
         # Unlike an Event's set(), its put() is safe in a signal handler.
@@ -149,6 +161,8 @@ class FitWorker:
             consumer.stop(graceful=True)  # returns when the jobs have been put back
             for slot in self._slots:
                 slot.close()
+            if self._tidying.is_alive():
+                self._tidying.join(timeout=_LEAVE_S)
 
     def _check(self) -> None:
         """Enqueue what died workers and lost messages left; tidy up."""
@@ -167,19 +181,32 @@ class FitWorker:
             return
         self._enqueue_due()
         now = time.monotonic()
+        idle = []
         with self._lock:
             for slot in self._free:
-                if now - slot.moved_at > self._settings.fit_idle_s:
-                    slot.close()
-        if self._tidied_at is None or now - self._tidied_at > _TIDY_S:
-            self._tidied_at = now
-            self._publisher.tidy()
+                is_idle = now - slot.moved_at > self._settings.fit_idle_s
+                if slot.process is not None and is_idle:
+                    idle.append(slot.process)
+                    slot.process = None
+        for process in idle:
+            process.kill()  # without the lock, as it may take seconds
+        if now > self._tidy_at and not self._tidying.is_alive():
+            self._tidy_at = now + _TIDY_S
+            # In a thread of its own, as a remote model store may take minutes.
+            self._tidying = threading.Thread(target=self._tidy, daemon=True)
+            self._tidying.start()
 
-    def _enqueue_due(self) -> None:
-        """Give each due job a message that has none."""
+    def _tidy(self) -> None:
+        try:
+            self._publisher.tidy()
+        except Exception:
+            log.exception("Old jobs and weights not deleted")
+
+    def _enqueue_due(self, project: Project | None = None) -> None:
+        """Give each due job, or that of one project, a message if it has none."""
         try:
             waiting = self._queue.waiting()
-            for job in self._job_store.due():
+            for job in self._job_store.due(project):
                 if job.id not in waiting:
                     self._queue.enqueue(job.id)
             self._queue_outage.ended()
@@ -191,50 +218,46 @@ class FitWorker:
     # Huey's threads
 
     def fit(self, job_id: str) -> float | None:
-        """Carry out a job, unless it has ended, runs already or has to wait.
+        """Carry out a job, or the one of its project that is due before it.
+
+        A message whose job has ended, or whose project has a running job, is dropped:
+        the end of a run enqueues the next job of its project.
 
         Returns:
-            When the job is due, in seconds since the epoch, if it has to be tried then.
+            When the job is due, in seconds since the epoch, if that is later than now.
         """
         if self._stopping:
             return None  # the next worker enqueues the job
         try:
-            lease = self._job_store.lease(self._name, job_id)
-            if lease is not None:
-                self._carry_out(lease)
-                if self._stopping:
-                    return None
             job = self._job_store.find(job_id)
-            due_at = job.due_at if job.status is JobStatus.QUEUED else None
-            if due_at is not None and (lease is not None or due_at > time.time()):
-                return due_at
+            if job.status is not JobStatus.QUEUED or job.due_at is None:
+                return None
+            if job.due_at > time.time():
+                return job.due_at
+            for due in self._job_store.due(job.of):
+                lease = self._job_store.lease(self._name, due.id)
+                if lease is not None:
+                    self._carry_out(lease)
+                    if not self._stopping:
+                        self._enqueue_due(job.of)
         except JobNotFound:
             return None
         except StateError as error:
             self._state_outage.began(error)
-            return None
-        if lease is not None or due_at is not None:
-            self._enqueue_due()  # the next job of the project
         return None
 
     def _carry_out(self, lease: Lease) -> None:
         slot = self._take_slot(lease.job.project)
         is_reusable = False
         try:
-            process = self._process_of(slot)
-            supervisor = JobSupervisor(
-                lease,
-                process,
-                self._job_store,
-                self._publisher,
-                self._settings.fit_timeout_s,
-                lambda: self._is_stopping(slot),
-            )
-            is_reusable = supervisor.run()
+            is_reusable = self._supervise(lease, slot)
         except (LeaseLost, JobNotFound) as error:
-            log.warning("%s", error)
-        except OSError as error:
-            self._give_back(lease, f"the process of fit cannot be started: {error}")
+            log.warning("Run ended: %s job=%s", error, lease.job.id)
+        except StateError:
+            raise  # the lease expires, and the job runs again
+        except Exception as error:
+            log.exception("Fit aborted: job=%s", lease.job.id)
+            self._crash(lease, f"an unexpected error: {describe(error)}")
         finally:
             if not (is_reusable and self._keeps_process):
                 slot.close()
@@ -242,10 +265,36 @@ class FitWorker:
                 slot.moved_at = time.monotonic()
                 self._free.append(slot)
 
+    def _supervise(self, lease: Lease, slot: _Slot) -> bool:
+        """Run a job in the process of a slot; whether it can run another job."""
+        try:
+            process = self._process_of(slot)
+        except OSError as error:
+            time.sleep(_RETRY_S)  # under the lease, so that no later job overtakes it
+            self._crash(lease, f"the process of fit cannot be started: {error}")
+            return False
+        return JobSupervisor(
+            lease,
+            process,
+            self._job_store,
+            self._publisher,
+            self._settings.fit_timeout_s,
+            lambda: self._is_stopping(slot),
+        ).run()
+
     def _take_slot(self, project: str) -> _Slot:
-        """A free slot, the one that ran the project last if it is free."""
+        """A free slot: with a process kept for the project, or the idlest GPU."""
+        gpus = max(1, len(fit_gpus(self._settings)))
         with self._lock:
-            slot = min(self._free, key=lambda s: (s.project != project, s.number))
+            busy = [s.number % gpus for s in self._slots if s not in self._free]
+            slot = min(
+                self._free,
+                key=lambda s: (
+                    s.process is None or s.project != project,
+                    busy.count(s.number % gpus),
+                    s.number,
+                ),
+            )
             self._free.remove(slot)
             slot.project = project
             slot.moved_at = time.monotonic()
@@ -263,12 +312,16 @@ class FitWorker:
         slot.moved_at = time.monotonic()
         return self._stopping
 
-    def _give_back(self, lease: Lease, reason: str) -> None:
-        time.sleep(_RETRY_S)  # under the lease, so that no later job overtakes this one
+    def _crash(self, lease: Lease, reason: str) -> None:
         try:
             job = self._job_store.crash(lease, reason)
-            log.error(
-                "Fit not started: %s job=%s status=%s", reason, job.id, job.status.value
-            )
         except (LeaseLost, JobNotFound, StateError) as error:
-            log.warning("%s", error)
+            log.warning("Job not queued again: %s job=%s", error, lease.job.id)
+        else:
+            log.error(
+                "Fit ended: %s job=%s project=%s status=%s",
+                reason,
+                job.id,
+                job.project,
+                job.status.value,
+            )

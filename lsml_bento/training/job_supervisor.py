@@ -155,8 +155,8 @@ class JobSupervisor:
     def _succeed(self, made: dict[str, Any] | None) -> None:
         version = None if made is None else Version.model_validate(made)
         job = self._written(lambda: self._publisher.publish(self._lease, version))
-        about = ", ".join(filter(None, [job.version, job.note]))
-        self._log(f"Fit {job.status.value}", f"version={about or None}")
+        note = f" note={job.note!r}" if job.note else ""
+        self._log(f"Fit {job.status.value}", f"version={job.version!r}{note}")
 
     def _fail(self, error: str, traceback: str | None = None) -> None:
         if self._is_late:
@@ -206,9 +206,9 @@ class JobSupervisor:
                 time.sleep(_TRY_AGAIN_S)
 
     def _log(self, event: str, details: str = "", traceback: str | None = None) -> None:
-        about = self._job.id, self._job.project, details
+        about = self._job.id, self._job.project, f" {details}" if details else ""
         extra = {"traceback": traceback}
-        log.info("%s job=%s project=%s %s", event, *about, extra=extra)
+        log.info("%s job=%s project=%s%s", event, *about, extra=extra)
 
 
 class Publisher:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 import redis
 from huey.consumer import Consumer
 
+from lsml_bento.adapters import huey_queue
 from lsml_bento.adapters.huey_queue import HueyQueue, _Json
 from lsml_bento.errors import QueueError
 from tests.redis_server import RedisServer
@@ -288,6 +290,33 @@ class TestEveryStorage:
         time.sleep(1.2)
         assert len(runs.jobs) == 3
 
+    def test_a_schedule_means_one_moment_when_the_clock_is_set_back(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        first_0240 = datetime(2027, 10, 31, 0, 40, tzinfo=timezone.utc).timestamp()
+        second_0230 = datetime(2027, 10, 31, 1, 30, tzinfo=timezone.utc).timestamp()
+        try:
+            huey = place.queue()._huey
+            monkeypatch.setattr(huey_queue, "_FARTHEST_S", 1e9)
+            place.opened[-1].enqueue("a", second_0230)
+            early = huey.read_schedule(datetime.fromtimestamp(first_0240))  # noqa: DTZ006
+            due = huey.read_schedule(datetime.fromtimestamp(second_0230))  # noqa: DTZ006
+        finally:
+            monkeypatch.undo()
+            time.tzset()
+
+        assert (early, [task.args for task in due]) == ([], [("a",)])
+
+    @pytest.mark.parametrize("due_at", [1e12, float("inf")])
+    def test_a_job_may_be_due_at_any_time(self, place: Place, due_at: float) -> None:
+        queue = place.queue()
+        queue.enqueue("a", due_at)
+
+        assert queue._huey.scheduled_count() == 1
+        assert queue.waiting() == set()
+
     def test_a_schedule_means_the_same_in_every_time_zone(
         self,
         place: Place,
@@ -409,6 +438,16 @@ class TestEveryStorage:
         assert kept.count(b'{"fit": "0192job"}') == 2
         assert b"\x80\x05" not in kept  # how a pickle begins
 
+    def test_a_full_queue_accepts_no_more_messages(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(huey_queue, "_MOST", 3)
+        queue = place.queue()
+        for number in range(5):
+            queue.enqueue(f"job {number}")
+
+        assert queue.waiting() == {"job 0", "job 1", "job 2"}
+
     def test_unreadable_messages_are_dropped_with_one_line_and_never_unpickled(
         self,
         place: Place,
@@ -483,6 +522,54 @@ class TestSqlite:
         queue.enqueue("b")
         until(lambda: runs.jobs == ["b"])
         assert caplog.messages == []
+
+    def test_a_file_that_is_damaged_in_use_can_be_deleted(
+        self, file: Place, runs: Runs, consume: Consume
+    ) -> None:
+        path: Path = file.where["path"]
+        queue = file.queue()
+        for number in range(300):
+            queue.enqueue(f"job {number}")
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("delete from task where id = 1")
+            other.commit()
+            other.execute("pragma wal_checkpoint(truncate)")
+        with path.open("r+b") as pages:
+            pages.seek(4096)
+            pages.write(b"\x55" * (path.stat().st_size - 4096))
+
+        with pytest.raises(QueueError, match="malformed"):
+            queue.waiting()
+        path.unlink()
+        queue.enqueue("a")
+        assert queue.waiting() == {"a"}
+        consume(queue)
+        until(lambda: runs.jobs == ["a"])
+
+    def test_a_table_that_is_lost_in_use_is_created_again(self, file: Place) -> None:
+        queue = file.queue()
+        queue.enqueue("a")
+        with closing(sqlite3.connect(file.where["path"])) as other:
+            other.execute("drop table task")
+            other.commit()
+        with pytest.raises(QueueError, match="no such table"):
+            queue.waiting()
+        queue.enqueue("b")
+
+        assert queue.waiting() == {"b"}
+
+    def test_processes_meet_in_the_new_file_after_the_old_one_was_deleted(
+        self, file: Place, runs: Runs, consume: Consume
+    ) -> None:
+        queue = file.queue()
+        consume(queue)
+        queue.enqueue("a")
+        until(lambda: runs.jobs == ["a"])
+        file.where["path"].unlink()
+        file.queue().enqueue("b")
+        queue.waiting()  # as a worker does each second
+
+        until(lambda: runs.jobs == ["a", "b"])
 
     def test_a_writer_that_holds_the_file_delays_by_a_second(self, file: Place) -> None:
         queue = file.queue()

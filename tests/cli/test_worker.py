@@ -54,7 +54,7 @@ def alive(processes: list[psutil.Process]) -> list[str]:
 
 def test_a_job_is_trained_and_the_worker_ends_with_nothing_left(place: Place) -> None:
     with place.running("worker", ".", "--log-level", "info") as worker:
-        worker.await_line("of learner trains")
+        worker.await_line("backend=learner")
         done = place.run("train", "1", "--wait", timeout_s=90)
         started = tree(worker)
         assert worker.end(signal.SIGTERM) == 0
@@ -93,14 +93,13 @@ def test_ctrl_c_puts_the_running_job_back(place: Place) -> None:
 
 def test_a_second_worker_stands_by_and_takes_over(place: Place) -> None:
     with place.running("worker", ".") as first:
-        first.await_line("of learner trains")
+        first.await_line("backend=learner")
         with place.running("worker", ".") as second:
             second.await_line(
-                f"another worker trains for {place.home}: this one stands by until it "
-                "is gone"
+                f"Worker standing by until another one is gone: home={place.home}"
             )
             os.kill(first.process.pid, signal.SIGKILL)
-            second.await_line("of learner trains")
+            second.await_line("backend=learner")
             job = place.job().id
             eventually(lambda: status(place, job) is JobStatus.SUCCEEDED)
             assert second.end() == 0
@@ -120,9 +119,9 @@ def test_as_many_fits_run_at_a_time_as_are_asked_for(place: Place) -> None:
 
 def test_a_standby_worker_exits_when_asked_to(place: Place) -> None:
     with place.running("worker", ".") as first:
-        first.await_line("of learner trains")
+        first.await_line("backend=learner")
         with place.running("worker", ".") as second:
-            second.await_line("stands by")
+            second.await_line("Worker standing by")
             assert second.end(signal.SIGINT) == 0
         assert first.end() == 0
 
@@ -155,7 +154,7 @@ def test_a_worker_trains_on_redis(tmp_path: Path, redis_server: str) -> None:
     place.name = name.lower()
     place.connect()
     with place.running("worker", ".") as worker:
-        worker.await_line("trains")
+        worker.await_line("Worker started")
         assert place.run("train", "--wait", timeout_s=90).returncode == 0
         assert worker.end() == 0
 
@@ -166,9 +165,9 @@ def test_probes_tell_a_worker_that_trains_from_one_that_stands_by(place: Place) 
 
     ports = free_port(), free_port()
     with place.running("worker", ".", "--health-port", ports[0]) as first:
-        first.await_line("of learner trains")
+        first.await_line("backend=learner")
         with place.running("worker", ".", "--health-port", ports[1]) as second:
-            second.await_line("stands by")
+            second.await_line("Worker standing by")
             said = [answers(port, "/readyz").json()["status"] for port in ports]
             assert said == ["trains", "stands by"]
             assert place.run("train", "1", "--wait", timeout_s=90).returncode == 0
@@ -200,7 +199,7 @@ def test_a_worker_trains_what_the_bento_around_it_serves(tmp_path: Path) -> None
     place.directory = bento
     job = place.run("train", "--json").stdout
     with place.running("worker") as worker:
-        worker.await_line("of learner trains")
+        worker.await_line("backend=learner")
         eventually(lambda: len(place.json("versions", "list")["versions"]) == 2)
         assert worker.end() == 0
 

@@ -80,6 +80,15 @@ def test_ids_of_one_moment_differ() -> None:
     assert len({new_id(1_800_000_000_000) for _ in range(1_000)}) == 1_000
 
 
+@pytest.mark.parametrize("wait_s", [float("inf"), 1e300, 1e11])
+def test_a_job_of_an_endless_wait_has_no_date(wait_s: float) -> None:
+    policy = TrainingPolicy(quiet_s=wait_s, max_wait_s=min(wait_s, 1e300))
+    job = JOB.with_(ready_at=50.0)
+
+    assert due_at(job, policy, 100.0) is None
+    assert due_at(job.with_(asked_at=99.0), policy, 100.0) == 99.0 + ASKED_WAIT_S
+
+
 @given(
     asked=st.none() | st.floats(0, 100),
     ready=st.none() | st.floats(0, 100),

@@ -97,6 +97,50 @@ def ids_of(jobs: list[Job]) -> list[str]:
     return [job.id for job in jobs]
 
 
+def damage(state: State, job: Job) -> None:
+    """Write something else in place of a job."""
+    state.change(lambda change: change.put(key_of("job", job.id), '{"id": 1}'))
+
+
+class TestDamagedRecords:
+    def test_they_are_skipped_and_logged_once(
+        self, state: State, store: JobStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        bad = enqueued(store, "ANNOTATION_CREATED", 1, rules=LEGACY)
+        good = enqueued(store, "ANNOTATION_CREATED", 2, rules=LEGACY)
+        damage(state, bad)
+
+        for _ in range(2):
+            assert ids_of(store.due()) == [good.id]
+            assert ids_of(store.jobs()) == [good.id]
+            assert store.figures()["jobs"]["queued"] == 1
+            assert store.prune(0) == 0
+        with pytest.raises(JobNotFound, match="is damaged"):
+            store.find(bad.id)
+        assert leased(store).job.id == good.id
+        assert caplog.messages == [f"Job skipped: its record is damaged job={bad.id}"]
+
+    @pytest.mark.parametrize("is_lost", [True, False])
+    def test_one_that_ran_does_not_block_its_project(
+        self, state: State, store: JobStore, *, is_lost: bool
+    ) -> None:
+        enqueued(store, "ANNOTATION_CREATED", 1, rules=LEGACY)
+        running = leased(store).job
+        waiting = enqueued(store, "ANNOTATION_CREATED", 2, rules=LEGACY)
+        damage(state, running)
+        if is_lost:
+            state.change(lambda change: change.delete(key_of("job", running.id)))
+
+        assert store.expire() == []
+        assert leased(store).job.id == waiting.id
+
+    def test_further_events_get_a_new_job(self, state: State, store: JobStore) -> None:
+        bad = enqueued(store, "ANNOTATION_CREATED", 1)
+        damage(state, bad)
+
+        assert enqueued(store, "ANNOTATION_CREATED", 2).id != bad.id
+
+
 class TestGathering:
     def test_a_burst_is_one_job_that_lists_its_events(self, store: JobStore) -> None:
         first = enqueued(store, "ANNOTATION_CREATED", 1)
@@ -423,7 +467,7 @@ class TestRunning:
         assert ids_of(store.expire()) == [lease.job.id]
         other = leased(store)
 
-        with pytest.raises(LeaseLost, match="not this run's any more"):
+        with pytest.raises(LeaseLost, match=r"lease lost: job .* is now"):
             store.succeed(lease, "v1", {}, also=lambda c: c.put("promoted", "v1"))
         assert state.get("promoted") is None
         store.succeed(other, "v2", {}, also=lambda c: c.put("promoted", "v2"))
@@ -450,9 +494,7 @@ class TestRunning:
         job = store.crash(lease, "killed by signal 9")
 
         assert job.status is JobStatus.FAILED
-        assert "3 times, last as killed by signal 9: look for the kernel" in str(
-            job.error
-        )
+        assert "3 times (last: killed by signal 9): check the kernel" in str(job.error)
         assert store.lease("worker") is None
 
     def test_a_worker_that_goes_may_put_its_job_back_as_often_as_it_likes(

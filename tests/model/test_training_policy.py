@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,20 @@ class TestPolicy:
         with pytest.raises(ValueError, match=f"^{said}$"):
             TrainingPolicy(**values)
 
+    def test_a_policy_that_never_trains_is_refused(self) -> None:
+        assert TrainingPolicy(max_wait_s=math.inf).max_wait_s == math.inf
+        with pytest.raises(ValueError, match="to train on request only, set TRAIN_EV"):
+            TrainingPolicy(quiet_s=math.inf, max_wait_s=math.inf)
+
     @given(
         st.builds(
             TrainingRules,
             actions=st.lists(st.text()).map(tuple),
             policy=st.builds(
-                TrainingPolicy, st.integers(1), st.floats(0), st.floats(0)
+                TrainingPolicy,
+                st.integers(1),
+                st.floats(0),
+                st.floats(0, allow_infinity=False),
             ),
         )
     )

@@ -199,7 +199,7 @@ def test_a_store_that_cannot_be_written_is_logged_at_startup_and_fails_a_job(
 ) -> None:
     workers.home.store.parent.touch()
     workers.start(is_embedded=False)
-    said = "a fit that saves weights will fail: the weights in the model store"
+    said = "so that a fit cannot save weights: the weights in the model store"
     eventually(lambda: said in workers.log, "the reason", 20)
 
     job = workers.await_status(workers.home.enqueue(), JobStatus.FAILED)
@@ -213,7 +213,7 @@ def test_a_second_worker_stands_by_and_takes_over_after_a_kill(
     first = workers.start()
     job, fit, sleeper = workers.sleeping()
     second, third = workers.start(), workers.start(is_embedded=False)
-    waiting = "this one stands by until it is gone"
+    waiting = "Worker standing by until another one is gone: home="
     eventually(lambda: workers.log.count(waiting) == 2, "the others", 20)
     third.send_signal(signal.SIGTERM)
     code, seconds = ended(third)
@@ -224,7 +224,7 @@ def test_a_second_worker_stands_by_and_takes_over_after_a_kill(
     eventually(lambda: workers.home.job(job).attempts == 2, "the second run", 20)
     job = workers.home.job(job)
     assert str(job.worker).endswith(f"/{second.pid}")
-    assert "was not heard of any more" in str(job.note)
+    assert "stopped sending heartbeats" in str(job.note)
     # The server that holds its input open goes.
     assert second.stdin is not None
     second.stdin.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 from lsml_bento.jobs.job import Job
 from lsml_bento.training.child_process import LOG_LINES, FitProcess
-from tests.fits import eventually, is_gone, speaker
+from tests.fits import SPEAKER, eventually, is_gone, speaker
 
 Speak = Callable[..., FitProcess]
 
@@ -81,6 +83,33 @@ def test_the_log_is_also_copied_to_stderr(
     assert "epoch 3\n" in capfd.readouterr().err
 
 
+def test_in_json_every_line_of_output_is_an_object_with_its_job(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    does = """
+        note("epoch 3 task=7")
+        note('{"time": "T", "event": "logged"}')
+        note("[1]")
+    """
+    command = [sys.executable, "-c", SPEAKER, textwrap.dedent(does)]
+    process = FitProcess(command, os.environ, writes_json=True)
+    answers(process)
+    process.kill()
+
+    found = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [one["event"] for one in found] == [
+        "has a",
+        "epoch 3 task=7",
+        "logged",
+        "[1]",
+    ]
+    wrapped = [one for one in found if one["event"] != "logged"]
+    for one in wrapped:
+        assert list(one) == ["time", "level", "logger", "event", "job", "project"]
+        assert (one["job"], one["project"]) == ("a", "1.100")
+    assert process.log_tail[1] == "epoch 3 task=7"
+
+
 def test_lines_that_are_not_messages_are_ignored(speak: Speak) -> None:
     process = speak(r"sys.stdout.write('nonsense\n[1]\n\n\xff\n{\n'); send(report={})")
 
@@ -121,7 +150,7 @@ def test_its_last_message_is_received(speak: Speak) -> None:
         ("sys.exit()", "the process of fit ended by itself with exit code 0"),
         (
             "os.kill(os.getpid(), signal.SIGKILL)",
-            "the process of fit was ended by SIGKILL, perhaps for want of memory",
+            "the process of fit was ended by SIGKILL, probably out of memory",
         ),
         (
             "os.kill(os.getpid(), signal.SIGSEGV)",

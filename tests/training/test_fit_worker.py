@@ -15,15 +15,18 @@ import psutil
 import pytest
 import redis
 
+from lsml_bento.adapters.bentoml_models import BentoModels
+from lsml_bento.adapters.huey_queue import HueyQueue
 from lsml_bento.jobs.events import parse_event
 from lsml_bento.jobs.job import LEASE_S, Job, JobStatus
-from lsml_bento.jobs.job_store import JobStore
+from lsml_bento.jobs.job_store import JobStore, Lease
 from lsml_bento.model.training_policy import TrainingPolicy, TrainingRules
 from lsml_bento.state.memory import MemoryState
-from lsml_bento.state.store import below
+from lsml_bento.state.store import below, key_of
 from lsml_bento.training.child_process import FitProcess
 from lsml_bento.training.fit_worker import FitWorker
 from lsml_bento.training.job_supervisor import Publisher
+from lsml_bento.versions.registry import Version
 from lsml_bento.versions.weights import store_name
 from tests.fits import CREATED_AT, NAME, ONE, Home, eventually, is_gone, lines, speaker
 
@@ -255,16 +258,62 @@ def test_fits_of_different_projects_run_at_the_same_time(double: Site) -> None:
     assert {slot for *_, slot, _ in double.runs()} == {0, 1}
 
 
+class CountedQueue(HueyQueue):
+    """A queue that counts how often all of its messages are read."""
+
+    reads = 0
+
+    def waiting(self) -> set[str]:
+        self.reads += 1
+        return super().waiting()
+
+
+def test_messages_of_a_project_with_a_running_job_are_dropped_at_once(
+    double: Site,
+) -> None:
+    home = double.home
+    home.queue.close()
+    home.queue = queue = CountedQueue(name=NAME, path=home.path / "home" / "huey.db")
+    jobs = [home.enqueue() for _ in range(100)]
+    for job in jobs:
+        queue.enqueue(job.id)
+    double.open("time.sleep(60)")
+    eventually(double.runs, "the first run")
+    eventually(lambda: queue._huey.pending_count() == 0, "the end of the messages")
+
+    assert queue.reads < 10  # once a second
+    assert home.job(jobs[0]).status is JobStatus.RUNNING
+    assert len(double.runs()) == 1
+
+
 def test_a_third_project_waits_for_a_slot(double: Site) -> None:
     double.open("time.sleep(1.5)")
     jobs = [double.home.enqueue(project=project) for project in (1, 2, 3)]
-    double.await_end(*jobs)
+    ended = double.await_end(*jobs)
 
+    assert {job.status for job in ended} == {JobStatus.SUCCEEDED}
+    assert {job_id for _, job_id, *_ in double.runs("end")} == {job.id for job in jobs}
     running, most = 0, 0
     for what, *_ in sorted(lines(double.record), key=lambda run: run[-1]):
         running += 1 if what == "begin" else -1
         most = max(most, running)
     assert most == 2
+
+
+def test_a_fit_gets_an_idle_gpu(tmp_path: Path) -> None:
+    home = Home(tmp_path, MemoryState(), LSML_FITS="4", LSML_TRAIN_GPUS="0,1")
+    site = Site(home)
+    site.open("time.sleep(1)")
+    site.await_end(*(home.enqueue(project=project) for project in (1, 2, 3)))
+    slots = {project: slot for _, _, project, slot, _ in site.runs()}
+    shared = [p for p, slot in slots.items() if slot % 2 == 0]
+    jobs = [home.enqueue(project=int(project.split(".")[0])) for project in shared]
+    site.await_end(*jobs)
+    site.close()
+    home.close()
+
+    assert len(shared) == 2, "three fits on two GPUs"
+    assert {slot % 2 for *_, slot, _ in site.runs()[3:]} == {0, 1}
 
 
 def test_a_project_goes_back_to_the_process_that_is_kept_for_it(double: Site) -> None:
@@ -336,6 +385,36 @@ def test_a_process_that_cannot_be_started_is_retried_and_then_fails(
     assert (other.status, other.attempts) == (JobStatus.SUCCEEDED, 1)
 
 
+class FullDisk(Publisher):
+    """Fails as nobody expects."""
+
+    def publish(self, lease: Lease, version: Version | None) -> Job:
+        raise OSError(28, "No space left on device")
+
+
+def test_an_unexpected_error_in_a_run_is_logged_and_ends_the_job_after_three_runs(
+    home: Home, site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    home.publisher = FullDisk(NAME, home.state, home.weights, home.settings)
+    site.open()
+
+    [job] = site.await_end(home.enqueue())
+    assert (job.status, job.attempts) == (JobStatus.FAILED, 3)
+    assert "unexpected error: OSError: [Errno 28] No space left" in str(job.error)
+    assert caplog.text.count("Traceback") == 3
+
+
+def test_a_running_job_whose_record_is_lost_does_not_end_the_worker(
+    home: Home, site: Site
+) -> None:
+    lost = home.lease().job
+    home.state.change(lambda change: change.delete(key_of("job", lost.id)))
+    site.open()
+
+    [job] = site.await_end(home.enqueue())
+    assert job.status is JobStatus.SUCCEEDED
+
+
 def test_a_job_that_is_deleted_while_it_runs_does_not_end_the_worker(
     home: Home, site: Site
 ) -> None:
@@ -362,7 +441,7 @@ def test_the_job_of_a_worker_that_died_runs_again_without_a_message(
     [job] = site.await_end(lost)
     assert site.runs()[0][-1] - began < 5
     assert (job.status, job.attempts) == (JobStatus.SUCCEEDED, 2)
-    assert job.note == f"run again: the worker {lost.worker} was not heard of any more"
+    assert job.note == f"run again: the worker {lost.worker} stopped sending heartbeats"
 
 
 def test_stopping_puts_running_jobs_back_and_leaves_no_process(double: Site) -> None:
@@ -406,6 +485,25 @@ def test_what_killed_runs_left_is_removed_at_the_start(home: Home, site: Site) -
     site.open()
 
     eventually(lambda: home.stored == [], "the removal")
+
+
+class SlowStore(BentoModels):
+    """A model store that does not answer."""
+
+    answers = threading.Event()
+
+    def sweep(self, *_: Any, **__: Any) -> list[str]:
+        self.answers.wait(20)
+        return []
+
+
+def test_jobs_run_while_old_weights_are_removed(home: Home, site: Site) -> None:
+    slow = SlowStore(home.store)
+    home.publisher = Publisher(NAME, home.state, slow, home.settings)
+    home.enqueue()
+    site.open()
+    eventually(site.runs, "the run", 5)
+    slow.answers.set()
 
 
 def test_stopping_in_a_signal_handler_never_hangs(home: Home) -> None:

@@ -200,7 +200,7 @@ class TestARunThatFails:
 
         assert job.status is JobStatus.FAILED
         assert job.error is not None
-        assert job.error.startswith("the run ended without an answer 3 times, last as ")
+        assert job.error.startswith("the run ended without a result 3 times (last: ")
         assert reason in job.error
         assert home.job_store.lease("test") is None
 
@@ -344,7 +344,7 @@ class TestAJobThatIsLost:
         supervised.processes[-1].send(lease.job)
         supervised.processes[-1].await_log(timeout_s=10)
 
-        with pytest.raises(LeaseLost, match="not this run's any more"):
+        with pytest.raises(LeaseLost, match=r"lease lost: job .* is now"):
             watch.run()
 
         assert home.job(lease).token == other.token
@@ -407,3 +407,19 @@ class TestAStateThatIsAway:
         thread.join()
 
         assert home.job(lease).status is JobStatus.RUNNING, "until its lease runs out"
+
+
+def test_its_log_lines_show_version_and_note_apart_and_end_without_a_space(
+    supervised: Supervised, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    job = supervised.run('send(report={"note": "few annotations"})')
+    about = f"job={job.id} project={ONE}"
+    failed = supervised.run('send(failed="ValueError", traceback="Traceback: 1")')
+
+    assert f"Fit succeeded {about} version=None note='few annotations'" in (
+        caplog.messages
+    )
+    assert f"Fit failed: ValueError job={failed.id} project={ONE}\nTraceback: 1" in (
+        caplog.messages
+    )
