@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ BASE = "LabelStudioMLBase"
 """The base class of users' classes, here and in ``label_studio_ml``."""
 
 _ARGUMENTS = frozenset({"name", "max_batch_size", "threads", "workers", "gpus"})
+_ROUTES = frozenset({"route", "add_url_rule"})
+_METHODS = frozenset({"get", "post", "put", "patch", "delete"})
+_HOOKS = frozenset({"after_request", "before_request", "wsgi_app"})
 _BENTO_SERVICE = re.compile(r"^service: *['\"]?([\w.]+)", re.MULTILINE)
 _DROP_IN = re.compile(r"^\s*(?:from|import)\s+label_studio_ml\b", re.MULTILINE)
 
@@ -172,6 +176,36 @@ def _target_of_wsgi(path: Path) -> str | None:
     return None
 
 
+def added_to_app(directory: Path) -> list[str]:
+    """What ``_wsgi.py`` adds to its app, such as the paths of its own routes."""
+    path = directory / "_wsgi.py"
+    if not path.is_file():
+        return []
+    try:
+        nodes = list(ast.walk(parse(path)))
+    except ModelImportError:
+        return []
+    decorators = {
+        id(decorator)
+        for node in nodes
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for decorator in node.decorator_list
+    }
+    found: list[str] = []
+    for node in nodes:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            name = node.func.attr
+            is_route = name in _ROUTES or (name in _METHODS and id(node) in decorators)
+            rule = node.args[0] if node.args else None
+            if is_route and isinstance(rule, ast.Constant):
+                found.append(str(rule.value))
+            elif name == "register_blueprint":
+                found.append("a blueprint")
+        elif isinstance(node, ast.Attribute) and node.attr in _HOOKS:
+            found.append(node.attr)
+    return list(dict.fromkeys(found))
+
+
 def classes(path: Path) -> list[str]:
     """The subclasses of ``LabelStudioMLBase`` in a file that have no subclass there.
 
@@ -213,18 +247,27 @@ def siblings(path: Path) -> list[Path]:
     """Modules and packages in a file's directory that it imports, also indirectly.
 
     Raises:
-        ModelImportError: if one of them has a syntax error or a relative import.
+        ModelImportError: if one of the modules has a syntax error or a relative import.
     """
     found: dict[Path, None] = {}
     waiting = [path]
     while waiting:
         current = waiting.pop()
-        for name in _imported(current):
+        for name in _imported(current, in_package=current.parent != path.parent):
             for candidate in (path.parent / f"{name}.py", path.parent / name):
-                if candidate.exists() and candidate not in {path, *found}:
-                    found[candidate] = None
-                    waiting += [candidate] if candidate.is_file() else []
+                if candidate in {path, *found} or not _shadows(candidate):
+                    continue
+                found[candidate] = None
+                is_file = candidate.is_file()
+                waiting += [candidate] if is_file else candidate.rglob("*.py")
     return list(found)
+
+
+def _shadows(path: Path) -> bool:
+    """Whether a module or package is found before the standard library's."""
+    if path.is_dir() and path.name in sys.stdlib_module_names:
+        return (path / "__init__.py").is_file()
+    return path.exists()
 
 
 def parse(path: Path) -> ast.Module:
@@ -242,11 +285,23 @@ def parse(path: Path) -> ast.Module:
         raise ModelImportError(f"{place} is not valid Python: {reason}") from error
 
 
-def _imported(path: Path) -> Iterator[str]:
-    for node in ast.walk(parse(path)):
+def _imported(path: Path, *, in_package: bool) -> Iterator[str]:
+    """First names of what a file imports absolutely.
+
+    A file in a package may have relative imports. If it is invalid, it has no imports.
+    """
+    try:
+        tree = parse(path)
+    except ModelImportError:
+        if in_package:  # such as a template
+            return
+        raise
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level:
+            if in_package:
+                continue
             raise ModelImportError(
                 f"{path.name}, line {node.lineno}, has a relative import, which fails "
                 "outside of its package: write it without leading dots"

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lsml_bento.backend_dir import (
+    added_to_app,
     classes,
     find_class,
     has_service,
@@ -125,3 +126,20 @@ def test_the_arguments_of_a_plain_service_are_read(
     head = '"""A service."""\n\nfrom lsml_bento import create_service\n'
     write(tmp_path, service=head + text)
     assert plain_service(tmp_path) == found
+
+
+def test_what_wsgi_adds_to_its_app_is_found(tmp_path: Path) -> None:
+    assert added_to_app(tmp_path) == []
+    write(
+        tmp_path,
+        _wsgi="import os\napp = init_app(model_class=M)\nos.environ.get('PORT')\n"
+        "@app.route('/data', methods=['POST'])\ndef data(): ...\n"
+        "@app.get('/more')\n@app.route('/data')\ndef more(): ...\n"
+        "app.add_url_rule('/rule', view_func=more)\n"
+        "app.register_blueprint(pages)\n"
+        "app.wsgi_app = ProxyFix(app.wsgi_app)\n",
+    )
+    found = added_to_app(tmp_path)
+    assert sorted(found) == ["/data", "/more", "/rule", "a blueprint", "wsgi_app"]
+    write(tmp_path, _wsgi="(")
+    assert added_to_app(tmp_path) == []

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lsml_bento.cli.options import debug_option, directory_argument, resolve
+
+if TYPE_CHECKING:
+    from lsml_bento.scaffold.create import Created
 
 
 @click.command()
@@ -35,15 +39,16 @@ def create(
 
     It returns valid predictions for its label config right away, and its tests pass.
 
-    --from copies PATH as model.py, with the modules beside it that it imports, its
-    label_config.xml and its requirements. CLASS is required if PATH has several.
+    --from copies PATH as model.py, with the modules that it imports, the data files,
+    the label_config.xml and the requirements beside it, and the system's packages of
+    its Dockerfile. What is not copied is listed. CLASS is required if PATH has several.
     """
-    from lsml_bento.scaffold.create import create_backend, find_source
+    from lsml_bento.scaffold.create import create_backend, source_of
 
     directory = resolve(directory, root_dir)
-    source = find_source(from_) if from_ is not None else None
-    written = create_backend(directory, source=source, name=name, force=force)
-    _print(directory, written)
+    source = source_of(from_) if from_ is not None else None
+    created = create_backend(directory, source=source, name=name, force=force)
+    _print(directory, created)
     if source is not None and source.label_config is None:
         click.echo(
             f"There is no label_config.xml beside {source.path.name}: save your "
@@ -51,7 +56,7 @@ def create(
         )
 
 
-def _print(directory: Path, written: list[Path]) -> None:
+def _print(directory: Path, created: Created) -> None:
     from rich.console import Console
     from rich.markup import escape
 
@@ -60,8 +65,12 @@ def _print(directory: Path, written: list[Path]) -> None:
     place = escape(shlex.quote(str(shown)))
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"Created the backend [bold]{escape(directory.name)}[/bold]:")
-    for path in sorted(written):
+    for path in sorted(created.paths):
         console.print(f"  {escape(path.relative_to(directory).as_posix())}")
+    if created.left_out:
+        console.print("\nNot copied:")
+    for name, reason in created.left_out:
+        console.print(f"  {escape(name)}: {escape(reason)}")
     console.print("\nServe it, then check its predictions:")
     console.print(f"  [green]lsml-bento start {place} -p 9090[/green]")
     console.print(f"  [green]lsml-bento check {place}[/green]")

@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from lsml_bento.backend_dir import is_drop_in, serves
+from lsml_bento.backend_dir import added_to_app, is_drop_in, serves
 from lsml_bento.cli.options import (
     debug_option,
     log_level_option,
@@ -125,6 +125,12 @@ def start(
         click.echo(
             "This backend imports label_studio_ml, which lsml-bento replaces: "
             "predictions are batched and state is shared between processes.",
+            err=True,
+        )
+    if "LSML_PIPELINE" not in environ and (added := added_to_app(directory)):
+        click.echo(
+            f"_wsgi.py is not run, so what it adds to its app is not served: "
+            f"{', '.join(added)}.",
             err=True,
         )
     click.echo(f"Starting {title} on {_url(host, port)}", err=True)

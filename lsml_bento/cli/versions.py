@@ -1,4 +1,4 @@
-"""``lsml-bento versions``: list, show, activate and delete model versions."""
+"""``lsml-bento versions``: list, show, activate, reload and delete versions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class NotConfirmed(LsmlError):
 
 @click.group()
 def versions() -> None:
-    """List, show, activate and delete model versions.
+    """List, show, activate, reload and delete model versions.
 
     PROJECT is the id of a project in Label Studio.
     """
@@ -92,6 +92,27 @@ def activate(
         Versions(backend.state).activate(known, version, pin=pin)
         pinned = ", pinned" if pin else ""
         done = f"Activated {version} for project {known}{pinned}."
+        _print(backend.state, known, as_json=as_json, done=done)
+
+
+@versions.command()
+@click.argument("project", required=False)
+@backend_options
+def reload(project: str | None, directory: Path, as_json: bool) -> None:
+    """Load the model of PROJECT again, after you replaced its files.
+
+    Servers import the modules of DIR again and make new model objects, which read the
+    files of DIR and MODEL_DIR as they are now. They serve under a new version name, so
+    that Label Studio asks for new predictions. PROJECT is optional if only one project
+    is known.
+    """
+    with open_backend(directory) as backend:
+        from lsml_bento.projects.lookup import project_called
+        from lsml_bento.versions.registry import Versions
+
+        known = project_called(backend.state, project)
+        made = Versions(backend.state).reload(known)
+        done = f"Project {known} loads its files again as {made.version}."
         _print(backend.state, known, as_json=as_json, done=done)
 
 

@@ -16,7 +16,7 @@ from semver import Version
 
 from lsml_bento.contract import Context, Project, Task
 from lsml_bento.model.label_config import EMPTY, parse_label_config, parse_tags
-from lsml_bento.model.media import Media, NoMedia, names_a_file
+from lsml_bento.model.media import EnvironmentMedia, Media, NoMedia, names_a_file
 from lsml_bento.model.response import ModelResponse
 from lsml_bento.model.training_policy import (
     NoRun,
@@ -134,7 +134,10 @@ class LabelStudioMLBase:
         label_config: str | None = None,
         **_: Any,
     ) -> None:
-        """Called by the server. An object that you create keeps its state in memory.
+        """Called by the server.
+
+        An object that you create yourself keeps its state in memory, and reads files
+        with the settings of its environment.
 
         Args:
             project_id: the project's id.
@@ -145,7 +148,7 @@ class LabelStudioMLBase:
             LabelConfigError: if the label config does not parse.
         """
         self._lsml = current_runtime.get() or ModelRuntime(
-            Project(str(project_id or ""), 0)
+            Project(str(project_id or ""), 0), media=EnvironmentMedia()
         )
         self.project_id = project_id or ""
         self.train_output: dict[str, Any] = {}  # classes of label_studio_ml 1.0 read it

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
 from lsml_bento.errors import MediaError
+from lsml_bento.settings import Settings
 
 _FILE_PREFIXES = (
     "http://",
@@ -49,6 +53,30 @@ class NoMedia:
 
     def access_token(self) -> str | None:
         return None
+
+
+class EnvironmentMedia:
+    """Files and API key as the environment's settings say, without a server.
+
+    For an object that a test or a script creates. Downloads are kept in ``LSML_HOME``,
+    by default in a directory of ``~/.lsml``.
+    """
+
+    def __init__(self) -> None:
+        self._opened: tuple[Settings, Media] | None = None
+
+    def local_path(self, url: str, *, task_id: int | str | None, **options: Any) -> str:
+        settings = Settings.from_env(os.environ)
+        if self._opened is None or self._opened[0] != settings:
+            # By its name, since that module knows every adapter and imports this one.
+            wiring = import_module("lsml_bento.processes.wiring")
+            home = settings.home or Path.home() / ".lsml" / ".without-server"
+            self._opened = settings, wiring.open_media(settings, home)
+        return self._opened[1].local_path(url, task_id=task_id, **options)
+
+    def access_token(self) -> str | None:
+        key = Settings.from_env(os.environ).label_studio_api_key
+        return None if key is None else key.get_secret_value()
 
 
 def names_a_file(value: str) -> bool:

@@ -8,24 +8,19 @@ from __future__ import annotations
 import re
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from lsml_bento.backend_dir import (
-    classes,
-    has_predict_function,
-    parse,
-    plain_service,
-    siblings,
-)
+from lsml_bento.backend_dir import plain_service
 from lsml_bento.backend_spec import (
     check_service_name,
     class_name,
     service_name,
     service_name_from,
 )
-from lsml_bento.errors import LsmlError
+from lsml_bento.scaffold.packages import LeftOut, Packages
+from lsml_bento.scaffold.source import ScaffoldError, Source, find_source
 from lsml_bento.scaffold.wheel import wheel_name, write_wheel
 
 _FILES = {
@@ -43,52 +38,25 @@ _FILES = {
 _TARGET = "model:NewModel"
 _NAME = "new-model"
 _WHEEL = "lsml_bento-0.0.0-py3-none-any.whl"
-
-_NOT_NEEDED = re.compile(
-    r"\s*(?:(?:label[-_.]studio[-_.]ml|lsml[-_.]bento|gunicorn)(?![-_.\w])"
-    r"|\./wheels/lsml_bento-)",
-    re.IGNORECASE,
-)
-
-
-class ScaffoldError(LsmlError):
-    """The backend cannot be created as requested."""
+_COPY_WHEELS = "COPY wheels ./wheels\n"
+_APT = """
+RUN apt-get update \\
+    && apt-get install --yes --no-install-recommends {} \\
+    && rm -rf /var/lib/apt/lists/*
+"""
 
 
 @dataclass(frozen=True)
-class Source:
-    """An existing class to create a backend from.
+class Created:
+    """What was written.
 
     Attributes:
-        path: the file that becomes ``model.py``.
-        target: ``"model:Class"``, or ``"model"`` for decorated functions.
-        siblings: modules and packages in the same directory that it imports.
+        paths: of files, and of directories that were copied whole.
+        left_out: what of the source was not copied, and why.
     """
 
-    path: Path
-    target: str
-    siblings: list[Path] = field(default_factory=list)
-
-    @property
-    def label_config(self) -> Path | None:
-        """``label_config.xml`` in the same directory, if it exists."""
-        path = self.path.with_name("label_config.xml")
-        return path if path.is_file() else None
-
-    @property
-    def requirements(self) -> list[str]:
-        """The lines of ``requirements.txt`` in the same directory that still apply."""
-        path = self.path.with_name("requirements.txt")
-        if not path.is_file():
-            return []
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [
-            line
-            for line in lines
-            if line.strip()
-            and not line.lstrip().startswith("#")
-            and not _NOT_NEEDED.match(line)
-        ]
+    paths: list[Path]
+    left_out: list[LeftOut]
 
 
 def create_backend(
@@ -97,7 +65,7 @@ def create_backend(
     source: Source | None = None,
     name: str | None = None,
     force: bool = False,
-) -> list[Path]:
+) -> Created:
     """Write a new backend. Nothing is written if any check fails.
 
     Args:
@@ -106,10 +74,7 @@ def create_backend(
         name: of the service and the bento. By default the name of an existing service,
             since its state is stored under it; for a new one the directory's name.
         force: write into a directory that is not empty. Files with the names of the
-            template's files are overwritten, all others stay.
-
-    Returns:
-        The files written.
+            template's files and of copied files are overwritten, all others stay.
 
     Raises:
         ScaffoldError: if the directory is not empty or a name is invalid.
@@ -124,38 +89,24 @@ def create_backend(
         _WHEEL: wheel_name(),
     }
     contents = _contents(source, replaced)
+    beside = _copy_beside(source, directory) if source else Created([], [])
     for old in (directory / "wheels").glob("lsml_bento-*.whl"):
         old.unlink()
     written = [write_wheel(directory / "wheels")]
     for file, data in contents.items():
         written.append(directory / file)
         written[-1].write_bytes(data)
-    return [*written, *_copy_siblings(source, directory)]
+    return Created([*written, *beside.paths], beside.left_out)
 
 
-def find_source(text: str) -> Source:
+def source_of(text: str) -> Source:
     """The source that ``PATH[:CLASS]`` names, PATH a file or a directory.
 
     Raises:
         ScaffoldError: if there is no such file, or not one class to serve in it.
         ModelImportError: naming file and line, if it is not Python.
     """
-    path, wanted = _split(text)
-    if path.is_dir():
-        path /= "model.py"
-    if not path.is_file():
-        raise ScaffoldError(
-            f"--from {text}: no such file: {path}; write PATH or PATH:CLASS"
-        )
-    path = path.resolve()
-    beside = siblings(path)
-    taken = sorted({found.name for found in beside} & {*_FILES})
-    if taken:
-        raise ScaffoldError(
-            f"{path.name} imports {', '.join(taken)} from its directory, and the new "
-            "backend needs that name for its own file: rename that module first"
-        )
-    return Source(path, _target(path, wanted), beside)
+    return find_source(text, _FILES)
 
 
 def checked_name(name: str) -> str:
@@ -168,35 +119,6 @@ def checked_name(name: str) -> str:
         return check_service_name(name)
     except ValueError as error:
         raise ScaffoldError(str(error)) from None
-
-
-def _split(text: str) -> tuple[Path, str | None]:
-    path = Path(text).expanduser()
-    before, _, after = text.rpartition(":")
-    if path.exists() or not before or not after.isidentifier():
-        return path, None
-    return Path(before).expanduser(), after
-
-
-def _target(path: Path, wanted: str | None) -> str:
-    found = classes(path)
-    if wanted is not None:
-        if wanted in found or wanted in {
-            getattr(node, "name", None) for node in parse(path).body
-        }:
-            return f"model:{wanted}"
-        raise ScaffoldError(
-            f"{path} has no class {wanted}; its classes: {', '.join(found) or 'none'}"
-        )
-    if len(found) == 1:
-        return f"model:{found[0]}"
-    if not found and has_predict_function(path):
-        return "model"
-    raise ScaffoldError(
-        f"{path} has {len(found)} subclasses of LabelStudioMLBase"
-        f"{': ' + ', '.join(found) if found else ''}; select one with "
-        f"--from {path.name}:CLASS"
-    )
 
 
 def _check_empty(directory: Path, force: bool) -> None:
@@ -237,8 +159,8 @@ def _contents(source: Source | None, replaced: dict[str, str]) -> dict[str, byte
         if source and file == "test_api.py":
             parts = parts[:1]  # the second part tests the template's own model
         text = "".join((template / part).read_text(encoding="utf-8") for part in parts)
-        if source and file == "requirements.txt":
-            text += "".join(f"{line}\n" for line in source.requirements)
+        if source:
+            text = _adapted(file, text, source.packages)
         if file != "model.py":
             for old, new in replaced.items():
                 text = text.replace(old, new)
@@ -250,16 +172,48 @@ def _contents(source: Source | None, replaced: dict[str, str]) -> dict[str, byte
     return contents
 
 
-def _copy_siblings(source: Source | None, directory: Path) -> list[Path]:
-    copied = []
-    for path in source.siblings if source else []:
-        target = directory / path.name
-        if path.resolve() == target.resolve():
-            continue
-        if path.is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-            shutil.copytree(path, target, dirs_exist_ok=True, ignore=ignored)
-        else:
-            shutil.copy2(path, target)
-        copied.append(target)
-    return copied
+def _adapted(file: str, text: str, packages: Packages) -> str:
+    """A file of the template, with what the source's packages need."""
+    if file == "requirements.txt":
+        return text + "".join(f"{line}\n" for line in packages.lines)
+    if file == "Dockerfile":
+        if packages.system:
+            names = " ".join(packages.system)
+            text = text.replace(
+                "\n# The user is", f"{_APT.format(names)}\n# The user is"
+            )
+        places = {place.as_posix() for place in packages.local.values()}
+        copied = "".join(
+            f"COPY {place} ./{place}\n"
+            for place in sorted(places)
+            if not place.startswith("wheels/")
+        )
+        text = text.replace(_COPY_WHEELS, _COPY_WHEELS + copied)
+    if file == "bentofile.yaml" and packages.system:
+        names = "".join(f'    - "{name}"\n' for name in packages.system)
+        text += f"docker:\n  system_packages:\n{names}"
+    return text
+
+
+def _copy_beside(source: Source, directory: Path) -> Created:
+    """Copy modules, data files, and what requirements name."""
+    copies = source.copies(directory, _FILES)
+    for name in copies.files:
+        _copy(source.path.parent / name, directory / name)
+    shown = [directory / name for name in copies.shown]
+    for place, name in source.packages.local.items():
+        if _copy(place, directory / name):
+            shown.append(directory / name)
+    return Created(shown, [*copies.left_out, *source.packages.left_out])
+
+
+def _copy(path: Path, target: Path) -> bool:
+    if path.resolve() == target.resolve():
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".git", ".venv")
+        shutil.copytree(path, target, dirs_exist_ok=True, ignore=ignored)
+    else:
+        shutil.copy2(path, target)
+    return True

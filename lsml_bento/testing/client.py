@@ -67,6 +67,11 @@ class Client:
         if self._home is not None:
             self._home.cleanup()
 
+    def delete_files(self) -> None:
+        """Delete the files only: no thread can be started when the process exits."""
+        if self._home is not None:
+            self._home.cleanup()
+
     def __enter__(self) -> Client:
         return self
 

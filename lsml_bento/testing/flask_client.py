@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+
+_FOR_TESTS = (
+    "this app is for tests: serve the directory with `lsml-bento start DIR -p 9090`"
+)
 
 
 def init_app(
@@ -64,8 +69,12 @@ def init_app(
 class App:
     """The parts of a Flask app that files written for ``label_studio_ml`` use.
 
+    What they add to the app is ignored, and the log says so: routes of their own,
+    functions that run before or after requests, and middleware.
+
     Attributes:
         config: stored and ignored.
+        logger: for messages of the files.
     """
 
     def __init__(
@@ -75,6 +84,7 @@ class App:
         password: str | None,
     ) -> None:
         self.config: dict[str, Any] = {}
+        self.logger = log
         self._model_class = model_class
         self._user = user
         self._password = password
@@ -101,21 +111,53 @@ class App:
         Raises:
             SystemExit: always.
         """
-        raise SystemExit(
-            "this app is for tests: serve the directory with `lsml-bento start DIR "
-            "-p 9090`"
-        )
+        raise SystemExit(_FOR_TESTS)
+
+    def wsgi_app(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse requests; middleware may wrap it.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(_FOR_TESTS)
+
+    def app_context(self) -> AbstractContextManager[None]:
+        """A context that does nothing."""
+        return nullcontext()
 
     def route(self, rule: str, **_: Any) -> Callable[[_Decorated], _Decorated]:
         """Ignore the route, and leave the function unchanged."""
         log.warning("Route ignored: %s; only Label Studio's routes are served", rule)
         return lambda function: function
 
+    get = post = put = patch = delete = route
+
+    def add_url_rule(self, rule: str, *_: Any, **__: Any) -> None:
+        """Ignore the route."""
+        self.route(rule)
+
+    def register_blueprint(self, blueprint: Any, **_: Any) -> None:
+        """Ignore the routes of a blueprint."""
+        self.route(f"blueprint {getattr(blueprint, 'name', blueprint)}")
+
+    def before_request(self, function: _Decorated) -> _Decorated:
+        """Ignore the function, and leave it unchanged."""
+        name = getattr(function, "__name__", function)
+        log.warning("Function ignored: %s; it does not run with requests", name)
+        return function
+
+    after_request = teardown_request = teardown_appcontext = before_request
+    before_first_request = before_request
+
+    def errorhandler(self, _: Any) -> Callable[[_Decorated], _Decorated]:
+        """Ignore the function, and leave it unchanged."""
+        return self.before_request
+
     def __getattr__(self, name: str) -> NoReturn:
         known = ", ".join(n for n in dir(type(self)) if not n.startswith("_"))
         raise AttributeError(
             f"the app that init_app() returns is not a Flask app and has no {name!r}; "
-            f"it has: config, {known}"
+            f"it has: config, logger, {known}"
         )
 
 
@@ -131,7 +173,7 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         if self._backend is not None:
-            atexit.unregister(self._backend.close)
+            atexit.unregister(self._backend.delete_files)
             self._backend.close()
             self._backend = None
 
@@ -160,7 +202,7 @@ class Client:
         """
         if self._backend is None:
             self._backend = self._app.backend()
-            atexit.register(self._backend.close)  # for a client without "with"
+            atexit.register(self._backend.delete_files)  # for a client without "with"
         sent = httpx.Headers(headers)
         if content_type:
             sent["Content-Type"] = content_type

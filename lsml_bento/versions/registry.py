@@ -8,6 +8,8 @@ an attempt that lost its lease cannot promote anything.
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +21,7 @@ from lsml_bento.state.store import Change, Pair, State, below, identify, key_of
 from lsml_bento.versions.weights import Manifest
 
 _HISTORY = 20
+_NUMBER = re.compile(r"\+([0-9]{1,9})$")
 
 
 class Version(BaseModel):
@@ -151,6 +154,49 @@ class Versions:
             if not known and (base is None or version != str(json.loads(base))):
                 raise VersionNotFound(_no_version(project, version))
             return move(change, project, version if known else None, pinned=pin)
+
+        return self._state.change(work)
+
+    def reload(self, project: Project) -> Version:
+        """Make servers load the serving version again, under a new name.
+
+        For files in the backend's directory or ``MODEL_DIR`` that somebody replaced:
+        servers import the directory's modules again and make new model objects. The new
+        version has the stored weights, values and pin of the serving one.
+
+        Raises:
+            VersionNotFound: if no model of the project was ever made.
+        """
+
+        def work(change: Change) -> Version:
+            pointer = parsed_pointer(change.get(pointer_key(project)))
+            base = change.get(key_of("value", *identify(project), "model_version"))
+            if pointer.version is None and base is None:
+                raise VersionNotFound(
+                    f"project {project} has no model yet: open a task in Label Studio "
+                    "first"
+                )
+            if pointer.version is None:
+                serving = Version(version=str(json.loads(base or "")), created_at=0)
+            else:
+                serving = _stored(change, project, pointer.version)
+            stem = _NUMBER.sub("", serving.version)
+            known = _newest_first(change.scan(below("version", *identify(project))))
+            names = [serving.version, *(version.version for version in known)]
+            numbers = [
+                int(found[1])
+                for name in names
+                if _NUMBER.sub("", name) == stem and (found := _NUMBER.search(name))
+            ]
+            # Moves are counted for good, so no name of a deleted version returns.
+            name = f"{stem}+{max([pointer.moves, *numbers]) + 1}"
+            new = {"version": name, "created_at": time.time(), "afresh": True}
+            new |= {"parent": pointer.version, "job": None}
+            made = serving.model_copy(update=new)
+            stored = json.dumps(made.model_dump())
+            change.put(version_key(project, name), stored)
+            move(change, project, name, pinned=pointer.pinned)
+            return made
 
         return self._state.change(work)
 

@@ -363,8 +363,54 @@ def test_what_the_app_does_not_support_is_reported(
     assert "init_app(model_dir=..., redis_host=...)" in caplog.text
     assert app.route("/health")(len) is len
     assert "Route ignored: /health; only Label Studio's routes" in caplog.text
-    with pytest.raises(AttributeError, match="has: config, backend, route, run, test_"):
-        app.before_request(len)
+    with pytest.raises(AttributeError, match="has: config, logger, add_url_rule, "):
+        app.jinja_env  # noqa: B018
+
+
+def test_what_a_file_adds_to_an_app_is_ignored(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = init_app(Mood)
+    app.wsgi_app = [app.wsgi_app]  # type: ignore[method-assign, assignment]
+    app.add_url_rule("/rule", view_func=len)
+    app.register_blueprint("pages")
+    assert app.get("/get")(len) is len
+    assert app.before_request(len) is len
+    assert app.errorhandler(404)(len) is len
+    with app.app_context():
+        app.logger.info("works")
+    ignored = [line.partition(";")[0] for line in caplog.messages]
+    assert ignored[:4] == [
+        "Route ignored: /rule",
+        "Route ignored: blueprint pages",
+        "Route ignored: /get",
+        "Function ignored: len",
+    ]
+    with pytest.raises(RuntimeError, match="lsml-bento start DIR"):
+        init_app(Mood).wsgi_app({}, None)
+
+
+NEVER_CLOSED = """
+from lsml_bento import LabelStudioMLBase
+from lsml_bento.testing.flask_client import init_app
+
+client = init_app(LabelStudioMLBase).test_client()
+print(client.get("/health").status_code)
+print(client._backend._home.name)
+"""
+
+
+def test_a_client_that_is_never_closed_leaves_nothing_at_exit() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NEVER_CLOSED],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    status, home = done.stdout.split()
+    assert (status, done.stderr) == ("200", "")
+    assert not Path(home).exists()
 
 
 def test_a_client_gets_what_a_server_answers(choices_client: Client) -> None:

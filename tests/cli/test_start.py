@@ -109,6 +109,7 @@ def test_a_directorys_own_service_is_served_with_settings_of_the_environment(
     shutil.copytree(
         ECHO, backend, ignore=shutil.ignore_patterns("__pycache__", ".lsml")
     )
+    write(backend, _wsgi="@app.route('/data')\ndef data(): ...\n")
     more = {"LSML_HOME": "state", "PORT": str(free_port()), "LOG_LEVEL": "INFO"}
     started = server(Path("echo"), tmp_path / "log", cwd=tmp_path, **more)
     started.start()
@@ -122,6 +123,7 @@ def test_a_directorys_own_service_is_served_with_settings_of_the_environment(
         started.signal()
         assert started.wait() == 0
     assert f"Starting echo on http://localhost:{started.port}\n" in started.log()
+    assert "what it adds to its app is not served: /data.\n" in started.log()
     assert "label_studio_ml" not in started.log()
 
 

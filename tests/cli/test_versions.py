@@ -106,6 +106,16 @@ def test_a_version_is_activated_pinned_and_rolled_back(place: Place) -> None:
     assert active(place) is None
 
 
+def test_replaced_files_are_loaded_again_as_a_new_version(place: Place) -> None:
+    assert place.said("versions", "reload") == (
+        f"Project {ONE} loads its files again as learner-0+1.\n"
+    )
+    assert active(place) == "learner-0+1"
+    [new, base] = place.json("versions", "reload", "1")["versions"][::2]
+    assert (new["version"], new["active"]) == ("learner-0+2", True)
+    assert base["version"] == "learner-0"
+
+
 def test_what_does_not_exist_is_an_error(place: Place) -> None:
     assert place.refused("versions", "activate", "1", "v9") == (
         f"project {ONE} has no version 'v9': see `lsml-bento versions list`"

@@ -47,12 +47,27 @@ class TestMadeByHand:
         with pytest.raises(LabelConfigError):
             LabelStudioMLBase(label_config="<View")
 
-    def test_files_cannot_be_read_without_a_server(self) -> None:
-        model = LabelStudioMLBase()
+    def test_it_has_the_settings_of_its_environment(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "a.txt").write_text("content")
+        monkeypatch.setenv("LSML_HOME", str(tmp_path / "home"))
+        for name in ("LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv("LSML_LOCAL_FILES_ROOT", raising=False)
+        model = LabelStudioMLBase(project_id="7", label_config=CONFIG)
+        url = "/data/local-files/?d=a.txt"
 
-        with pytest.raises(MediaError, match="cannot be read without a server"):
-            model.get_local_path("/data/upload/1/a.png")
         assert model.get_label_studio_access_token() is None
+        with pytest.raises(MediaError, match="LABEL_STUDIO_URL"):
+            model.get_local_path(url)
+
+        monkeypatch.setenv("LABEL_STUDIO_ACCESS_TOKEN", "key")
+        monkeypatch.setenv("LOCAL_FILES_DOCUMENT_ROOT", str(tmp_path))
+        assert model.get_label_studio_access_token() == "key"
+        assert model.get_local_path(url, task_id=1) == str(tmp_path / "a.txt")
+        task = {"id": 1, "data": {"text": url}}
+        assert model.preload_task_data(task) == {"text": "content"}
 
 
 class TestState:

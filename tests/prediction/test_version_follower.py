@@ -19,6 +19,7 @@ from lsml_bento.contract import Project
 from lsml_bento.errors import StateError
 from lsml_bento.jobs.annotations import observe
 from lsml_bento.model.base_class import LabelStudioMLBase
+from lsml_bento.model.loader import ModelSource
 from lsml_bento.prediction import version_follower
 from lsml_bento.state.memory import MemoryState
 from lsml_bento.state.store import Change
@@ -467,6 +468,82 @@ class TestAVersionThatIsNoGood:
         Reading.is_there = True
 
         assert process.predict() == ("v1", "v1")
+
+
+class TestFilesReplacedOnDisk:
+    def test_they_serve_under_a_new_name_once_they_are_reloaded(
+        self, store: Store, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "replaced.txt"
+
+        class OnDisk(Named):
+            def load(self, weights: Path | None) -> None:
+                super().load(weights)
+                self.loaded.name = file.read_text()
+
+        file.write_text("old")
+        process = Process(OnDisk, store)
+        assert process.predict() == ("old", "base")
+        file.write_text("new")
+        process.follower.follow()
+        assert process.predict() == ("old", "base")
+
+        store.versions.reload(ONE)
+        process.follower.follow()
+
+        assert process.predict() == ("new", "base+1")
+        assert process.setup() == "base+1"
+        assert Process(OnDisk, store).predict() == ("new", "base+1")
+
+    def test_where_they_do_not_load_the_old_objects_serve(
+        self, store: Store, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "replaced.txt"
+
+        class OnDisk(Named):
+            def setup(self) -> None:
+                super().setup()
+                self.text = file.read_text()
+
+        file.write_text("old")
+        process = Process(OnDisk, store)
+        process.predict()
+        file.unlink()
+        store.versions.reload(ONE)
+
+        process.follower.follow()
+
+        assert process.predict() == ("base", "base")
+
+    def test_what_modules_read_is_read_again(
+        self, store: Store, tmp_path: Path
+    ) -> None:
+        (tmp_path / "weights.txt").write_text("old")
+        (tmp_path / "reads_its_weights.py").write_text(READS_ITS_WEIGHTS)
+        source = ModelSource("reads_its_weights:Reads", tmp_path)
+        process = Process(source, store)
+        assert process.predict() == ("old", "base")
+        (tmp_path / "weights.txt").write_text("new")
+
+        store.versions.reload(ONE)
+        process.follower.follow()
+
+        assert process.predict() == ("new", "base+1")
+
+
+READS_ITS_WEIGHTS = """
+from pathlib import Path
+
+from tests.learned import Named
+
+WEIGHTS = Path(__file__).with_name("weights.txt").read_text()
+
+
+class Reads(Named):
+    def load(self, weights):
+        super().load(weights)
+        self.loaded.name = WEIGHTS
+"""
 
 
 class TestTheState:

@@ -225,6 +225,45 @@ class TestRollback:
         assert history == [f"v{number}" for number in range(19, 39)]
 
 
+class TestReload:
+    def test_the_base_is_loaded_again_under_a_new_name(
+        self, versions: Versions
+    ) -> None:
+        new = versions.reload(ONE)
+
+        assert (new.version, new.parent, new.afresh) == ("base+1", None, True)
+        assert versions.active(ONE) == new
+        assert versions.rollback(ONE).version is None
+
+    def test_a_version_keeps_its_weights_values_and_pin(
+        self, versions: Versions, state: State
+    ) -> None:
+        promoted(
+            state, "v1", tag="a:b", values={"x": 1}, label_config="<View/>", job="j"
+        )
+        versions.activate(ONE, "v1", pin=True)
+
+        new = versions.reload(ONE)
+
+        assert (new.version, new.parent, new.job) == ("v1+3", "v1", None)
+        assert (new.tag, new.values, new.label_config) == ("a:b", {"x": 1}, "<View/>")
+        assert versions.pointer(ONE).pinned
+        assert state.read(ONE)["x"] == 1
+
+    def test_no_name_is_used_twice(self, versions: Versions, state: State) -> None:
+        promoted(state, "base+7")
+        assert versions.reload(ONE).version == "base+8"
+        versions.rollback(ONE)
+        versions.delete(ONE, "base+8")
+        versions.rollback(ONE)
+        reloaded = [versions.reload(ONE).version for _ in range(4)]
+        assert reloaded == ["base+8", "base+9", "base+10", "base+11"]
+
+    def test_a_project_without_a_model_is_refused(self, versions: Versions) -> None:
+        with pytest.raises(VersionNotFound, match="has no model yet"):
+            versions.reload(TWO)
+
+
 class TestValues:
     def test_values_set_by_a_fit_belong_to_its_version(
         self, versions: Versions, state: State
