@@ -179,24 +179,19 @@ def test_offsets_of_a_text_behind_a_url_are_not_checked() -> None:
 @pytest.mark.parametrize(
     ("region", "found"),
     [
-        (box(x=640), "x 640 is not within 0 to 100"),
-        (box(width=-1), "width -1 is not within 0 to 100"),
-        (box(height="20"), "height 20 is not within 0 to 100"),
+        (box(x=640), "x 640: coordinates are in percent of the image, not in pixels"),
+        (box(x=-320), "x -320: coordinates are in percent of the image, not in pixels"),
+        (box(x=1500, rotation=30), "x 1500: coordinates are in percent of the image"),
+        (box(width=-1), "width -1 is not a size: use a number that is not negative"),
+        (box(height="20"), "height '20' is not a number"),
+        (box(y=None), "y None is not a number"),
         (
             {
                 **box(points=[[1, 2], [3, 400], [5, 6]], polygonlabels=["Car"]),
                 "from_name": "poly",
                 "type": "polygonlabels",
             },
-            "point 1 400 is not within 0 to 100",
-        ),
-        (
-            {
-                **box(keypointlabels=["Car"], x=-3),
-                "from_name": "key",
-                "type": "keypointlabels",
-            },
-            "x -3 is not within 0 to 100",
+            "point 1 400: coordinates are in percent of the image, not in pixels",
         ),
         (
             {
@@ -210,6 +205,39 @@ def test_offsets_of_a_text_behind_a_url_are_not_checked() -> None:
 )
 def test_coordinates_are_percent(region: dict[str, Any], found: str) -> None:
     assert found in errors_of(lambda task: region, IMAGE)[0]
+
+
+@pytest.mark.parametrize(
+    ("region", "found"),
+    [
+        (box(x=-0.04), "x -0.04 is outside the image"),
+        (box(x=50, width=100.03), "width 100.03 is outside the image"),
+        (box(x=120, y=-3), "x 120, y -3 is outside the image"),
+        (box(x=110, width=310, rotation=90), "x 110, width 310 is outside the image"),
+        (
+            {
+                **box(points=[[-0.2, 2], [3, 100.4], [5, 6]], polygonlabels=["Car"]),
+                "from_name": "poly",
+                "type": "polygonlabels",
+            },
+            "point 0 -0.2, point 1 100.4 is outside the image",
+        ),
+        (
+            {
+                **box(keypointlabels=["Car"], x=-3),
+                "from_name": "key",
+                "type": "keypointlabels",
+            },
+            "x -3 is outside the image",
+        ),
+    ],
+)
+def test_a_shape_that_reaches_over_the_edge_is_a_warning(
+    region: dict[str, Any], found: str
+) -> None:
+    report = check_model(IMAGE, predicting(lambda task, _: regions(region)))
+    assert report.ok, report.findings
+    assert found in messages(report, "warning")[0]
 
 
 def test_a_box_that_exceeds_the_image_is_a_warning() -> None:

@@ -25,7 +25,7 @@ from lsml_bento.preannotation.prediction_file import (
     has_failed_tasks,
 )
 from lsml_bento.preannotation.retry import Retry
-from lsml_bento.preannotation.run import LabelConfigCheck, NotFilled
+from lsml_bento.preannotation.run import LabelConfigCheck
 from lsml_bento.preannotation.selection import PreannotationError, Unreachable
 from lsml_bento.preannotation.task_file import (
     FilePage,
@@ -81,6 +81,7 @@ def run(
     output: PredictionFile | Retry,
     size: int = 4,
     stop_after: int | None = None,
+    check: LabelConfigCheck | None = None,
 ) -> Totals:
     """One run as the command does it; ``stop_after`` pages a signal comes."""
     totals = Totals()
@@ -88,7 +89,7 @@ def run(
     async def go() -> None:
         batches = Batches(engine, size)
         pipeline: Pipeline[Any] = Pipeline(
-            batches, output, totals, LabelConfigCheck(CONFIG)
+            batches, output, totals, check or LabelConfigCheck(CONFIG)
         )
 
         def pages() -> Iterator[Any]:
@@ -346,14 +347,67 @@ class TestOutputs:
             pass
         assert list(tmp_path.iterdir()) == []
 
-    def test_predictions_that_do_not_fit_stop_a_run(self, tmp_path: Path) -> None:
+    def test_predictions_that_do_not_fit_are_written_and_listed(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         path = tmp_path / "out.jsonl"
         tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 5))
+        check = LabelConfigCheck(CONFIG)
 
-        with pytest.raises(NotFilled, match="task 1, region 0: 'Purple' is not in"):
-            run(Chooser(value="Purple"), tasks, PredictionFile(path, START, "line"))
+        run(
+            Chooser(value="Purple"),
+            tasks,
+            PredictionFile(path, START, "line"),
+            size=2,
+            check=check,
+        )
 
-        assert not list(tmp_path.glob("out*"))
+        assert [len(row["predictions"]) for row in rows(path)] == [1] * 5
+        assert (check.checked, check.misfits) == (5, 5)
+        assert [line.split(":")[0] for line in check.examples] == [
+            f"task {n}, region 0" for n in range(1, 6)
+        ]
+        [record] = caplog.records
+        assert record.getMessage().startswith(
+            "Label Studio will not show a prediction: task 1, region 0: 'Purple' is not"
+        )
+
+    def test_a_box_over_the_edge_is_a_warning(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        config = """<View><Image name="image" value="$image"/>
+        <RectangleLabels name="label" toName="image"><Label value="Ship"/>
+        </RectangleLabels></View>"""
+        value = {"x": -0.04, "y": 20.0, "width": 50, "height": 10}
+        region = {"from_name": "label", "to_name": "image", "type": "rectanglelabels"}
+        region |= {"value": {**value, "rectanglelabels": ["Ship"]}}
+        check = LabelConfigCheck(config)
+
+        for n in (1, 2):
+            slot = json.dumps({"result": [region], "score": 0.5}).encode()
+            check([{"id": n, "data": {"image": "https://example.com/1.jpg"}}], [slot])
+
+        assert (check.checked, check.misfits, check.warned) == (2, 0, 2)
+        [record] = caplog.records
+        assert record.getMessage().startswith(
+            "A prediction may be wrong: task 1, region 0: x -0.04 is outside the image"
+        )
+
+    def test_after_many_predictions_that_fit_one_of_each_page_is_checked(self) -> None:
+        check = LabelConfigCheck(CONFIG)
+        tasks = [{"id": n, "data": {"text": "a"}} for n in range(600)]
+        good, bad = (
+            json.dumps({"result": [choice(value)], "score": 0.5}).encode()
+            for value in ("Positive", "Purple")
+        )
+
+        for _ in range(3):
+            check(tasks, [good] * 600)
+        assert (check.checked, check.misfits) == (1201, 0)
+        check(tasks, [bad] * 600)
+        check(tasks, [good, *[bad] * 599])
+        assert (check.checked, check.misfits) == (1802, 600)
+        assert len(check.examples) == 20
 
 
 class TestRetries:
