@@ -36,8 +36,8 @@ _WINDOW_S = 30.0
 @click.option(
     "--tasks",
     type=_FILE,
-    help="Predict the tasks in a file: a .json list, or a .jsonl file with a task on "
-    "each line. The active version of --project predicts them.",
+    help="Predict the tasks in a file: a .json list, a .csv or .tsv table, or a .jsonl "
+    "file with a task on each line. The active version of --project predicts them.",
 )
 @click.option(
     "--label-config",

@@ -10,10 +10,9 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
-
-from label_studio_sdk.label_interface import LabelInterface
 
 from lsml_bento.contract import Project, Task
 from lsml_bento.diagnostics.results import Findings, check_prediction
@@ -114,7 +113,6 @@ class LabelConfigCheck:
         self.checked = self.misfits = self.warned = 0
         self.examples: list[str] = []
         self._label_config = label_config
-        self._interface: LabelInterface | None = None
 
     def __call__(self, tasks: Sequence[Task], answers: Sequence[Answer]) -> None:
         """Check a page."""
@@ -123,13 +121,15 @@ class LabelConfigCheck:
             if isinstance(answer, bytes) and self._check(task, answer) and only_one:
                 return
 
+    @cached_property
+    def _interface(self) -> Any:
+        return parse_label_config(self._label_config)
+
     def _check(self, task: Task, answer: bytes) -> bool:
         """Check the answer for a task; return whether it has regions."""
         found = predictions_of(answer, "")
         if not any(one["result"] for one in found):
             return False
-        if self._interface is None:
-            self._interface = parse_label_config(self._label_config)
         findings = Findings()
         place = f"task {task.get('id')!r:.50}"
         for one in slot_predictions(answer, place, findings):

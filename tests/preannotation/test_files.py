@@ -203,11 +203,54 @@ class TestTaskFiles:
             TaskFile(tmp_path / "none.jsonl")
         with pytest.raises(TaskFileError, match="cannot be read: Is a directory"):
             TaskFile(tmp_path)
-        one = write_lines(tmp_path / "one.json", {"text": "a"})
+        text = write_lines(tmp_path / "text.json", '"text"')
         with pytest.raises(
-            TaskFileError, match=r"does not hold a JSON list .* begins with '\{'"
+            TaskFileError, match=r"does not hold a JSON list .* begins with '\"'"
         ):
-            TaskFile(one)
+            TaskFile(text)
+
+    def test_a_json_file_may_hold_one_task(self, tmp_path: Path) -> None:
+        path = tmp_path / "pretty.json"
+        path.write_text(json.dumps({"text": "pretty", "x": 1}, indent=1))
+        [page] = self.read(path)
+        assert page.tasks == [{"id": 1, "data": {"text": "pretty", "x": 1}}]
+
+        write_lines(path, {"text": "a"}, {"text": "b"})
+        with pytest.raises(TaskFileError, match=r"name it \.jsonl if each line is a"):
+            self.read(path)
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("t.csv", 'text,n,x,ok\n"one, two",7,0.5,True\nb,8,,False\n'),
+            ("t.CSV", "\ufefftext;n;x;ok\r\none, two;7;0.5;True\r\nb;8;;False\r\n"),
+            ("t.tsv", "text\tn\tx\tok\none, two\t7\t0.5\tTrue\nb\t8\tNA\tFalse\n"),
+        ],
+    )
+    def test_tables_are_read_as_label_studio_reads_them(
+        self, tmp_path: Path, name: str, content: str
+    ) -> None:
+        path = tmp_path / name
+        path.write_bytes(content.encode())
+
+        [page] = self.read(path)
+        [rest] = self.read(path, 1)
+
+        rows = [
+            {"text": "one, two", "n": 7, "x": 0.5, "ok": True},
+            {"text": "b", "n": 8, "x": "", "ok": False},
+        ]
+        assert page.tasks == [{"id": n, "data": row} for n, row in enumerate(rows, 1)]
+        assert json.loads(json.dumps(page.tasks)) == page.tasks
+        assert page.at == TaskFile(path).size
+        assert rest.tasks == page.tasks[1:]
+
+    def test_a_table_that_is_not_one_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "t.csv"
+        for content in (b"", b'a,b\n1,2\n"3,4', b"a\n\xff\xfe\n"):
+            path.write_bytes(content)
+            with pytest.raises(TaskFileError, match=r"t.csv cannot be read as CSV: "):
+                self.read(path)
 
     def test_a_pipe_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "tasks.jsonl"
@@ -232,6 +275,42 @@ class TestTaskFiles:
 
 
 class TestOutputs:
+    def test_ids_of_an_exported_task_are_left_out(self, tmp_path: Path) -> None:
+        old = {"model_version": "0", "result": []}
+        task = {"id": 5, "data": {"text": "one"}, "predictions": [11, old]}
+        path = write_lines(
+            tmp_path / "export.jsonl",
+            {**task, "annotations": [{"id": 3, "result": []}, 4], "drafts": [6]},
+            {**task, "annotations": None, "predictions": [12, 13]},
+        )
+        output = tmp_path / "out.jsonl"
+
+        run(Chooser(), TaskFile(path), PredictionFile(output, START, "line"))
+
+        first, second = rows(output)
+        assert first["predictions"][0] == old
+        assert [len(row["predictions"]) for row in (first, second)] == [2, 1]
+        assert first["annotations"] == [{"id": 3, "result": []}]
+        assert (first["drafts"], second["annotations"]) == ([], [])
+
+    def test_a_table_resumes_after_the_rows_that_are_done(self, tmp_path: Path) -> None:
+        path, output = tmp_path / "t.csv", tmp_path / "out.jsonl"
+        path.write_text("text\n" + "".join(f"text {n}\n" for n in range(40)))
+
+        run(
+            Chooser(),
+            TaskFile(path),
+            PredictionFile(output, START, "row"),
+            stop_after=2,
+        )
+        assert 0 < len(rows(output)) < 40
+        run(Chooser("text 39"), TaskFile(path), PredictionFile(output, START, "row"))
+
+        texts = [row["data"]["text"] for row in rows(output)]
+        assert texts == [f"text {n}" for n in range(40)]
+        [failure] = rows(tmp_path / "out.jsonl.failed.jsonl")
+        assert (failure["where"], failure["reason"][-10:]) == ("row 40", "a bad text")
+
     def test_each_line_is_a_task_with_its_predictions(self, tmp_path: Path) -> None:
         old = [{"model_version": "0", "result": []}, {"model_version": "1"}]
         tasks = TaskFile(
