@@ -19,7 +19,7 @@ from label_studio_sdk.label_interface.control_tags import ControlTag
 
 from lsml_bento.contract import Task
 from lsml_bento.model.invoke import Slot
-from lsml_bento.model.label_config import parse_label_config
+from lsml_bento.model.label_config import look_up, parse_label_config, unroll
 from lsml_bento.model.media import names_a_file
 
 Severity = Literal["error", "warning", "note"]
@@ -127,6 +127,7 @@ def check_prediction(
     findings: Findings,
 ) -> int:
     """Add what is wrong with a prediction. Returns how many regions it has."""
+    interface = unroll(interface, task["data"])
     for severity, what in _prediction_problems(prediction):
         findings.add(severity, place, what)
     result = prediction["result"]
@@ -290,7 +291,8 @@ def _span_problems(
 ) -> Iterator[tuple[Severity, str]]:
     """Text offsets count code points, and the end is exclusive."""
     names = {tag.name: tag.value_name for tag in interface.objects if tag.tag == "Text"}
-    text = task["data"].get(names.get(region["to_name"]))
+    key = names.get(region["to_name"])
+    text = None if key is None else look_up(task["data"], key)
     if control.tag != "Labels" or not isinstance(text, str) or names_a_file(text):
         return
     start, end = region["value"].get("start"), region["value"].get("end")

@@ -80,6 +80,86 @@ def test_sample_tasks_have_other_texts_and_every_label() -> None:
     assert sample_tasks("<View/>", 1) == [{"id": 1, "data": {}, "annotations": []}]
 
 
+REPEATER = """<View><Repeater on="$document" indexFlag="{{idx}}" mode="pagination">
+  <Image name="page_{{idx}}" value="$document[{{idx}}].page"/>
+  <RectangleLabels name="labels_{{idx}}" toName="page_{{idx}}">
+    <Label value="Title"/><Label value="Date"/>
+  </RectangleLabels>
+  <TextArea name="text_{{idx}}" toName="page_{{idx}}" perRegion="true"/>
+</Repeater></View>"""
+
+
+def pages(task: Task) -> list[dict[str, Any]]:
+    """A box and its text for each page of a task."""
+    found = []
+    for n, _ in enumerate(task["data"]["document"]):
+        box = {"x": 5, "y": 5, "width": 30, "height": 10, "rotation": 0}
+        region = {"id": f"r{n}", "to_name": f"page_{n}"}
+        for name, kind, value in (
+            ("labels", "rectanglelabels", {"rectanglelabels": ["Title"]}),
+            ("text", "textarea", {"text": ["page"]}),
+        ):
+            names = {"from_name": f"{name}_{n}", "type": kind}
+            found.append({**region, **names, "value": {**box, **value}})
+    return found
+
+
+@pytest.mark.parametrize("flag", ["{{idx}}", "@page@"])
+def test_regions_of_a_repeater_are_accepted(flag: str) -> None:
+    config = REPEATER.replace("{{idx}}", flag)
+    report = check_model(config, predicting(lambda task, _: regions(*pages(task))))
+    assert report.findings == []
+    assert report.regions == 4 * 2 * 2
+
+    config = config.replace(f' indexFlag="{flag}"', "")
+    found = check_results(config, [regions()], sample_tasks(config, 1))
+    assert [one for one in found if one.severity == "error"] == []
+
+
+def test_a_repeater_has_no_more_names_than_the_task_has_items() -> None:
+    [task] = sample_tasks(REPEATER, 1)
+    made = pages({**task, "data": {"document": [1, 2, 3]}})
+    found = check_results(REPEATER, [regions(*made)], [task])
+    assert [f.message for f in found if f.severity == "error"] == [
+        f"task 1, region {4 + n}: from_name '{name}_2' is not in the label config, "
+        "which has labels_0, text_0, labels_1, text_1: Label Studio does not show it"
+        for n, name in enumerate(("labels", "text"))
+    ]
+
+
+def test_samples_are_nested_as_label_studio_reads_them() -> None:
+    [task] = sample_tasks(REPEATER, 1)
+    first, second = task["data"]["document"]
+    assert list(first) == ["page"]
+    assert first == second
+
+    config = """<View><Text name="t" value="$doc.body"/><Text name="u" value="$a[1].b"/>
+    <Text name="v" value="Say: $doc.title"/><Text name="w" value="a constant"/>
+    <Image name="i" valueList="$images"/>
+    <TimeSeries name="ts" value="$series" timeColumn="t" timeFormat="%Y-%m-%d">
+      <Channel column="c"/></TimeSeries>
+    <Choices name="c" toName="t" value="$options"/></View>"""
+    data = sample_tasks(config, 2)[1]["data"]
+    assert data["doc"] == {
+        "body": "About .",
+        "title": "About .",
+    }
+    assert data["a"] == [None, {"b": "About ."}]
+    assert isinstance(data["images"], list)
+    assert data["series"].startswith("/samples/time-series.csv?")
+    assert isinstance(data["options"], list)
+    assert list(data) == ["doc", "a", "images", "series", "options"]
+
+
+def test_offsets_in_a_nested_text_are_checked() -> None:
+    config = TEXT.replace("$text", "$doc.body")
+    task: Task = {"id": 1, "data": {"doc": {"body": "Zoë met Ana"}}}
+    value = {"start": 0, "end": 30, "text": "Zoë", "labels": ["Person"]}
+    names = {"id": "a", "from_name": "label", "to_name": "text", "type": "labels"}
+    predict = predicting(lambda task, _: regions({**names, "value": value}))
+    assert "the text's length" in messages(check_model(config, predict, [task]))[0]
+
+
 def test_a_label_config_that_does_not_parse_is_rejected() -> None:
     with pytest.raises(LabelConfigError):
         check_model("<View>", predicting(lambda task, _: None))
