@@ -57,8 +57,8 @@ LIBRARIES = {
     "jobs.spool": {"filelock"},
     "training.embedded_worker": {"filelock"},
     "preannotation.durable_files": CORE | {"filelock"},
-    # A JSON list of any size, item by item.
-    "preannotation.task_file": {"ijson"},
+    # A JSON list of any size, item by item; tables as Label Studio reads them.
+    "preannotation.task_file": {"ijson", "pandas"},
     "processes.worker": {"filelock"},
     "adapters.backend_http": {"httpx", "tenacity"},
     "adapters.bentoml_models": {"bentoml"},

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lsml_bento.preannotation.pipeline import Totals
-    from lsml_bento.preannotation.run import Options, Report, Run
+    from lsml_bento.preannotation.run import LabelConfigCheck, Options, Report, Run
     from lsml_bento.processes.preannotation import Setup
 
 _FILE = click.Path(path_type=Path)
@@ -36,8 +36,8 @@ _WINDOW_S = 30.0
 @click.option(
     "--tasks",
     type=_FILE,
-    help="Predict the tasks in a file: a .json list, or a .jsonl file with a task on "
-    "each line. The active version of --project predicts them.",
+    help="Predict the tasks in a file: a .json list, a .csv or .tsv table, or a .jsonl "
+    "file with a task on each line. The active version of --project predicts them.",
 )
 @click.option(
     "--label-config",
@@ -99,7 +99,8 @@ def preannotate(as_json: bool, debug: bool, **given: Any) -> None:
     """Predict many tasks with the backend in DIR, or with a class "module:Class".
 
     Run the same command again to continue after an interruption, or to retry tasks that
-    failed. The exit code is 1 if a task or the run failed.
+    failed. The exit code is 1 if a task or the run failed, or if predictions do not fit
+    the label config.
     """
     options = _options(**given)
     import asyncio
@@ -317,7 +318,7 @@ def _print_result(run: Run, *, as_json: bool) -> None:
     if run.signal is not None:
         _say("Interrupted. Run the same command again to continue.")
         raise SystemExit(128 + run.signal)
-    if run.report.failed:
+    if run.report.failed or (run.report.check and run.report.check.misfits):
         raise SystemExit(1)
 
 
@@ -326,12 +327,15 @@ def _summary(run: Run) -> str:
     if report.was_complete and not totals.tasks:
         return f"Nothing to do: {options.output} already has every task."
     rate = totals.tasks / report.seconds if report.seconds else 0
+    check = report.check
     parts = [
         f"{totals.predicted:,} tasks predicted by {report.model_version} "
         f"({rate:,.0f} tasks/s)",
         *([f"{totals.empty:,} without a prediction"] if totals.empty else []),
         *([f"{totals.skipped:,} skipped: already predicted"] if totals.skipped else []),
         *([f"{report.failed:,} failed"] if report.failed else []),
+        *([_misfits(check)] if check and check.misfits else []),
+        *([f"{check.warned:,} with warnings"] if check and check.warned else []),
     ]
     if options.dry_run:
         where = "nothing was written"
@@ -342,6 +346,10 @@ def _summary(run: Run) -> str:
     return f"{', '.join(parts)}: {where}"
 
 
+def _misfits(check: LabelConfigCheck) -> str:
+    return f"{check.misfits:,} of {check.checked:,} checked do not fit the label config"
+
+
 def _list_failures(report: Report) -> None:
     for failure in report.failures:
         _say(f"  {failure}")
@@ -349,17 +357,28 @@ def _list_failures(report: Report) -> None:
         _say(f"  and {report.failed - len(report.failures):,} more")
     if report.failed_file is not None:
         _say(f"All failures: {report.failed_file}")
+    if check := report.check:
+        for example in check.examples:
+            _say(f"  does not fit: {example}")
+        if check.misfits > len(check.examples):
+            _say(f"  and {check.misfits - len(check.examples):,} more")
+        if check.misfits:
+            _say("Test model and label config with `lsml-bento check`.")
 
 
 def _as_json(run: Run) -> dict[str, Any]:
     report, totals = run.report, run.report.totals
     output, failed_file = run.options.output, report.failed_file
+    check = report.check
     return {
         "model_version": report.model_version,
         "predicted": totals.predicted,
         "empty": totals.empty,
         "skipped": totals.skipped,
         "failed": report.failed,
+        "checked": check.checked if check else 0,
+        "misfits": check.misfits if check else 0,
+        "warned": check.warned if check else 0,
         "seconds": round(report.seconds, 3),
         "output": None if output is None else str(output),
         "failures": [failure._asdict() for failure in report.failures],

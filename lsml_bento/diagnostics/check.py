@@ -7,7 +7,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,12 @@ from lsml_bento.diagnostics.results import (
 )
 from lsml_bento.errors import LsmlError, MediaError
 from lsml_bento.model.invoke import Slot, for_annotator
-from lsml_bento.model.label_config import parse_label_config
+from lsml_bento.model.label_config import (
+    index_flags,
+    key_parts,
+    parse_label_config,
+    variables,
+)
 from lsml_bento.model.media import names_a_file
 
 Predict = Callable[[list[Task], Context | None], list[Slot | Exception]]
@@ -65,23 +70,69 @@ class ModelReport:
 
 
 def sample_tasks(label_config: str, count: int = 4) -> list[Task]:
-    """Sample tasks of label-studio-sdk for the label config.
+    """Sample tasks for the label config, with the values that label-studio-sdk has.
 
     The SDK has one sample text only. The later tasks get others: one with every label,
-    one with characters outside ASCII, a long one.
+    one with characters outside ASCII, a long one. A ``<Repeater>`` gets two items.
     """
     interface = parse_label_config(label_config)
     labels = [label for control in interface.controls for label in control.labels or []]
     texts = (f"About {', '.join(labels)}.", *_TEXTS)
     tasks: list[Task] = []
     for place in range(count):
-        data = interface.generate_sample_task()
-        for tag in interface.objects:
-            plain = tag.tag == "Text" and not names_a_file(str(data[tag.value_name]))
-            if plain and place:
-                data[tag.value_name] = texts[(place - 1) % len(texts)]
+        text = texts[(place - 1) % len(texts)] if place else None
+        data: dict[str, Any] = {}
+        for value, example in _examples(interface, text):
+            for key in variables(value):
+                _put(data, key, copy.deepcopy(example))
         tasks.append({"id": place + 1, "data": data, "annotations": []})
     return tasks
+
+
+def _examples(
+    interface: LabelInterface, text: str | None
+) -> Iterator[tuple[str, object]]:
+    """Each tag's ``value`` without index flags, and an example for its data."""
+    flags = index_flags(interface)
+    for tag in interface.objects:
+        if not tag.value:  # e.g. <Chat>, which may have none
+            continue
+        try:
+            example = tag.generate_example_value()
+        except NotImplementedError:  # a TimeSeries with a timeFormat: as a URL
+            example = tag.generate_example_value(secure_mode=True)
+        if text is not None and tag.tag == "Text" and not names_a_file(str(example)):
+            example = text
+        if tag.get_attr("valueList"):
+            example = [example]
+        yield from ((value, example) for value in _repeated(str(tag.value), flags))
+    for control in interface.controls:
+        if control.dynamic_value and (value := control.get_attr("value")):
+            options = [{"value": "First option"}, {"value": "Second option"}]
+            yield from ((one, options) for one in _repeated(value, flags))
+
+
+def _repeated(value: str, flags: list[str]) -> list[str]:
+    """The value for two items of each Repeater that it is in."""
+    values = [value]
+    for flag in flags:
+        values = [one.replace(flag, number) for one in values for number in ("0", "1")]
+    return list(dict.fromkeys(values))
+
+
+def _put(data: Any, key: str, value: object) -> None:
+    """Set what ``look_up`` finds for a key, unless another tag has set it."""
+    parts = key_parts(key)
+    for part, after in zip(parts, [*parts[1:], None], strict=True):
+        missing = value if after is None else [] if isinstance(after, int) else {}
+        if isinstance(part, int) and isinstance(data, list):
+            data += [None] * (part + 1 - len(data))
+            data[part] = missing if data[part] is None else data[part]
+            data = data[part]
+        elif isinstance(part, str) and isinstance(data, dict):
+            data = data.setdefault(part, missing)
+        else:
+            return
 
 
 def check_model(

@@ -19,13 +19,17 @@ from label_studio_sdk.label_interface.control_tags import ControlTag
 
 from lsml_bento.contract import Task
 from lsml_bento.model.invoke import Slot
-from lsml_bento.model.label_config import parse_label_config
+from lsml_bento.model.label_config import look_up, parse_label_config, unroll
 from lsml_bento.model.media import names_a_file
 
 Severity = Literal["error", "warning", "note"]
 
 _PERCENT = ("x", "y", "width", "height", "radiusX", "radiusY")
+_SIZES = ("width", "height", "radiusX", "radiusY")
+_PIXELS, _PIXELS_ROTATED = 150, 1000
+"""Above these a coordinate is plainly not a percentage."""
 _SHAPES = ("rectangle", "ellipse", "polygon", "keypoint")
+_OUTSIDE = "is outside the image, which spans 0 to 100"
 _KEYS = ("from_name", "to_name", "type", "value")
 
 
@@ -123,6 +127,7 @@ def check_prediction(
     findings: Findings,
 ) -> int:
     """Add what is wrong with a prediction. Returns how many regions it has."""
+    interface = unroll(interface, task["data"])
     for severity, what in _prediction_problems(prediction):
         findings.add(severity, place, what)
     result = prediction["result"]
@@ -181,7 +186,8 @@ def _region_problems(
         return
     found = [*_label_problems(control, region), *_shape_problems(control, region)]
     found += _span_problems(interface, control, region, task)
-    if not any(severity == "error" for severity, _ in found):
+    # The SDK rejects what is outside by more or less, which is only a warning here.
+    if not any(severity == "error" or _OUTSIDE in what for severity, what in found):
         found += _sdk_problems(interface, region, result)
     yield from found
     if not region.get("id"):
@@ -241,15 +247,32 @@ def _shape_problems(
     if kind not in _SHAPES:
         return
     points = value.get("points")
-    pairs = [p for p in points if isinstance(p, (list, tuple))] if points else []
-    numbers = {key: value[key] for key in _PERCENT if key in value}
-    numbers |= {f"point {n}": x for n, p in enumerate(pairs) for x in p if not _in(x)}
-    wrong = [f"{key} {number}" for key, number in numbers.items() if not _in(number)]
-    if wrong:
+    pairs = (
+        [p for p in points if isinstance(p, list)] if isinstance(points, list) else []
+    )
+    numbers = [(key, value[key]) for key in _PERCENT if key in value]
+    numbers += [
+        (f"point {n}", number) for n, pair in enumerate(pairs) for number in pair
+    ]
+    if wrong := [f"{key} {x!r}" for key, x in numbers if not _is_number(x)]:
+        yield "error", f"{', '.join(wrong)} is not a number"
+        return
+    # The corner of a rotated box may lie outside, and its sides are in percent of the
+    # unrotated image's width and height.
+    limit = _PIXELS_ROTATED if value.get("rotation") else _PIXELS
+    if wrong := [f"{key} {x}" for key, x in numbers if abs(x) > limit]:
+        what = "coordinates are in percent of the image, not in pixels"
+        yield "error", f"{', '.join(wrong)}: {what}"
+        return
+    if wrong := [f"{key} {x}" for key, x in numbers if key in _SIZES and x < 0]:
+        what = "is not a size: use a number that is not negative"
+        yield "error", f"{', '.join(wrong)} {what}"
+        return
+    if outside := [f"{key} {x}" for key, x in numbers if not 0 <= x <= 100]:
         yield (
-            "error",
-            f"{', '.join(wrong)} is not within 0 to 100: coordinates are in percent of "
-            "the image, not in pixels",
+            "warning",
+            f"{', '.join(outside)} {_OUTSIDE}: Label Studio may reject it when it "
+            "validates predictions",
         )
     elif kind == "rectangle" and not value.get("rotation"):
         for start, size in (("x", "width"), ("y", "height")):
@@ -257,10 +280,10 @@ def _shape_problems(
                 yield "warning", f"{start} + {size} is over 100: outside the image"
 
 
-def _in(number: object) -> bool:
-    if isinstance(number, bool) or not isinstance(number, (int, float)):
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    return math.isfinite(number) and 0 <= number <= 100
+    return math.isfinite(value)
 
 
 def _span_problems(
@@ -268,7 +291,8 @@ def _span_problems(
 ) -> Iterator[tuple[Severity, str]]:
     """Text offsets count code points, and the end is exclusive."""
     names = {tag.name: tag.value_name for tag in interface.objects if tag.tag == "Text"}
-    text = task["data"].get(names.get(region["to_name"]))
+    key = names.get(region["to_name"])
+    text = None if key is None else look_up(task["data"], key)
     if control.tag != "Labels" or not isinstance(text, str) or names_a_file(text):
         return
     start, end = region["value"].get("start"), region["value"].get("end")

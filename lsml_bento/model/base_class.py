@@ -361,7 +361,8 @@ class LabelStudioMLBase:
 
         A label matches the model's names in its ``predicted_values`` (comma separated).
         If none matches, it matches an equal name, then a name that differs only in
-        case.
+        case. A label with an ``alias`` matches by its alias or by its ``value``, and is
+        mapped to its alias, which Label Studio stores.
 
         Args:
             tag_name: the name of the control tag.
@@ -375,10 +376,12 @@ class LabelStudioMLBase:
                 hint.strip() for hint in tag.attr.get("predicted_values", "").split(",")
             ]
             matched = [hint for hint in hints if hint in names]
-            if not matched and label in names:
-                matched = [label]
-            elif not matched and label.lower() in by_lower:
-                matched = [by_lower[label.lower()]]
+            own = [label, tag.attr.get("value") or label]
+            if not matched:
+                matched = [name for name in own if name in names][:1]
+            if not matched:
+                lowered = (name.lower() for name in own)
+                matched = [by_lower[name] for name in lowered if name in by_lower][:1]
             label_map.update(dict.fromkeys(matched, label))
         return label_map
 

@@ -132,7 +132,7 @@ _Taken = TypeVar("_Taken", bound=Page, contravariant=True)
 _Pages = asyncio.Queue["tuple[_Page, asyncio.Task[list[Answer]]] | None"]
 
 Check = Callable[[Sequence[Task], Sequence[Answer]], None]
-"""Called with the answers of each page before they are written; may raise."""
+"""Called with the answers of each page before they are written."""
 
 
 class Sink(Protocol[_Taken]):

@@ -111,7 +111,7 @@ class PredictionFile:
     Args:
         output: each line is a task with its ``predictions``.
         start: the checkpoint of a run that has not begun.
-        unit: what numbers the entries of the task file, ``"line"`` or ``"task"``.
+        unit: what numbers the entries of the task file, e.g. ``"line"``.
         overwrite: ignore an existing output.
 
     Attributes:
@@ -281,16 +281,22 @@ def swap(paths: Paths, now: FileCheckpoint) -> FileCheckpoint:
 def line_of(task: Task, answer: bytes | Exception, version: str) -> tuple[bytes, bool]:
     """Return a line of the output, and whether it has a new prediction.
 
-    The task's predictions by other model versions stay.
+    The task's predictions by other model versions stay. An exported task may have ids
+    in place of predictions, annotations and drafts; importing these would fail, so they
+    are left out.
     """
+    whole: dict[str, Any] = {
+        name: [one for one in task.get(name) or [] if isinstance(one, dict)]
+        for name in ("annotations", "drafts", "predictions")
+        if name in task
+    }
     kept = [
         prediction
-        for prediction in task.get("predictions") or []
-        if not isinstance(prediction, dict)
-        or prediction.get("model_version") != version
+        for prediction in whole.get("predictions", [])
+        if prediction.get("model_version") != version
     ]
     new = predictions_of(answer, version) if isinstance(answer, bytes) else []
-    return _to_line({**task, "predictions": kept + new}), bool(new)
+    return _to_line({**task, **whole, "predictions": kept + new}), bool(new)
 
 
 def row_of(failure: Failure, at: int | None) -> bytes:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import json
 import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lsml_bento.contract import Project, Task
-from lsml_bento.diagnostics.results import check_results
+from lsml_bento.diagnostics.results import Findings, check_prediction
+from lsml_bento.diagnostics.results import predictions_of as slot_predictions
+from lsml_bento.model.label_config import parse_label_config
 from lsml_bento.preannotation.durable_files import locked
 from lsml_bento.preannotation.engine import Answer, Batches, Engine
 from lsml_bento.preannotation.pipeline import (
+    SHOWN,
     Failure,
     Outcome,
     Page,
@@ -35,12 +38,12 @@ from lsml_bento.preannotation.prediction_file import (
     has_failed_tasks,
 )
 from lsml_bento.preannotation.retry import Retry
-from lsml_bento.preannotation.selection import PreannotationError
 from lsml_bento.preannotation.task_file import Position, TaskFile
 from lsml_bento.prediction.call_threads import CallThreads
 
 log = logging.getLogger(__name__)
 
+_CHECKED_FIRST = 1000
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _Page = TypeVar("_Page", bound=Page)
@@ -80,6 +83,7 @@ class Report:
         failures: the first of them.
         failed_file: lists all of them.
         was_complete: whether an earlier run had read all tasks.
+        check: how well the predictions fit the label config.
     """
 
     model_version: str = ""
@@ -89,53 +93,59 @@ class Report:
     failures: list[Failure] = field(default_factory=list)
     failed_file: Path | None = None
     was_complete: bool = False
-
-
-class NotFilled(PreannotationError):
-    """Predictions that do not fit the label config."""
+    check: LabelConfigCheck | None = None
 
 
 class LabelConfigCheck:
-    """Checks that the first predictions fit the label config.
+    """Checks whether predictions fit the label config, and never stops a run.
 
-    Label Studio hides or refuses regions that do not. If that is true of every
-    prediction with regions on the first such page, it is true of all.
+    Label Studio hides or refuses regions that do not. The first predictions are all
+    checked. While these fit, one of each later page is.
+
+    Attributes:
+        checked: predicted tasks with regions that were checked.
+        misfits: those with a region that Label Studio hides or refuses.
+        examples: what is wrong with the first of these.
+        warned: those with a region that Label Studio may show in an odd place.
     """
 
     def __init__(self, label_config: str) -> None:
+        self.checked = self.misfits = self.warned = 0
+        self.examples: list[str] = []
         self._label_config = label_config
-        self._is_done = False
 
     def __call__(self, tasks: Sequence[Task], answers: Sequence[Answer]) -> None:
-        """Check a page, until one had regions.
+        """Check a page."""
+        only_one = self.checked >= _CHECKED_FIRST and not self.misfits + self.warned
+        for task, answer in zip(tasks, answers, strict=True):
+            if isinstance(answer, bytes) and self._check(task, answer) and only_one:
+                return
 
-        Raises:
-            NotFilled: with the first reason, if no prediction fits.
-        """
-        if self._is_done:
-            return
-        problems = [
-            self._problem(task, answer)
-            for task, answer in zip(tasks, answers, strict=True)
-            if isinstance(answer, bytes)
-            and any(one["result"] for one in predictions_of(answer, ""))
-        ]
-        found = [problem for problem in problems if problem is not None]
-        self._is_done = bool(problems)
-        if found and len(found) == len(problems):
-            raise NotFilled(
-                "the model's predictions do not fit the label config, so none was "
-                f"written: {found[0]}; test both with `lsml-bento check`"
-            )
-        if found:
-            log.warning("Label Studio will not show a prediction: %s", found[0])
+    @cached_property
+    def _interface(self) -> Any:
+        return parse_label_config(self._label_config)
 
-    def _problem(self, task: Task, answer: bytes) -> str | None:
-        found = check_results(self._label_config, [json.loads(answer)], [task])
-        sentences = [f.message for f in found if f.severity == "error"]
-        if not sentences:
-            return None
-        return f"task {task.get('id')!r:.50}" + sentences[0].removeprefix("task 1")
+    def _check(self, task: Task, answer: bytes) -> bool:
+        """Check the answer for a task; return whether it has regions."""
+        found = predictions_of(answer, "")
+        if not any(one["result"] for one in found):
+            return False
+        findings = Findings()
+        place = f"task {task.get('id')!r:.50}"
+        for one in slot_predictions(answer, place, findings):
+            check_prediction(self._interface, one, task, place, findings)
+        self.checked += 1
+        by_severity = {one.severity: one.message for one in reversed(findings.all())}
+        if message := by_severity.get("error"):
+            if not self.misfits:
+                log.warning("Label Studio will not show a prediction: %s", message)
+            self.misfits += 1
+            self.examples += [message][: SHOWN - len(self.examples)]
+        elif message := by_severity.get("warning"):
+            if not self.warned:
+                log.warning("A prediction may be wrong: %s", message)
+            self.warned += 1
+        return True
 
 
 class DryRun:
@@ -216,6 +226,7 @@ class Run:
 
         ``total`` is the last page's ``at``, None if unknown.
         """
+        self.report.check = check
         pipeline = Pipeline(batches, sink, self.report.totals, check)
         started = time.monotonic()
         showing = asyncio.ensure_future(self._show(self.report.totals, total))

@@ -1,7 +1,9 @@
-"""Read tasks from a file: JSON Lines line by line, or a JSON list item by item.
+"""Read tasks from a file: JSON Lines, a JSON list, CSV or TSV.
 
 Tasks are as Label Studio imports them: ``{"data": {..}}`` with or without an ``id``, or
-only the data. Memory does not grow with the file.
+only the data. JSON is read line by line or item by item, so that memory does not grow
+with the file. CSV and TSV are read as a whole, since a column's type depends on all of
+its rows.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn, cast
 
 import ijson
 
@@ -31,8 +33,9 @@ class Position(NamedTuple):
     """The end of a task in its file.
 
     Attributes:
-        offset: bytes up to it; in a JSON list, at least as many.
-        number: of the line, or of the task in a JSON list, from 1.
+        offset: bytes up to it; in a JSON list, at least as many; in CSV and TSV, about
+            as many.
+        number: of the line, of the task in a JSON list, or of the row, from 1.
     """
 
     offset: int = 0
@@ -40,7 +43,7 @@ class Position(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A line or an item: a task, or the reason why it is not one."""
+    """A line, an item or a row: a task, or the reason why it is not one."""
 
     position: Position
     task: Task | None
@@ -58,10 +61,12 @@ class TaskFile:
     """A file of tasks.
 
     Args:
-        path: a list of tasks if it ends in ``.json``; else each line is a task.
+        path: a list of tasks, or one task, if it ends in ``.json``; a row per task
+            below the names of the columns if it ends in ``.csv`` or ``.tsv``; else each
+            line is a task.
 
     Attributes:
-        unit: what numbers its entries, ``"line"`` or ``"task"``.
+        unit: what numbers its entries: ``"line"``, ``"task"`` or ``"row"``.
         size: in bytes.
         ended: whether ``pages`` reached the end of the file.
 
@@ -72,8 +77,10 @@ class TaskFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.ended = False
-        self._is_list = path.suffix.lower() == ".json"
-        self.unit = "task" if self._is_list else "line"
+        self._kind = path.suffix.lower()
+        self.unit = {".json": "task", ".csv": "row", ".tsv": "row"}.get(
+            self._kind, "line"
+        )
         with self._open() as file:
             if not file.seekable():
                 raise TaskFileError(
@@ -81,7 +88,7 @@ class TaskFile:
                     "resumed from a pipe; save the tasks as a file"
                 )
             self.size = file.seek(0, 2)
-            if self._is_list:
+            if self._kind == ".json":
                 file.seek(0)
                 self._check_list(file)
 
@@ -124,7 +131,12 @@ class TaskFile:
     def _entries(self, start: Position) -> Iterator[Entry]:
         with self._open() as file:
             try:
-                yield from (self._items if self._is_list else _lines)(file, start)
+                if self.unit == "row":
+                    yield from self._rows(file, start)
+                else:
+                    yield from (self._items if self.unit == "task" else _lines)(
+                        file, start
+                    )
             except OSError as error:
                 raise TaskFileError(
                     f"the tasks in {self.path} cannot be read: {error.strerror}"
@@ -134,7 +146,7 @@ class TaskFile:
         number = 0
         _skip_mark(file)
         try:
-            for item in ijson.items(file, "item", use_float=True):
+            for item in ijson.items(file, self._prefix, use_float=True):
                 number += 1
                 if number > start.number:
                     yield _entry(Position(file.tell(), number), item)
@@ -143,17 +155,44 @@ class TaskFile:
             raise TaskFileError(
                 f"{self.path} is not valid JSON after task {number}: {said}; the tasks "
                 "before it were read"
+                + ("" if self._prefix else "; name it .jsonl if each line is a task")
             ) from error
 
     def _check_list(self, file: BinaryIO) -> None:
         _skip_mark(file)
         first = file.read(_CHUNK).lstrip()[:1]
-        if first != b"[":
+        self._prefix = "" if first == b"{" else "item"
+        if first not in (b"[", b"{"):
             raise TaskFileError(
                 f"{self.path} does not hold a JSON list of tasks: it begins with "
-                f"{first.decode(errors='replace')!r}; name a file .jsonl if each of "
-                "its lines is a task"
+                f"{first.decode(errors='replace')!r}; write [ and ] around the tasks"
             )
+
+    def _rows(self, file: BinaryIO, start: Position) -> Iterator[Entry]:
+        """Read CSV or TSV with the calls that Label Studio makes.
+
+        Source: Label Studio 1.23.2 ``data_import/models.py``.
+        """
+        import pandas  # noqa: PLC0415 - slow to import, and needed here only
+
+        first = file.readline()
+        file.seek(0)
+        separator = ";" if first.count(b";") > first.count(b",") else ","
+        try:
+            table = pandas.read_csv(
+                file, sep="\t" if self._kind == ".tsv" else separator
+            )
+        except ValueError as error:  # of the parser, or of the text's encoding
+            said = " ".join(str(error).split())[:200]
+            raise TaskFileError(
+                f"{self.path} cannot be read as {self._kind[1:].upper()}: {said}; save "
+                "it as UTF-8, with the names of the columns in the first row"
+            ) from error
+        table = table.astype(object).where(table.notna(), "")
+        left = table.iloc[start.number :].to_dict("records")
+        for number, row in enumerate(left, start.number + 1):
+            task = cast(Task, {"data": row})
+            yield Entry(Position(self.size * number // len(table), number), task)
 
     def _page(self, entries: list[Entry]) -> FilePage:
         tasks = [

@@ -583,6 +583,37 @@ def test_local_files_storages_are_read_where_this_machine_has_them(
     assert site.paths() == ["/data/local-files/?d=in/b.txt"]
 
 
+def test_a_missing_file_of_a_storage_names_the_file_and_the_root(
+    site: Site, tmp_path: Path, root: Path
+) -> None:
+    url = "/data/local-files/?d=in/none.txt"
+    said = f"'in/none.txt' is not below LSML_LOCAL_FILES_ROOT ({root}), and it cannot "
+    one = media(None, tmp_path, local_files_root=root)
+    assert refused(one, url) == (
+        f"{said}be read from Label Studio either: Label Studio holds "
+        "'/data/local-files/': set LABEL_STUDIO_URL"
+    )
+    site.routes["/data/local-files/"] = sends(b"", 404)
+    answered = refused(media(site, tmp_path, local_files_root=root), url)
+    assert answered.startswith(f"{said}be read from Label Studio either: ")
+    assert "answered 404" in answered
+
+
+@pytest.mark.parametrize(
+    "url", ["/data/upload/1/a.png", "/data/local-files/?d=a", "s3://bucket/a.png"]
+)
+def test_an_address_of_label_studio_without_a_scheme_is_named(
+    tmp_path: Path, url: str
+) -> None:
+    for address in ("localhost:8080", "label-studio.example.com", "me:secret@ls.test"):
+        said = refused(media(None, tmp_path, url=address), url)
+        host = address.rpartition("@")[2]
+        assert said == (
+            f"LABEL_STUDIO_URL is {host!r}, without http:// or https://: set it to "
+            f"the whole address, e.g. http://{host}"
+        )
+
+
 def test_uploads_of_a_label_studio_on_this_machine_are_not_read(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

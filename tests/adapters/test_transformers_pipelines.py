@@ -200,7 +200,15 @@ def test_a_file_is_counted_without_its_bom_and_with_both_of_crlf(
     assert spans(slot) == [(8, 11, "ana", "Person")]
 
 
-@pytest.mark.parametrize("value", ["$a.words[0]", "Say: $words", "$words $words"])
+def test_a_nested_text_is_read(make: Make, tagger: Path) -> None:
+    config = LABELS.replace("$words", "$docs[0].body")
+    model = make("token-classification", tagger, config)
+    task = {"id": 1, "data": {"docs": [{"body": "of\r\nof\r\nana"}]}}
+    [slot] = predicted(model, [task])
+    assert spans(slot) == [(8, 11, "ana", "Person")]
+
+
+@pytest.mark.parametrize("value", ["$a.words[{{idx}}]", "Say: $words", "$words $words"])
 def test_a_text_that_is_not_one_key_is_named(
     make: Make, tagger: Path, value: str
 ) -> None:

@@ -91,6 +91,22 @@ def test_an_exception_of_predict_is_an_error_with_file_and_line(tmp_path: Path) 
     assert "Traceback" not in done.stderr
 
 
+def test_tasks_of_ones_own_are_predicted(tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks.csv"
+    tasks.write_text("text\n" + "a text\n" * 30)
+    done = checked(tmp_path / "backend", MODEL, "--tasks", tasks)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "20 tasks, 20 predictions, 20 regions" in done.stdout
+
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text('{"text": "a"}\n{broken\n')
+    said = refused(checked(tmp_path / "backend", MODEL, "--tasks", tasks))
+    assert said.startswith(f"{tasks}, line 2: invalid JSON: ")
+    tasks.write_text("\n")
+    said = refused(checked(tmp_path / "backend", MODEL, "--tasks", tasks))
+    assert said == f"{tasks} has no tasks: name a file with at least one"
+
+
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = checked(tmp_path, "import gone\n", "--debug")
     assert done.returncode == 1

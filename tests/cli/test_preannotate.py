@@ -193,18 +193,20 @@ def test_another_label_config_needs_another_output(place: Place) -> None:
     assert preannotate(place, "--overwrite").returncode == 0
 
 
-def test_predictions_that_do_not_fit_the_label_config_are_refused(place: Place) -> None:
-    write_tasks(place, "a")
+def test_predictions_that_do_not_fit_the_label_config_are_listed(place: Place) -> None:
+    write_tasks(place, "a", "b")
     config = LABEL_CONFIG.replace("Neutral", "Mixed")
     (place.directory / "label_config.xml").write_text(config)
 
-    sentence = refused(preannotate(place))
+    done = preannotate(place)
 
-    assert sentence.startswith(
-        "the model's predictions do not fit the label config, so none was written: "
-        "task 1, region 0: 'Neutral' is not in the label config, where 'sentiment' has"
-    )
-    assert not (place.directory.parent / "out.jsonl").exists()
+    assert done.returncode == 1
+    assert "2 of 2 checked do not fit the label config: " in done.stdout
+    found = [line for line in done.stderr.splitlines() if "does not fit" in line]
+    assert [line.split(" is not in")[0] for line in found] == [
+        f"  does not fit: task {n}, region 0: 'Neutral'" for n in (1, 2)
+    ]
+    assert [len(row["predictions"]) for row in output(place)] == [1, 1]
 
 
 def test_unreadable_files_are_one_sentence(place: Place) -> None:

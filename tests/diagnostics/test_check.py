@@ -80,6 +80,86 @@ def test_sample_tasks_have_other_texts_and_every_label() -> None:
     assert sample_tasks("<View/>", 1) == [{"id": 1, "data": {}, "annotations": []}]
 
 
+REPEATER = """<View><Repeater on="$document" indexFlag="{{idx}}" mode="pagination">
+  <Image name="page_{{idx}}" value="$document[{{idx}}].page"/>
+  <RectangleLabels name="labels_{{idx}}" toName="page_{{idx}}">
+    <Label value="Title"/><Label value="Date"/>
+  </RectangleLabels>
+  <TextArea name="text_{{idx}}" toName="page_{{idx}}" perRegion="true"/>
+</Repeater></View>"""
+
+
+def pages(task: Task) -> list[dict[str, Any]]:
+    """A box and its text for each page of a task."""
+    found = []
+    for n, _ in enumerate(task["data"]["document"]):
+        box = {"x": 5, "y": 5, "width": 30, "height": 10, "rotation": 0}
+        region = {"id": f"r{n}", "to_name": f"page_{n}"}
+        for name, kind, value in (
+            ("labels", "rectanglelabels", {"rectanglelabels": ["Title"]}),
+            ("text", "textarea", {"text": ["page"]}),
+        ):
+            names = {"from_name": f"{name}_{n}", "type": kind}
+            found.append({**region, **names, "value": {**box, **value}})
+    return found
+
+
+@pytest.mark.parametrize("flag", ["{{idx}}", "@page@"])
+def test_regions_of_a_repeater_are_accepted(flag: str) -> None:
+    config = REPEATER.replace("{{idx}}", flag)
+    report = check_model(config, predicting(lambda task, _: regions(*pages(task))))
+    assert report.findings == []
+    assert report.regions == 4 * 2 * 2
+
+    config = config.replace(f' indexFlag="{flag}"', "")
+    found = check_results(config, [regions()], sample_tasks(config, 1))
+    assert [one for one in found if one.severity == "error"] == []
+
+
+def test_a_repeater_has_no_more_names_than_the_task_has_items() -> None:
+    [task] = sample_tasks(REPEATER, 1)
+    made = pages({**task, "data": {"document": [1, 2, 3]}})
+    found = check_results(REPEATER, [regions(*made)], [task])
+    assert [f.message for f in found if f.severity == "error"] == [
+        f"task 1, region {4 + n}: from_name '{name}_2' is not in the label config, "
+        "which has labels_0, text_0, labels_1, text_1: Label Studio does not show it"
+        for n, name in enumerate(("labels", "text"))
+    ]
+
+
+def test_samples_are_nested_as_label_studio_reads_them() -> None:
+    [task] = sample_tasks(REPEATER, 1)
+    first, second = task["data"]["document"]
+    assert list(first) == ["page"]
+    assert first == second
+
+    config = """<View><Text name="t" value="$doc.body"/><Text name="u" value="$a[1].b"/>
+    <Text name="v" value="Say: $doc.title"/><Text name="w" value="a constant"/>
+    <Image name="i" valueList="$images"/>
+    <TimeSeries name="ts" value="$series" timeColumn="t" timeFormat="%Y-%m-%d">
+      <Channel column="c"/></TimeSeries>
+    <Choices name="c" toName="t" value="$options"/></View>"""
+    data = sample_tasks(config, 2)[1]["data"]
+    assert data["doc"] == {
+        "body": "About .",
+        "title": "About .",
+    }
+    assert data["a"] == [None, {"b": "About ."}]
+    assert isinstance(data["images"], list)
+    assert data["series"].startswith("/samples/time-series.csv?")
+    assert isinstance(data["options"], list)
+    assert list(data) == ["doc", "a", "images", "series", "options"]
+
+
+def test_offsets_in_a_nested_text_are_checked() -> None:
+    config = TEXT.replace("$text", "$doc.body")
+    task: Task = {"id": 1, "data": {"doc": {"body": "Zoë met Ana"}}}
+    value = {"start": 0, "end": 30, "text": "Zoë", "labels": ["Person"]}
+    names = {"id": "a", "from_name": "label", "to_name": "text", "type": "labels"}
+    predict = predicting(lambda task, _: regions({**names, "value": value}))
+    assert "the text's length" in messages(check_model(config, predict, [task]))[0]
+
+
 def test_a_label_config_that_does_not_parse_is_rejected() -> None:
     with pytest.raises(LabelConfigError):
         check_model("<View>", predicting(lambda task, _: None))
@@ -179,24 +259,19 @@ def test_offsets_of_a_text_behind_a_url_are_not_checked() -> None:
 @pytest.mark.parametrize(
     ("region", "found"),
     [
-        (box(x=640), "x 640 is not within 0 to 100"),
-        (box(width=-1), "width -1 is not within 0 to 100"),
-        (box(height="20"), "height 20 is not within 0 to 100"),
+        (box(x=640), "x 640: coordinates are in percent of the image, not in pixels"),
+        (box(x=-320), "x -320: coordinates are in percent of the image, not in pixels"),
+        (box(x=1500, rotation=30), "x 1500: coordinates are in percent of the image"),
+        (box(width=-1), "width -1 is not a size: use a number that is not negative"),
+        (box(height="20"), "height '20' is not a number"),
+        (box(y=None), "y None is not a number"),
         (
             {
                 **box(points=[[1, 2], [3, 400], [5, 6]], polygonlabels=["Car"]),
                 "from_name": "poly",
                 "type": "polygonlabels",
             },
-            "point 1 400 is not within 0 to 100",
-        ),
-        (
-            {
-                **box(keypointlabels=["Car"], x=-3),
-                "from_name": "key",
-                "type": "keypointlabels",
-            },
-            "x -3 is not within 0 to 100",
+            "point 1 400: coordinates are in percent of the image, not in pixels",
         ),
         (
             {
@@ -210,6 +285,39 @@ def test_offsets_of_a_text_behind_a_url_are_not_checked() -> None:
 )
 def test_coordinates_are_percent(region: dict[str, Any], found: str) -> None:
     assert found in errors_of(lambda task: region, IMAGE)[0]
+
+
+@pytest.mark.parametrize(
+    ("region", "found"),
+    [
+        (box(x=-0.04), "x -0.04 is outside the image"),
+        (box(x=50, width=100.03), "width 100.03 is outside the image"),
+        (box(x=120, y=-3), "x 120, y -3 is outside the image"),
+        (box(x=110, width=310, rotation=90), "x 110, width 310 is outside the image"),
+        (
+            {
+                **box(points=[[-0.2, 2], [3, 100.4], [5, 6]], polygonlabels=["Car"]),
+                "from_name": "poly",
+                "type": "polygonlabels",
+            },
+            "point 0 -0.2, point 1 100.4 is outside the image",
+        ),
+        (
+            {
+                **box(keypointlabels=["Car"], x=-3),
+                "from_name": "key",
+                "type": "keypointlabels",
+            },
+            "x -3 is outside the image",
+        ),
+    ],
+)
+def test_a_shape_that_reaches_over_the_edge_is_a_warning(
+    region: dict[str, Any], found: str
+) -> None:
+    report = check_model(IMAGE, predicting(lambda task, _: regions(region)))
+    assert report.ok, report.findings
+    assert found in messages(report, "warning")[0]
 
 
 def test_a_box_that_exceeds_the_image_is_a_warning() -> None:

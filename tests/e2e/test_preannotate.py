@@ -139,6 +139,51 @@ def test_a_killed_run_resumes_without_duplicates_or_losses(
     assert command.report(project, "--only-missing")["predicted"] == 0
 
 
+@pytest.mark.timeout(180)
+def test_exports_are_predicted_and_imported_again(
+    project: Project,
+    command: Command,
+    label_studio: LabelStudioApi,
+    keyword_config: str,
+    tmp_path: Path,
+) -> None:
+    first, _ = project.add_tasks(texts(2))
+    assert command.run(project)[0] == 0
+    project.annotate(first, project.open_task(first)["predictions"][0]["result"])
+    for form, suffix in (
+        ("JSON", "json"),
+        ("JSON_MIN", "json"),
+        ("CSV", "csv"),
+        ("TSV", "tsv"),
+    ):
+        path = f"/api/projects/{project.id}/export"
+        query = {"exportType": form, "download_all_tasks": "true"}
+        exported = label_studio.request("GET", path, params=query)
+        assert exported.is_success, exported.text
+        (tmp_path / f"{form}.{suffix}").write_bytes(exported.content)
+        output = tmp_path / f"{form}.out.jsonl"
+        options = ["--tasks", tmp_path / f"{form}.{suffix}", "--output", output]
+        done = subprocess.run(
+            [BIN / "lsml-bento", "preannotate", EXAMPLE, *options],
+            env=backend_environ(tmp_path / "files"),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        lines = [json.loads(line) for line in output.read_text().splitlines()]
+
+        other = label_studio.create_project(f"from {form}", keyword_config)
+        path = f"/api/projects/{other.id}/import"
+        answer = label_studio.request("POST", path, json=lines)
+
+        assert answer.status_code == 201, (form, answer.text)
+        assert answer.json()["task_count"] == len(lines)
+        assert counts(other) == {VERSION: len(lines)}, form
+    kept = json.loads((tmp_path / "JSON.json").read_text())
+    assert all(isinstance(one, int) for task in kept for one in task["predictions"])
+
+
 @pytest.mark.timeout(120)
 def test_a_label_studio_that_breaks_hangs_and_hangs_up_is_waited_for(
     project: Project, command: Command, proxy: FaultyProxy, personal_token: str

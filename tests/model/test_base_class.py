@@ -200,6 +200,24 @@ class TestLabelConfig:
             "LOC": "loc",
         }
 
+    def test_a_label_with_an_alias_is_matched_by_both_and_mapped_to_the_alias(
+        self,
+    ) -> None:
+        config = """<View><Text name="t" value="$text"/>
+        <Choices name="mood" toName="t">
+          <Choice value="Positive" alias="p1"/><Choice value="Negative" alias="n1"/>
+          <Choice value="Neutral" alias="z" predicted_values="meh"/>
+        </Choices></View>"""
+        model = LabelStudioMLBase(label_config=config)
+
+        names = ["POSITIVE", "n1", "meh", "Neutral"]
+        assert model.build_label_map("mood", names) == {
+            "POSITIVE": "p1",
+            "n1": "n1",
+            "meh": "z",
+        }
+        assert model.build_label_map("mood", ["Negative"]) == {"Negative": "n1"}
+
 
 class TestEvents:
     def test_only_training_events_are_learned_from(self) -> None:

@@ -25,7 +25,7 @@ from lsml_bento.preannotation.prediction_file import (
     has_failed_tasks,
 )
 from lsml_bento.preannotation.retry import Retry
-from lsml_bento.preannotation.run import LabelConfigCheck, NotFilled
+from lsml_bento.preannotation.run import LabelConfigCheck
 from lsml_bento.preannotation.selection import PreannotationError, Unreachable
 from lsml_bento.preannotation.task_file import (
     FilePage,
@@ -81,6 +81,7 @@ def run(
     output: PredictionFile | Retry,
     size: int = 4,
     stop_after: int | None = None,
+    check: LabelConfigCheck | None = None,
 ) -> Totals:
     """One run as the command does it; ``stop_after`` pages a signal comes."""
     totals = Totals()
@@ -88,7 +89,7 @@ def run(
     async def go() -> None:
         batches = Batches(engine, size)
         pipeline: Pipeline[Any] = Pipeline(
-            batches, output, totals, LabelConfigCheck(CONFIG)
+            batches, output, totals, check or LabelConfigCheck(CONFIG)
         )
 
         def pages() -> Iterator[Any]:
@@ -202,11 +203,54 @@ class TestTaskFiles:
             TaskFile(tmp_path / "none.jsonl")
         with pytest.raises(TaskFileError, match="cannot be read: Is a directory"):
             TaskFile(tmp_path)
-        one = write_lines(tmp_path / "one.json", {"text": "a"})
+        text = write_lines(tmp_path / "text.json", '"text"')
         with pytest.raises(
-            TaskFileError, match=r"does not hold a JSON list .* begins with '\{'"
+            TaskFileError, match=r"does not hold a JSON list .* begins with '\"'"
         ):
-            TaskFile(one)
+            TaskFile(text)
+
+    def test_a_json_file_may_hold_one_task(self, tmp_path: Path) -> None:
+        path = tmp_path / "pretty.json"
+        path.write_text(json.dumps({"text": "pretty", "x": 1}, indent=1))
+        [page] = self.read(path)
+        assert page.tasks == [{"id": 1, "data": {"text": "pretty", "x": 1}}]
+
+        write_lines(path, {"text": "a"}, {"text": "b"})
+        with pytest.raises(TaskFileError, match=r"name it \.jsonl if each line is a"):
+            self.read(path)
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("t.csv", 'text,n,x,ok\n"one, two",7,0.5,True\nb,8,,False\n'),
+            ("t.CSV", "\ufefftext;n;x;ok\r\none, two;7;0.5;True\r\nb;8;;False\r\n"),
+            ("t.tsv", "text\tn\tx\tok\none, two\t7\t0.5\tTrue\nb\t8\tNA\tFalse\n"),
+        ],
+    )
+    def test_tables_are_read_as_label_studio_reads_them(
+        self, tmp_path: Path, name: str, content: str
+    ) -> None:
+        path = tmp_path / name
+        path.write_bytes(content.encode())
+
+        [page] = self.read(path)
+        [rest] = self.read(path, 1)
+
+        rows = [
+            {"text": "one, two", "n": 7, "x": 0.5, "ok": True},
+            {"text": "b", "n": 8, "x": "", "ok": False},
+        ]
+        assert page.tasks == [{"id": n, "data": row} for n, row in enumerate(rows, 1)]
+        assert json.loads(json.dumps(page.tasks)) == page.tasks
+        assert page.at == TaskFile(path).size
+        assert rest.tasks == page.tasks[1:]
+
+    def test_a_table_that_is_not_one_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "t.csv"
+        for content in (b"", b'a,b\n1,2\n"3,4', b"a\n\xff\xfe\n"):
+            path.write_bytes(content)
+            with pytest.raises(TaskFileError, match=r"t.csv cannot be read as CSV: "):
+                self.read(path)
 
     def test_a_pipe_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "tasks.jsonl"
@@ -231,6 +275,42 @@ class TestTaskFiles:
 
 
 class TestOutputs:
+    def test_ids_of_an_exported_task_are_left_out(self, tmp_path: Path) -> None:
+        old = {"model_version": "0", "result": []}
+        task = {"id": 5, "data": {"text": "one"}, "predictions": [11, old]}
+        path = write_lines(
+            tmp_path / "export.jsonl",
+            {**task, "annotations": [{"id": 3, "result": []}, 4], "drafts": [6]},
+            {**task, "annotations": None, "predictions": [12, 13]},
+        )
+        output = tmp_path / "out.jsonl"
+
+        run(Chooser(), TaskFile(path), PredictionFile(output, START, "line"))
+
+        first, second = rows(output)
+        assert first["predictions"][0] == old
+        assert [len(row["predictions"]) for row in (first, second)] == [2, 1]
+        assert first["annotations"] == [{"id": 3, "result": []}]
+        assert (first["drafts"], second["annotations"]) == ([], [])
+
+    def test_a_table_resumes_after_the_rows_that_are_done(self, tmp_path: Path) -> None:
+        path, output = tmp_path / "t.csv", tmp_path / "out.jsonl"
+        path.write_text("text\n" + "".join(f"text {n}\n" for n in range(40)))
+
+        run(
+            Chooser(),
+            TaskFile(path),
+            PredictionFile(output, START, "row"),
+            stop_after=2,
+        )
+        assert 0 < len(rows(output)) < 40
+        run(Chooser("text 39"), TaskFile(path), PredictionFile(output, START, "row"))
+
+        texts = [row["data"]["text"] for row in rows(output)]
+        assert texts == [f"text {n}" for n in range(40)]
+        [failure] = rows(tmp_path / "out.jsonl.failed.jsonl")
+        assert (failure["where"], failure["reason"][-10:]) == ("row 40", "a bad text")
+
     def test_each_line_is_a_task_with_its_predictions(self, tmp_path: Path) -> None:
         old = [{"model_version": "0", "result": []}, {"model_version": "1"}]
         tasks = TaskFile(
@@ -346,14 +426,67 @@ class TestOutputs:
             pass
         assert list(tmp_path.iterdir()) == []
 
-    def test_predictions_that_do_not_fit_stop_a_run(self, tmp_path: Path) -> None:
+    def test_predictions_that_do_not_fit_are_written_and_listed(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         path = tmp_path / "out.jsonl"
         tasks = TaskFile(numbered(tmp_path / "tasks.jsonl", 5))
+        check = LabelConfigCheck(CONFIG)
 
-        with pytest.raises(NotFilled, match="task 1, region 0: 'Purple' is not in"):
-            run(Chooser(value="Purple"), tasks, PredictionFile(path, START, "line"))
+        run(
+            Chooser(value="Purple"),
+            tasks,
+            PredictionFile(path, START, "line"),
+            size=2,
+            check=check,
+        )
 
-        assert not list(tmp_path.glob("out*"))
+        assert [len(row["predictions"]) for row in rows(path)] == [1] * 5
+        assert (check.checked, check.misfits) == (5, 5)
+        assert [line.split(":")[0] for line in check.examples] == [
+            f"task {n}, region 0" for n in range(1, 6)
+        ]
+        [record] = caplog.records
+        assert record.getMessage().startswith(
+            "Label Studio will not show a prediction: task 1, region 0: 'Purple' is not"
+        )
+
+    def test_a_box_over_the_edge_is_a_warning(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        config = """<View><Image name="image" value="$image"/>
+        <RectangleLabels name="label" toName="image"><Label value="Ship"/>
+        </RectangleLabels></View>"""
+        value = {"x": -0.04, "y": 20.0, "width": 50, "height": 10}
+        region = {"from_name": "label", "to_name": "image", "type": "rectanglelabels"}
+        region |= {"value": {**value, "rectanglelabels": ["Ship"]}}
+        check = LabelConfigCheck(config)
+
+        for n in (1, 2):
+            slot = json.dumps({"result": [region], "score": 0.5}).encode()
+            check([{"id": n, "data": {"image": "https://example.com/1.jpg"}}], [slot])
+
+        assert (check.checked, check.misfits, check.warned) == (2, 0, 2)
+        [record] = caplog.records
+        assert record.getMessage().startswith(
+            "A prediction may be wrong: task 1, region 0: x -0.04 is outside the image"
+        )
+
+    def test_after_many_predictions_that_fit_one_of_each_page_is_checked(self) -> None:
+        check = LabelConfigCheck(CONFIG)
+        tasks = [{"id": n, "data": {"text": "a"}} for n in range(600)]
+        good, bad = (
+            json.dumps({"result": [choice(value)], "score": 0.5}).encode()
+            for value in ("Positive", "Purple")
+        )
+
+        for _ in range(3):
+            check(tasks, [good] * 600)
+        assert (check.checked, check.misfits) == (1201, 0)
+        check(tasks, [bad] * 600)
+        check(tasks, [good, *[bad] * 599])
+        assert (check.checked, check.misfits) == (1802, 600)
+        assert len(check.examples) == 20
 
 
 class TestRetries:

@@ -130,12 +130,20 @@ class LabelStudioMedia:
     ) -> Path:
         if (here := self._local_storage(url)) is not None:
             return here  # Works without LABEL_STUDIO_URL too.
-        place = studio.place(url)
-        if place is None:
-            return self._below_root(url)
-        return self._local_storage(place) or self._fetch(
-            studio, place, task_id, options
-        )
+        try:
+            place = studio.place(url)
+            if place is None:
+                return self._below_root(url)
+            return self._local_storage(place) or self._fetch(
+                studio, place, task_id, options
+            )
+        except MediaError as error:
+            if self._root is None or (name := _storage_path(url)) is None:
+                raise
+            raise MediaError(
+                f"{name[:200]!r} is not below LSML_LOCAL_FILES_ROOT ({self._root}), "
+                f"and it cannot be read from Label Studio either: {error}"
+            ) from error
 
     def _below_root(self, url: str) -> Path:
         if self._root is None:
@@ -153,10 +161,10 @@ class LabelStudioMedia:
 
     def _local_storage(self, url: str) -> Path | None:
         """Return a file of a Local Files storage that this machine has too."""
-        found = _LOCAL_STORAGE.match(url) and parse_qs(urlsplit(url).query).get("d")
-        if self._root is None or not found:
+        name = _storage_path(url)
+        if self._root is None or name is None:
             return None
-        path = self._root / found[-1].lstrip("/")
+        path = self._root / name
         return self._below_root(str(path)) if os.path.lexists(path) else None
 
     def _fetch(
@@ -180,6 +188,12 @@ class LabelStudioMedia:
                 session = Session(studio, part / "body", self._max_file_bytes)
                 uploaded = fetch(session, url, task_id, options, part)
                 return uploaded or cache.keep(part / "body", name)
+
+
+def _storage_path(url: str) -> str | None:
+    """Return the path that an address of a Local Files storage names, if it is one."""
+    found = _LOCAL_STORAGE.match(url) and parse_qs(urlsplit(url).query).get("d")
+    return found[-1].lstrip("/") if found else None
 
 
 def _file_name(url: str) -> str:

@@ -57,11 +57,24 @@ class LabelStudio:
                     f"{scheme[1]}: addresses are not supported; use http, https, "
                     "s3, gs or azure-blob in the task data"
                 )
+            if self.url and not scheme[1].lower().startswith("http"):
+                self._check_scheme()
             return url
         if _SDK_PATH.match(url):
             self._require(url)
             return url
-        return self.url + url if _PAGE_PATH.match(url) and self.url else None
+        if not (_PAGE_PATH.match(url) and self.url):
+            return None
+        self._check_scheme()
+        return self.url + url
+
+    def _check_scheme(self) -> None:
+        if self.origin is None or self.origin.scheme not in ("http", "https"):
+            url = self.url.rpartition("@")[2][:200]
+            raise MediaError(
+                f"LABEL_STUDIO_URL is {url!r}, without http:// or https://: set it to "
+                f"the whole address, e.g. http://{url}"
+            )
 
     def _require(self, url: str) -> None:
         for name, value in (
@@ -70,6 +83,7 @@ class LabelStudio:
         ):
             if not value:
                 raise MediaError(f"Label Studio holds {shown(url)}: set {name}")
+        self._check_scheme()
 
     def authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Add the key if the request asks this Label Studio for media."""

@@ -14,6 +14,7 @@ from lsml_bento.adapters.transformers_pipelines.target import Target
 from lsml_bento.contract import Task
 from lsml_bento.errors import MediaError, ModelSetupError, PredictionError
 from lsml_bento.model.base_class import LabelStudioMLBase
+from lsml_bento.model.label_config import look_up
 
 Prediction = dict[str, Any]
 
@@ -95,7 +96,7 @@ class Filling(ABC):
             PredictionError: if it is missing.
         """
         key = self.target.key
-        value = task["data"].get(key)
+        value = look_up(task["data"], key)
         if isinstance(value, (int, float)):
             return str(value)
         if isinstance(value, str):

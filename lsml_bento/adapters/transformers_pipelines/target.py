@@ -32,7 +32,7 @@ class Target:
         object: the object's tag, for example ``Text``.
         from_name: the control's name.
         to_name: the object's name.
-        key: the object's key in a task's data.
+        key: the object's key in a task's data, which may be nested (``doc.body``).
         is_url: whether the data contains a URL in place of the text.
         is_multiple: whether several choices may be picked.
         choices: the label config's labels, in its order.
@@ -157,7 +157,7 @@ def _target(tag: ControlTag, shown: ObjectTag) -> Target:
 def _form(shown: ObjectTag) -> str:
     """Why an object is unsuitable; empty if it shows one key of a task's data."""
     given = "valueList" if shown.get_attr("valueList") else "value"
-    is_key = re.fullmatch(r"\$[^$\s\[\]]+", str(shown.value))
+    is_key = re.fullmatch(r"\$[^$\s{}]+", str(shown.value))
     if is_key and given == "value":
         return ""
     return f' whose {given}="{shown.value}" is more than a key of the data'
