@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lsml_bento.backend_dir import is_drop_in
+from lsml_bento.backend_dir import is_drop_in, is_written_for_label_studio_ml
 from lsml_bento.backend_spec import class_name
 from lsml_bento.error_text import locate
 from lsml_bento.errors import ModelImportError
@@ -64,7 +64,16 @@ class ModelSource:
     @cached_property  # it reads files, and every event needs it
     def is_drop_in(self) -> bool:
         """Whether it was written for ``label_studio_ml``."""
-        return self._directory is not None and is_drop_in(self._directory)
+        if self._directory is not None:
+            return is_drop_in(self._directory)
+        module = sys.modules.get(self.target.partition(":")[0])
+        file = getattr(module, "__file__", None)
+        return file is not None and is_written_for_label_studio_ml(Path(file))
+
+    @property
+    def directory(self) -> Path | None:
+        """The directory that its modules come from; None if it was not given."""
+        return self._directory
 
     @property
     def rules(self) -> TrainingRules | None:
@@ -195,9 +204,9 @@ def _with_functions(found: ModelClass, module: ModuleType) -> ModelClass:
         return _checked(found)
     members: dict[str, Any] = {"__module__": module.__name__}
     if predict is not None:
-        members["_predict_function"] = staticmethod(predict)
+        members["_lsml_predict"] = staticmethod(predict)
     if update is not None:
-        members["_update_function"] = staticmethod(update)
+        members["_lsml_update"] = staticmethod(update)
     name = module.__name__ if found is LabelStudioMLBase else found.__name__
     return _checked(type(name, (found,), members))
 

@@ -174,7 +174,8 @@ class ModelFactory:
             model = model_class(
                 project_id=key.project.id, label_config=key.label_config
             )
-            self._load(model, version)
+            if not self._source.is_drop_in:  # whose load() would be its own helper
+                self._load(model, version)
         return model
 
     def _load(self, model: LabelStudioMLBase, version: Version | None) -> None:

@@ -123,6 +123,7 @@ class _Fits:
             open_weights(settings),
             open_tasks(settings),
             self._answers.report,
+            model_dir=settings.model_dir,
         )
 
     def _train_with(self, context: FitContext) -> Trainer:

@@ -12,7 +12,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.base_class import (
     LabelStudioMLBase,
     ModelRuntime,
+    overrides_process_event,
     rules_of,
     use_runtime,
 )
@@ -34,6 +35,7 @@ from lsml_bento.model.invoke import try_sample
 from lsml_bento.model.label_config import EMPTY
 from lsml_bento.model.loader import ModelClass, ModelSource
 from lsml_bento.model.media import Media
+from lsml_bento.model.signature import call_fit, takes_annotations
 from lsml_bento.model.training_policy import TrainingEvent
 from lsml_bento.state.store import Change, Pair, State, encode
 from lsml_bento.versions.registry import Version, Versions
@@ -71,6 +73,7 @@ class FitContext:
         tasks: Label Studio's API; None to learn from stored annotations.
         report: called with the progress of a run.
         should_stop: whether the run should stop.
+        model_dir: ``MODEL_DIR``, where a class of label_studio_ml keeps its files.
     """
 
     backend: str
@@ -79,6 +82,7 @@ class FitContext:
     tasks: Tasks | None
     report: Report
     should_stop: bool = False
+    model_dir: Path | None = None
 
 
 class JobRun:
@@ -104,6 +108,7 @@ class JobRun:
         self._context = context
         self._written: tuple[Path, dict[str, float | None]] | None = None
         self._stack = ExitStack()
+        self._notes: list[str] = []
 
     @property
     def job_id(self) -> str:
@@ -121,6 +126,11 @@ class JobRun:
         self, progress: float | None, metrics: Mapping[str, float | None]
     ) -> None:
         self._context.report({"progress": progress, "metrics": dict(metrics)})
+
+    def note(self, note: str) -> None:
+        """Add a remark to the job."""
+        self._notes.append(note)
+        self._context.report({"note": "; ".join(self._notes)})
 
     def annotated_tasks(self) -> Iterator[Task]:
         """Tasks from Label Studio if credentials are set, else from the stored ones."""
@@ -155,7 +165,7 @@ class JobRun:
         log.warning(
             "Annotations missing: %s job=%s project=%s", note, self.job.id, project
         )
-        self._context.report({"note": note})
+        self.note(note)
 
     @contextmanager
     def save_weights(self, metrics: Mapping[str, float | None]) -> Iterator[Path]:
@@ -245,7 +255,7 @@ class Trainer:
         try:
             model = self._begin(model_class, state, run, parent)
             state.capture()
-            self._fit(model, job)
+            self._fit(model, run)
             state.release()
             run.keep()
             version = self._version(run, parent)
@@ -278,7 +288,7 @@ class Trainer:
             model = self._model(model_class, state, run, None)
             note = f"began without the weights of {version.version}: {error}"
             log.warning("Fit %s job=%s project=%s", note, run.job.id, run.job.project)
-            self._context.report({"note": note})
+            run.note(note)
             return model
 
     def _model(
@@ -295,7 +305,8 @@ class Trainer:
         try:
             with use_runtime(runtime):
                 model = model_class(project_id=project.id, label_config=label_config)
-                model.load(self._path(version))
+                if not self._source.is_drop_in:  # whose load() is its own helper
+                    model.load(self._path(version))
         except LsmlError:
             raise
         except BaseException as error:
@@ -310,15 +321,39 @@ class Trainer:
             return None
         return self._context.weights.find(version.tag, version.manifest)
 
-    def _fit(self, model: LabelStudioMLBase, job: Job) -> None:
+    def _fit(self, model: LabelStudioMLBase, run: JobRun) -> None:
+        job = run.job
         data = JobStore(self._state).data(job.id)
         try:
-            with use_runtime(model._lsml):
-                model.fit(job.event, data, job_id=job.id)
+            with use_runtime(model._lsml), ExitStack() as stack:
+                others: dict[str, Any] = {}
+                is_old = takes_annotations(model.fit)
+                if is_old:
+                    others["workdir"] = stack.enter_context(self._workdir(job))
+                if overrides_process_event(type(model)):
+                    output = model.process_event(job.event, data, job.id, others)
+                else:
+                    tasks = run.annotated_tasks
+                    output = call_fit(
+                        model.fit, job.event, data, tasks, job_id=job.id, **others
+                    )
+                known = run.state.read(job.of).get("train_output")
+                if is_old and output and output != known:
+                    run.state.write(job.of, {"train_output": output})
         except LsmlError:
             raise
         except BaseException as error:
             raise TrainingError(f"fit() raised {locate(error)}") from error
+
+    @contextmanager
+    def _workdir(self, job: Job) -> Iterator[str]:
+        """A directory that a ``fit`` of label_studio_ml 1.0 may write into."""
+        base = self._context.model_dir or self._source.directory or Path()
+        path = base.absolute() / job.id
+        path.mkdir(parents=True, exist_ok=True)
+        yield str(path)
+        with suppress(OSError):  # it is not empty
+            path.rmdir()
 
     def _version(self, run: JobRun, parent: Version | None) -> Version | None:
         """The version that a run created, to be promoted."""
