@@ -51,10 +51,10 @@ def bento_service_directory(bento: Path) -> Path:
 
 def is_drop_in(directory: Path) -> bool:
     """Whether the directory was written for ``label_studio_ml``."""
-    return any(map(is_written_for_label_studio_ml, directory.glob("*.py")))
+    return any(map(imports_label_studio_ml, directory.glob("*.py")))
 
 
-def is_written_for_label_studio_ml(path: Path) -> bool:
+def imports_label_studio_ml(path: Path) -> bool:
     """Whether a module imports ``label_studio_ml``."""
     if not path.is_file():
         return False

@@ -223,7 +223,7 @@ def _suggest(
 
 def _check_fit(model_class: type[LabelStudioMLBase], findings: Findings) -> None:
     """Check that a job can call ``fit``, and say so if it is one of 1.0."""
-    fit = partial(model_class.fit, None)  # type: ignore[arg-type] - the missing self
+    fit = partial(model_class.fit, None)  # type: ignore[arg-type]  # in place of self
     try:
         bind_fit(fit, START_TRAINING, {}, list, job_id="", workdir="")
     except TrainingError as error:

@@ -103,7 +103,7 @@ class _Replaceable(Generic[_Value]):
 
     def __get__(self, model: object, owner: type | None = None) -> _Value:
         if model is None:
-            return self  # type: ignore[return-value] - the class has no value
+            return self  # type: ignore[return-value]  # the class has no value
         return self._read(model)
 
 

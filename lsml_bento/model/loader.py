@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lsml_bento.backend_dir import is_drop_in, is_written_for_label_studio_ml
+from lsml_bento.backend_dir import imports_label_studio_ml, is_drop_in
 from lsml_bento.backend_spec import class_name
 from lsml_bento.error_text import locate
 from lsml_bento.errors import ModelImportError
@@ -64,11 +64,7 @@ class ModelSource:
     @cached_property  # it reads files, and every event needs it
     def is_drop_in(self) -> bool:
         """Whether it was written for ``label_studio_ml``."""
-        if self._directory is not None:
-            return is_drop_in(self._directory)
-        module = sys.modules.get(self.target.partition(":")[0])
-        file = getattr(module, "__file__", None)
-        return file is not None and is_written_for_label_studio_ml(Path(file))
+        return self._directory is not None and is_drop_in(self._directory)
 
     @property
     def directory(self) -> Path | None:
@@ -140,6 +136,17 @@ class ModelSource:
                 f"the module {name!r} cannot be imported: {locate(error)}"
             ) from error
         return _with_functions(_find(module, wanted), module)
+
+
+def has_own_load(model: ModelClass) -> bool:
+    """Whether ``load`` is a helper of a class that was written for ``label_studio_ml``.
+
+    Only the modules of the class count: a test beside a migrated class may still import
+    ``label_studio_ml``.
+    """
+    names = {kind.__module__ for kind in model.__mro__} - {LabelStudioMLBase.__module__}
+    files = (getattr(sys.modules.get(name), "__file__", None) for name in names)
+    return any(imports_label_studio_ml(Path(file)) for file in files if file)
 
 
 def _forget_modules(directory: Path) -> dict[str, ModuleType]:

@@ -150,13 +150,14 @@ class JobSupervisor:
             self._lose(str(message.get("failed")))
         else:
             self._fail(str(message.get("failed")), message.get("traceback"))
-        return True
+        # A stopped run that failed may have left something running: kill all of it.
+        return self._kill_at is None or "failed" not in message
 
     def _succeed(self, made: dict[str, Any] | None) -> None:
         version = None if made is None else Version.model_validate(made)
         job = self._written(lambda: self._publisher.publish(self._lease, version))
-        about = ", ".join(filter(None, [job.version, job.note]))
-        self._log(f"Fit {job.status.value}", f"version={about or None}")
+        note = f": {job.note}" if job.note else ""
+        self._log(f"Fit {job.status.value}{note}", f"version={job.version}")
 
     def _fail(self, error: str, traceback: str | None = None) -> None:
         if self._is_late:

@@ -33,11 +33,13 @@ from lsml_bento.model.base_class import (
 )
 from lsml_bento.model.invoke import try_sample
 from lsml_bento.model.label_config import EMPTY
-from lsml_bento.model.loader import ModelClass, ModelSource
+from lsml_bento.model.loader import ModelClass, ModelSource, has_own_load
 from lsml_bento.model.media import Media
 from lsml_bento.model.signature import call_fit, takes_annotations
 from lsml_bento.model.training_policy import TrainingEvent
 from lsml_bento.state.store import Change, Pair, State, encode
+from lsml_bento.training.background import Background
+from lsml_bento.training.file_changes import FileChanges
 from lsml_bento.versions.registry import Version, Versions
 from lsml_bento.versions.weights import Saved, Weights, store_name
 
@@ -74,6 +76,8 @@ class FitContext:
         report: called with the progress of a run.
         should_stop: whether the run should stop.
         model_dir: ``MODEL_DIR``, where a class of label_studio_ml keeps its files.
+        home: where lsml-bento keeps its own.
+        stores: model stores, which hold no files of such a class.
     """
 
     backend: str
@@ -83,6 +87,8 @@ class FitContext:
     report: Report
     should_stop: bool = False
     model_dir: Path | None = None
+    home: Path | None = None
+    stores: tuple[Path, ...] = ()
 
 
 class JobRun:
@@ -254,16 +260,28 @@ class Trainer:
         run = JobRun(job, state, self._context)
         try:
             model = self._begin(model_class, state, run, parent)
+            files = self._watched_files()
             state.capture()
+            background = Background()
             self._fit(model, run)
+            self._wait(background, run)
             state.release()
             run.keep()
+            if run.saved is not None and has_own_load(model_class):
+                run.note(
+                    "load() is not called on a class that imports label_studio_ml: "
+                    "import LabelStudioMLBase from lsml_bento to load the saved weights"
+                )
+            if not self._learned(run, files):
+                return None
             version = self._version(run, parent)
-            if version is not None:
-                self._try(model_class, run, version)
+            self._try(model_class, run, version)
         except BaseException:
             run.forget()
             raise
+        finally:
+            with suppress(OSError):  # there is none, or it is not empty
+                self._workdir(job).rmdir()
         return version
 
     def _begin(
@@ -305,7 +323,7 @@ class Trainer:
         try:
             with use_runtime(runtime):
                 model = model_class(project_id=project.id, label_config=label_config)
-                if not self._source.is_drop_in:  # whose load() is its own helper
+                if not has_own_load(model_class):
                     model.load(self._path(version))
         except LsmlError:
             raise
@@ -325,11 +343,13 @@ class Trainer:
         job = run.job
         data = JobStore(self._state).data(job.id)
         try:
-            with use_runtime(model._lsml), ExitStack() as stack:
+            with use_runtime(model._lsml):
                 others: dict[str, Any] = {}
                 is_old = takes_annotations(model.fit)
                 if is_old:
-                    others["workdir"] = stack.enter_context(self._workdir(job))
+                    workdir = self._workdir(job)
+                    workdir.mkdir(parents=True, exist_ok=True)
+                    others["workdir"] = str(workdir)
                 if overrides_process_event(type(model)):
                     output = model.process_event(job.event, data, job.id, others)
                 else:
@@ -345,22 +365,65 @@ class Trainer:
         except BaseException as error:
             raise TrainingError(f"fit() raised {locate(error)}") from error
 
-    @contextmanager
-    def _workdir(self, job: Job) -> Iterator[str]:
-        """A directory that a ``fit`` of label_studio_ml 1.0 may write into."""
-        base = self._context.model_dir or self._source.directory or Path()
-        path = base.absolute() / job.id
-        path.mkdir(parents=True, exist_ok=True)
-        yield str(path)
-        with suppress(OSError):  # it is not empty
-            path.rmdir()
+    def _wait(self, background: Background, run: JobRun) -> None:
+        """Wait for what ``fit`` left running; the worker ends that at the time limit.
 
-    def _version(self, run: JobRun, parent: Version | None) -> Version | None:
+        Raises:
+            TrainingError: if the job is stopped meanwhile.
+        """
+        started = time.monotonic()
+        running = background.running()
+        names = ", ".join(running)
+        if running:
+            log.info("Waiting for %s, left by fit: job=%s", names, run.job.id)
+            run.note(f"fit left {names} running, and the job waited for it")
+        while running:
+            if self._context.should_stop:
+                left = ", ".join(running)
+                run.note(f"{left} was still running and was killed")
+                raise TrainingError(f"the job was stopped while it waited for {left}")
+            time.sleep(min(0.5, 0.02 + (time.monotonic() - started) / 10))
+            running = background.running()
+        directory = self._source.directory
+        daemons = background.daemons_of(directory) if directory else []
+        if daemons:
+            run.note(
+                f"{', '.join(daemons)} was still running when fit returned, and the "
+                "job did not wait for it: start it without daemon=True"
+            )
+
+    def _workdir(self, job: Job) -> Path:
+        """The directory that a ``fit`` of label_studio_ml 1.0 may write into."""
+        base = self._context.model_dir or self._source.directory or Path()
+        return base.absolute() / job.id
+
+    def _watched_files(self) -> FileChanges | None:
+        """The files that ``predict`` of a class of label_studio_ml may read."""
+        if not self._source.is_drop_in:
+            return None
+        context = self._context
+        roots = filter(None, (self._source.directory, context.model_dir))
+        return FileChanges(roots, context.home, context.stores)
+
+    def _learned(self, run: JobRun, files: FileChanges | None) -> bool:
+        """Whether ``fit`` left anything that a new version would serve."""
+        state = run.state
+        known = self._state.read(run.job.of)
+        if run.saved is not None or state.named_version is not None:
+            return True
+        if any(key not in known or known[key] != v for key, v in state.values.items()):
+            return True
+        if files is not None and files.found():
+            return True
+        if files is not None:
+            run.note(
+                "made no version: fit set nothing, saved nothing and changed no file"
+            )
+        return False
+
+    def _version(self, run: JobRun, parent: Version | None) -> Version:
         """The version that a run created, to be promoted."""
         state, saved = run.state, run.saved
-        is_silent = saved is None and not state.values and not state.named_version
-        if is_silent and not self._source.is_drop_in:
-            return None
         project = run.job.of
         values = self._state.read(project)
         return Version(

@@ -4,12 +4,16 @@ makes a version."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from lsml_bento.adapters import label_studio_ml
 from lsml_bento.errors import TrainingError
 from lsml_bento.jobs.job import JobStatus
 from lsml_bento.model.base_class import LabelStudioMLBase
@@ -163,22 +167,44 @@ class TestLabelStudioMl10:
         assert list((home.path / "files").iterdir()) == []
 
 
-class TestNamesOfItsOwn:
-    def test_its_load_is_never_called(self, home: Home) -> None:
+def with_load(home: Home) -> Any:
+    """A class of a directory that imports ``label_studio_ml``."""
+    home.write(
+        """
+        from label_studio_ml.model import LabelStudioMLBase
+
         class Model(LabelStudioMLBase):
-            def __init__(self, **kwargs: Any) -> None:
+            def __init__(self, **kwargs):
                 super().__init__(**kwargs)
                 self.words = self.load()
 
-            def load(self) -> set[str]:  # type: ignore[override]
+            def load(self):
                 return {"fox"}
 
-            def fit(self, event: str, data: Any, **kwargs: Any) -> Any:
+            def fit(self, event, data, **kwargs):
                 self.set("words", sorted(self.words))
+        """
+    )
+    label_studio_ml.install()
+    return ModelSource("model:Model", home.directory).reload()
+
+
+class TestNamesOfItsOwn:
+    def test_its_load_is_never_called(self, home: Home) -> None:
+        home.train(with_load(home), is_drop_in=True)
+
+        assert home.active.values == {"words": ["fox"]}
+
+    def test_weights_that_nothing_loads_are_named(self, home: Home) -> None:
+        class Model(with_load(home)):  # type: ignore[misc]
+            def fit(self, event: str, data: Any, **kwargs: Any) -> Any:
+                with self.save_weights() as directory:
+                    (directory / "weights").write_text("2")
 
         home.train(Model, is_drop_in=True)
 
-        assert home.active.values == {"words": ["fox"]}
+        [report] = home.reports
+        assert "import LabelStudioMLBase from lsml_bento to load" in report["note"]
 
     def test_attributes_may_have_the_names_of_ours(self, home: Home) -> None:
         names = (
@@ -204,3 +230,100 @@ class TestNamesOfItsOwn:
         assert home.active.values == {"kept": [[name] for name in names]}
         assert source.rules is not None
         assert '"quiet_s"' in source.rules.to_json()
+
+
+class Writer(LabelStudioMLBase):
+    """Does in fit what a test asks for."""
+
+    does: ClassVar[Callable[[Any], object]]
+
+    def setup(self) -> None:
+        self.set("model_version", "base")
+
+    def fit(self, event: str, data: Any, **kwargs: Any) -> Any:
+        type(self).does(self)
+
+
+def writer(does: Callable[[Any], object]) -> type[Writer]:
+    return type("Writer", (Writer,), {"does": staticmethod(does)})
+
+
+class TestWhetherItMakesAVersion:
+    @pytest.fixture(autouse=True)
+    def _before(self, home: Home) -> None:
+        (home.path / "files" / "old").mkdir()
+        (home.path / "files" / "old" / "weights").write_text("1")
+        home.write("from label_studio_ml.model import LabelStudioMLBase")
+        home.context.home = home.path / "files"
+        home.context.stores = (home.path / "files" / "store",)
+        home.state.write(ONE, {"known": [1]})
+        time.sleep(0.05)  # the files have an older time stamp than the fit
+
+    def test_not_if_it_did_nothing_and_the_job_says_so(self, home: Home) -> None:
+        job = home.train(writer(lambda model: None), is_drop_in=True)
+
+        assert (job.status, job.version, home.names) == (JobStatus.SUCCEEDED, None, [])
+        note = "made no version: fit set nothing, saved nothing and changed no file"
+        assert home.reports == [{"note": note}]
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            *("files/new", "files/a/b/new", "files/old/weights", "backend/words.txt"),
+            *("backend/.hidden", "files/statements"),
+        ],
+    )
+    def test_a_file_that_it_wrote_makes_one(self, home: Home, path: str) -> None:
+        def write(_: object) -> None:
+            file = home.path / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("2")
+            os.utime(file, (0, 0))  # as a copy keeps the time of its source
+
+        job = home.train(writer(write), is_drop_in=True)
+
+        assert job.version == "base+1"
+
+    def test_a_directory_that_it_created_counts(self, home: Home) -> None:
+        home.context.model_dir = home.path / "later"
+
+        def write(_: object) -> None:
+            (home.path / "later").mkdir()
+            (home.path / "later" / "weights").write_text("2")
+
+        assert home.train(writer(write), is_drop_in=True).version == "base+1"
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            *("backend/__pycache__/a.pyc", "backend/run.log", "backend/.git/index"),
+            *("files/state.db-wal", "files/huey.db", "files/worker.lock"),
+            *("files/inbox/event", "files/store/weights", "elsewhere"),
+        ],
+    )
+    def test_other_files_do_not(self, home: Home, path: str) -> None:
+        def write(_: object) -> None:
+            file = home.path / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("2")
+
+        assert home.train(writer(write), is_drop_in=True).version is None
+
+    def test_a_value_that_it_set_to_what_it_was_does_not(self, home: Home) -> None:
+        job = home.train(writer(lambda model: model.set("known", [1])), is_drop_in=True)
+
+        assert job.version is None
+        job = home.train(writer(lambda model: model.set("known", [2])), is_drop_in=True)
+        assert job.version == "base+1"
+
+    def test_a_link_to_its_own_directory_ends(self, home: Home) -> None:
+        (home.path / "files" / "loop").symlink_to(home.path / "files")
+
+        assert home.train(writer(lambda model: None), is_drop_in=True).version is None
+
+
+@pytest.fixture(autouse=True)
+def _imports_stay(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    sys.modules.pop("model", None)
