@@ -55,11 +55,15 @@ def bento_service_directory(bento: Path) -> Path:
 
 def is_drop_in(directory: Path) -> bool:
     """Whether the directory was written for ``label_studio_ml``."""
-    return any(
-        _DROP_IN.search(path.read_text(encoding="utf-8", errors="replace"))
-        for path in directory.glob("*.py")
-        if path.is_file()
-    )
+    return any(map(imports_label_studio_ml, directory.glob("*.py")))
+
+
+def imports_label_studio_ml(path: Path) -> bool:
+    """Whether a module imports ``label_studio_ml``."""
+    if not path.is_file():
+        return False
+    source = path.read_text(encoding="utf-8", errors="replace")
+    return _DROP_IN.search(source) is not None
 
 
 def find_class(path: Path) -> str | None:

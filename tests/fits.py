@@ -120,7 +120,8 @@ class Home:
         """
         directory = None
         if is_drop_in:
-            self.write("from label_studio_ml.model import LabelStudioMLBase")
+            if not (self.directory / "model.py").exists():
+                self.write("from label_studio_ml.model import LabelStudioMLBase")
             directory = self.directory
         trainer = Trainer(ModelSource(model, directory), NoMedia(), self.context)
         lease = self.lease()

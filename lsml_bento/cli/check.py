@@ -55,9 +55,9 @@ def check(
     from lsml_bento.processes.local_model import load_predict
 
     quiet(debug)
-    name, version, predict = load_predict(directory, config)
-    report = check_model(config, predict, own)
-    _print(f"{name}, model version {version}", report)
+    model_class, version, predict = load_predict(directory, config)
+    report = check_model(config, predict, own, model_class=model_class)
+    _print(f"{model_class.__name__}, model version {version}", report)
     if not report.ok:
         raise SystemExit(1)
 

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from label_studio_sdk.label_interface import LabelInterface
@@ -21,7 +22,8 @@ from lsml_bento.diagnostics.results import (
     check_prediction,
     predictions_of,
 )
-from lsml_bento.errors import LsmlError, MediaError
+from lsml_bento.errors import LsmlError, MediaError, TrainingError
+from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.invoke import Slot, for_annotator
 from lsml_bento.model.label_config import (
     index_flags,
@@ -30,6 +32,8 @@ from lsml_bento.model.label_config import (
     variables,
 )
 from lsml_bento.model.media import names_a_file
+from lsml_bento.model.signature import FIT_SHAPE, bind_fit, takes_annotations
+from lsml_bento.model.training_policy import START_TRAINING
 
 Predict = Callable[[list[Task], Context | None], list[Slot | Exception]]
 """Returns slots that ``model.invoke`` makes, or the errors of single tasks."""
@@ -136,7 +140,10 @@ def _put(data: Any, key: str, value: object) -> None:
 
 
 def check_model(
-    label_config: str, predict: Predict, tasks: list[Task] | None = None
+    label_config: str,
+    predict: Predict,
+    tasks: list[Task] | None = None,
+    model_class: type[LabelStudioMLBase] = LabelStudioMLBase,
 ) -> ModelReport:
     """Predict sample tasks one by one and together, and check every region.
 
@@ -144,6 +151,7 @@ def check_model(
         label_config: the XML that the model gets.
         predict: calls the model as a server does. It gets copies of the tasks.
         tasks: with ``data`` for the label config (default: sample tasks).
+        model_class: whose ``fit`` is checked: a job must be able to call it.
 
     Raises:
         LabelConfigError: if the label config does not parse.
@@ -168,6 +176,7 @@ def check_model(
         what = "predict returned no regions for any of them"
         findings.add("warning", "all tasks", what)
     _suggest(interface, predict, tasks[0], singles[0], findings)
+    _check_fit(model_class, findings)
     return ModelReport(
         tasks=len(tasks),
         predictions=predictions,
@@ -261,6 +270,24 @@ def _suggest(
         answer = for_annotator(slots[0])
         for prediction in predictions_of(answer, "a suggestion", findings):
             check_prediction(interface, prediction, task, "a suggestion", findings)
+
+
+def _check_fit(model_class: type[LabelStudioMLBase], findings: Findings) -> None:
+    """Check that a job can call ``fit``, and say so if it is one of 1.0."""
+    fit = partial(model_class.fit, None)  # type: ignore[arg-type]  # in place of self
+    try:
+        bind_fit(fit, START_TRAINING, {}, list, job_id="", workdir="")
+    except TrainingError as error:
+        findings.add("error", "training", str(error))
+    else:
+        if takes_annotations(fit):
+            findings.add(
+                "note",
+                "training",
+                "fit has the shape of label_studio_ml 1.0: it gets the annotated tasks "
+                "and a directory below MODEL_DIR, and what it returns becomes "
+                f"self.train_output; in new code write {FIT_SHAPE}",
+            )
 
 
 def _same(one: Slot, other: Slot) -> bool:

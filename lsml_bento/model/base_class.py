@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from label_studio_sdk.label_interface import LabelInterface
 from semver import Version
@@ -18,6 +18,7 @@ from lsml_bento.contract import Context, Project, Task
 from lsml_bento.model.label_config import EMPTY, parse_label_config, parse_tags
 from lsml_bento.model.media import EnvironmentMedia, Media, NoMedia, names_a_file
 from lsml_bento.model.response import ModelResponse
+from lsml_bento.model.signature import accepted, call_fit
 from lsml_bento.model.training_policy import (
     NoRun,
     Run,
@@ -32,6 +33,7 @@ PREDICT_MARK = "__lsml_predict_fn__"
 UPDATE_MARK = "__lsml_update_fn__"
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_Value = TypeVar("_Value")
 
 
 def predict_fn(function: _Function) -> _Function:
@@ -89,6 +91,22 @@ def current_media() -> Media | None:
     return None if runtime is None else runtime.media
 
 
+class _Replaceable(Generic[_Value]):
+    """A property that an attribute of the object hides.
+
+    A class written for ``label_studio_ml`` may use its name for something else.
+    """
+
+    def __init__(self, read: Callable[[Any], _Value]) -> None:
+        self._read = read
+        self.__doc__ = read.__doc__
+
+    def __get__(self, model: object, owner: type | None = None) -> _Value:
+        if model is None:
+            return self  # type: ignore[return-value]  # the class has no value
+        return self._read(model)
+
+
 class LabelStudioMLBase:
     """A model for Label Studio: subclass it and write ``predict``.
 
@@ -125,8 +143,8 @@ class LabelStudioMLBase:
 
     label_interface: LabelInterface
 
-    _predict_function: ClassVar[Callable[..., Any] | None] = None
-    _update_function: ClassVar[Callable[..., Any] | None] = None
+    _lsml_predict: ClassVar[Callable[..., Any] | None] = None
+    _lsml_update: ClassVar[Callable[..., Any] | None] = None
 
     def __init__(
         self,
@@ -151,7 +169,6 @@ class LabelStudioMLBase:
             Project(str(project_id or ""), 0), media=EnvironmentMedia()
         )
         self.project_id = project_id or ""
-        self.train_output: dict[str, Any] = {}  # classes of label_studio_ml 1.0 read it
         self.use_label_config(label_config or EMPTY)
         self.setup()
         # Stored last: until setup() has run, a new project has no known version.
@@ -186,12 +203,11 @@ class LabelStudioMLBase:
             ``PredictionValue``), a list of predictions, or None for no prediction. None
             in place of the list means no predictions at all.
         """
-        function = type(self)._predict_function
+        function = type(self)._lsml_predict
         if function is None:
             return None
-        returned: ModelResponse | list[Any] | None = function(
-            tasks, context, helper=self, **kwargs
-        )
+        named = accepted(function, {"helper": self, **kwargs})
+        returned: ModelResponse | list[Any] | None = function(tasks, context, **named)
         return returned
 
     def fit(self, event: str, data: dict[str, Any], **kwargs: Any) -> Any:
@@ -205,10 +221,15 @@ class LabelStudioMLBase:
             data: the webhook's body without ``action``.
             kwargs: ``job_id``.
         """
-        function = type(self)._update_function
+        function = type(self)._lsml_update
         if function is None:
             return None
-        return function(event, data, helper=self, **kwargs)
+        return function(event, data, **accepted(function, {"helper": self, **kwargs}))
+
+    @_Replaceable
+    def train_output(self) -> dict[str, Any]:
+        """What a ``fit`` of label_studio_ml 1.0 returned for the serving version."""
+        return self._lsml.state.read(self._lsml.project).get("train_output") or {}
 
     # What fit uses
 
@@ -240,7 +261,7 @@ class LabelStudioMLBase:
         done = None if progress is None else min(1.0, max(0.0, float(progress)))
         self._lsml.run.report(done, _numbers(metrics))
 
-    @property
+    @_Replaceable
     def should_stop(self) -> bool:
         """Whether the job was cancelled; its process is killed a few seconds later.
 
@@ -248,7 +269,7 @@ class LabelStudioMLBase:
         """
         return self._lsml.run.should_stop
 
-    @property
+    @_Replaceable
     def events(self) -> list[TrainingEvent]:
         """The (action, annotation id) of all events that the job combines."""
         return self._lsml.run.events
@@ -282,7 +303,7 @@ class LabelStudioMLBase:
             StateError: if the state did not respond.
         """
         if key == "label_config":
-            return self._label_config
+            return self._lsml_label_config
         if key == "parsed_label_config":
             return json.dumps(self.parsed_label_config)
         value = self._lsml.state.read(self._lsml.project).get(key)
@@ -319,19 +340,19 @@ class LabelStudioMLBase:
             LabelConfigError: if it does not parse.
         """
         self.label_interface = parse_label_config(label_config)
-        self._label_config = label_config
+        self._lsml_label_config = label_config
         project = self._lsml.project
         if self._lsml.state.read(project).get("label_config") != label_config:
             self._lsml.state.write(project, {"label_config": label_config})
 
     @property
     def label_config(self) -> str:
-        return self._label_config
+        return self._lsml_label_config
 
     @property
     def parsed_label_config(self) -> dict[str, Any]:
         """``{from_name: {"type", "to_name", "inputs", "labels", ...}}``."""
-        return parse_tags(self._label_config)
+        return parse_tags(self._lsml_label_config)
 
     def get_first_tag_occurence(
         self,
@@ -433,7 +454,10 @@ class LabelStudioMLBase:
         """Call ``fit`` if the event is one of ``TRAIN_EVENTS``."""
         if event not in self.TRAIN_EVENTS:
             return None
-        return self.fit(event=event, data=data, job_id=job_id, **additional_params)
+        tasks = self._lsml.run.annotated_tasks
+        return call_fit(
+            self.fit, event, data, tasks, job_id=job_id, **additional_params
+        )
 
     # Media
 
@@ -491,25 +515,38 @@ class LabelStudioMLBase:
             value = task.get("data")
         if isinstance(value, dict):
             for key, item in value.items():
-                value[key] = self._preload(task, item, read_file)
+                value[key] = _preload(self, task, item, read_file)
             return value
-        return self._preload(task, value, read_file)
+        return _preload(self, task, value, read_file)
 
-    def _preload(self, task: Task, value: Any, read_file: bool) -> Any:
-        if isinstance(value, dict):
-            return self.preload_task_data(task, value, read_file) if value else value
-        if isinstance(value, list):
-            return [self._preload(task, item, read_file) for item in value]
-        if not isinstance(value, str) or not names_a_file(value):
-            return value
-        path = self.get_local_path(value, task_id=task.get("id"))
-        return Path(path).read_text(encoding="utf-8") if read_file else path
+
+def _preload(model: LabelStudioMLBase, task: Task, value: Any, read_file: bool) -> Any:
+    if isinstance(value, dict):
+        return model.preload_task_data(task, value, read_file) if value else value
+    if isinstance(value, list):
+        return [_preload(model, task, item, read_file) for item in value]
+    if not isinstance(value, str) or not names_a_file(value):
+        return value
+    path = model.get_local_path(value, task_id=task.get("id"))
+    return Path(path).read_text(encoding="utf-8") if read_file else path
+
+
+def overrides_process_event(model: type[LabelStudioMLBase]) -> bool:
+    """Whether the class handles events itself, as label_studio_ml allows."""
+    return model.process_event is not LabelStudioMLBase.process_event
 
 
 def rules_of(model: type[LabelStudioMLBase], *, each_event: bool) -> TrainingRules:
     """The training rules of a class."""
-    own = model.fit is not LabelStudioMLBase.fit or model._update_function is not None
-    return TrainingRules(own, tuple(model.TRAIN_EVENTS), model.training, each_event)
+    trains = (
+        model.fit is not LabelStudioMLBase.fit
+        or model._lsml_update is not None
+        or overrides_process_event(model)
+    )
+    policy = model.training
+    if each_event and not isinstance(policy, TrainingPolicy):
+        policy = TrainingPolicy()  # the name is used for something else
+    return TrainingRules(trains, tuple(model.TRAIN_EVENTS), policy, each_event)
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:

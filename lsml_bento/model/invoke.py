@@ -6,15 +6,13 @@ Failures are classified on the way.
 from __future__ import annotations
 
 import gc
-import inspect
 import marshal
 import math
 import re
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -34,6 +32,7 @@ from lsml_bento.errors import (
 )
 from lsml_bento.model.base_class import LabelStudioMLBase, current_runtime
 from lsml_bento.model.response import ModelResponse, PredictionValue
+from lsml_bento.model.signature import accepted
 
 EMPTY_SLOT = b"[]"
 """No prediction for a task, as Label Studio understands it."""
@@ -81,7 +80,7 @@ def call(
     tasks = _copied(tasks)
     token = current_runtime.set(model._lsml)
     try:
-        return model.predict(tasks, **_accepted(type(model).predict, arguments))
+        return model.predict(tasks, **accepted(type(model).predict, arguments))
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -130,23 +129,6 @@ def try_sample(model: LabelStudioMLBase, task: Task) -> None:
             f"{type(model).__name__} cannot predict task {task.get('id')!r:.50}: "
             f"{locate(error)}"
         ) from error
-
-
-def _accepted(predict: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that the user's ``predict`` accepts."""
-    names = _parameters(predict)
-    if names is None:
-        return arguments
-    return {name: value for name, value in arguments.items() if name in names}
-
-
-@lru_cache(maxsize=16)
-def _parameters(predict: Callable[..., Any]) -> frozenset[str] | None:
-    """The argument names of ``predict``; None if it accepts any."""
-    parameters = inspect.signature(predict).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
-    return frozenset(p.name for p in parameters)
 
 
 def _copied(tasks: list[Task]) -> list[Task]:

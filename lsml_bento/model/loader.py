@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lsml_bento.backend_dir import is_drop_in
+from lsml_bento.backend_dir import imports_label_studio_ml, is_drop_in
 from lsml_bento.backend_spec import class_name
 from lsml_bento.error_text import locate
 from lsml_bento.errors import ModelImportError
@@ -65,6 +65,11 @@ class ModelSource:
     def is_drop_in(self) -> bool:
         """Whether it was written for ``label_studio_ml``."""
         return self._directory is not None and is_drop_in(self._directory)
+
+    @property
+    def directory(self) -> Path | None:
+        """The directory that its modules come from; None if it was not given."""
+        return self._directory
 
     @property
     def rules(self) -> TrainingRules | None:
@@ -133,6 +138,17 @@ class ModelSource:
         return _with_functions(_find(module, wanted), module)
 
 
+def has_own_load(model: ModelClass) -> bool:
+    """Whether ``load`` is a helper of a class that was written for ``label_studio_ml``.
+
+    Only the modules of the class count: a test beside a migrated class may still import
+    ``label_studio_ml``.
+    """
+    names = {kind.__module__ for kind in model.__mro__} - {LabelStudioMLBase.__module__}
+    files = (getattr(sys.modules.get(name), "__file__", None) for name in names)
+    return any(imports_label_studio_ml(Path(file)) for file in files if file)
+
+
 def _forget_modules(directory: Path) -> dict[str, ModuleType]:
     """Remove the modules of a backend's directory from ``sys.modules``."""
     found, root = {}, directory.resolve()
@@ -195,9 +211,9 @@ def _with_functions(found: ModelClass, module: ModuleType) -> ModelClass:
         return _checked(found)
     members: dict[str, Any] = {"__module__": module.__name__}
     if predict is not None:
-        members["_predict_function"] = staticmethod(predict)
+        members["_lsml_predict"] = staticmethod(predict)
     if update is not None:
-        members["_update_function"] = staticmethod(update)
+        members["_lsml_update"] = staticmethod(update)
     name = module.__name__ if found is LabelStudioMLBase else found.__name__
     return _checked(type(name, (found,), members))
 

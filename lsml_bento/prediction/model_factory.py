@@ -16,7 +16,7 @@ from lsml_bento.error_text import locate
 from lsml_bento.errors import LsmlError, ModelSetupError, StateError, WeightsError
 from lsml_bento.model.base_class import LabelStudioMLBase, ModelRuntime, use_runtime
 from lsml_bento.model.invoke import try_sample
-from lsml_bento.model.loader import ModelClass, ModelSource
+from lsml_bento.model.loader import ModelClass, ModelSource, has_own_load
 from lsml_bento.model.media import Media
 from lsml_bento.state.store import State
 from lsml_bento.versions.registry import Version, Versions
@@ -174,7 +174,8 @@ class ModelFactory:
             model = model_class(
                 project_id=key.project.id, label_config=key.label_config
             )
-            self._load(model, version)
+            if not has_own_load(model_class):
+                self._load(model, version)
         return model
 
     def _load(self, model: LabelStudioMLBase, version: Version | None) -> None:

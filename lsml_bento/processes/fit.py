@@ -16,6 +16,7 @@ import sys
 import threading
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
 
@@ -117,12 +118,16 @@ class _Fits:
 
     def _open(self) -> FitContext:
         spec, settings = self._spec, self._settings
+        bentoml_home = Path(os.environ.get("BENTOML_HOME") or "~/bentoml").expanduser()
         return FitContext(
             spec.name,
             open_state(settings, spec.home_path, spec.name),
             open_weights(settings),
             open_tasks(settings),
             self._answers.report,
+            model_dir=settings.model_dir,
+            home=spec.home_path,
+            stores=(settings.model_store or bentoml_home, bentoml_home),
         )
 
     def _train_with(self, context: FitContext) -> Trainer:

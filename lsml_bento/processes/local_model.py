@@ -10,7 +10,7 @@ from lsml_bento.backend_dir import find_target, service_target, with_class
 from lsml_bento.contract import Context, Project, Task
 from lsml_bento.diagnostics.check import Predict
 from lsml_bento.model.invoke import Slot
-from lsml_bento.model.loader import ModelSource
+from lsml_bento.model.loader import ModelClass, ModelSource
 from lsml_bento.prediction.failures import for_client
 from lsml_bento.prediction.model_pool import ModelPool
 from lsml_bento.prediction.predictor import Group, Predictor
@@ -21,8 +21,8 @@ from lsml_bento.state.memory import MemoryState
 _PROJECT = Project("0", 0)
 
 
-def load_predict(directory: Path, label_config: str) -> tuple[str, str, Predict]:
-    """The name of the model's class, its version and its ``predict``.
+def load_predict(directory: Path, label_config: str) -> tuple[ModelClass, str, Predict]:
+    """The model's class, its version and its ``predict``.
 
     The directory becomes the current one, as in a server. State is kept in memory.
 
@@ -38,7 +38,7 @@ def load_predict(directory: Path, label_config: str) -> tuple[str, str, Predict]
     settings = Settings.from_env(os.environ)
     media = open_media(settings, settings.home or directory / ".lsml")
     predictor = Predictor(ModelPool(source, state, media), state)
-    name = source.load().__name__
+    model_class = source.load()
     version = predictor.prepare(_PROJECT, label_config)
 
     def predict(tasks: list[Task], context: Context | None) -> list[Slot | Exception]:
@@ -48,4 +48,4 @@ def load_predict(directory: Path, label_config: str) -> tuple[str, str, Predict]
         except Exception as error:
             raise for_client(error) from error
 
-    return name, version, predict
+    return model_class, version, predict

@@ -150,7 +150,8 @@ class JobSupervisor:
             self._lose(str(message.get("failed")))
         else:
             self._fail(str(message.get("failed")), message.get("traceback"))
-        return True
+        # A stopped run that failed may have left something running: kill all of it.
+        return self._kill_at is None or "failed" not in message
 
     def _succeed(self, made: dict[str, Any] | None) -> None:
         version = None if made is None else Version.model_validate(made)

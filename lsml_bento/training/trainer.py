@@ -12,7 +12,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,15 +27,19 @@ from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.base_class import (
     LabelStudioMLBase,
     ModelRuntime,
+    overrides_process_event,
     rules_of,
     use_runtime,
 )
 from lsml_bento.model.invoke import try_sample
 from lsml_bento.model.label_config import EMPTY
-from lsml_bento.model.loader import ModelClass, ModelSource
+from lsml_bento.model.loader import ModelClass, ModelSource, has_own_load
 from lsml_bento.model.media import Media
+from lsml_bento.model.signature import call_fit, takes_annotations
 from lsml_bento.model.training_policy import TrainingEvent
 from lsml_bento.state.store import Change, Pair, State, encode
+from lsml_bento.training.background import Background
+from lsml_bento.training.file_changes import FileChanges
 from lsml_bento.versions.registry import Version, Versions
 from lsml_bento.versions.weights import Saved, Weights, store_name
 
@@ -71,6 +75,9 @@ class FitContext:
         tasks: Label Studio's API; None to learn from stored annotations.
         report: called with the progress of a run.
         should_stop: whether the run should stop.
+        model_dir: ``MODEL_DIR``, where a class of label_studio_ml keeps its files.
+        home: where lsml-bento keeps its own.
+        stores: model stores, which hold no files of such a class.
     """
 
     backend: str
@@ -79,6 +86,9 @@ class FitContext:
     tasks: Tasks | None
     report: Report
     should_stop: bool = False
+    model_dir: Path | None = None
+    home: Path | None = None
+    stores: tuple[Path, ...] = ()
 
 
 class JobRun:
@@ -104,6 +114,7 @@ class JobRun:
         self._context = context
         self._written: tuple[Path, dict[str, float | None]] | None = None
         self._stack = ExitStack()
+        self._notes: list[str] = []
 
     @property
     def job_id(self) -> str:
@@ -121,6 +132,11 @@ class JobRun:
         self, progress: float | None, metrics: Mapping[str, float | None]
     ) -> None:
         self._context.report({"progress": progress, "metrics": dict(metrics)})
+
+    def note(self, note: str) -> None:
+        """Add a remark to the job."""
+        self._notes.append(note)
+        self._context.report({"note": "; ".join(self._notes)})
 
     def annotated_tasks(self) -> Iterator[Task]:
         """Tasks from Label Studio if credentials are set, else from the stored ones."""
@@ -156,7 +172,7 @@ class JobRun:
         log.warning(
             "Annotations missing: %s job=%s project=%s", note, self.job.id, project
         )
-        self._context.report({"note": note})
+        self.note(note)
 
     @contextmanager
     def save_weights(self, metrics: Mapping[str, float | None]) -> Iterator[Path]:
@@ -245,16 +261,28 @@ class Trainer:
         run = JobRun(job, state, self._context)
         try:
             model = self._begin(model_class, state, run, parent)
+            files = self._watched_files()
             state.capture()
-            self._fit(model, job)
+            background = Background()
+            self._fit(model, run)
+            self._wait(background, run)
             state.release()
             run.keep()
+            if run.saved is not None and has_own_load(model_class):
+                run.note(
+                    "load() is not called on a class that imports label_studio_ml: "
+                    "import LabelStudioMLBase from lsml_bento to load the saved weights"
+                )
+            if not self._learned(run, files):
+                return None
             version = self._version(run, parent)
-            if version is not None:
-                self._try(model_class, run, version)
+            self._try(model_class, run, version)
         except BaseException:
             run.forget()
             raise
+        finally:
+            with suppress(OSError):  # there is none, or it is not empty
+                self._workdir(job).rmdir()
         return version
 
     def _begin(
@@ -279,7 +307,7 @@ class Trainer:
             model = self._model(model_class, state, run, None)
             note = f"began without the weights of {version.version}: {error}"
             log.warning("Fit %s job=%s project=%s", note, run.job.id, run.job.project)
-            self._context.report({"note": note})
+            run.note(note)
             return model
 
     def _model(
@@ -296,7 +324,8 @@ class Trainer:
         try:
             with use_runtime(runtime):
                 model = model_class(project_id=project.id, label_config=label_config)
-                model.load(self._path(version))
+                if not has_own_load(model_class):
+                    model.load(self._path(version))
         except LsmlError:
             raise
         except BaseException as error:
@@ -311,22 +340,91 @@ class Trainer:
             return None
         return self._context.weights.find(version.tag, version.manifest)
 
-    def _fit(self, model: LabelStudioMLBase, job: Job) -> None:
+    def _fit(self, model: LabelStudioMLBase, run: JobRun) -> None:
+        job = run.job
         data = JobStore(self._state).data(job.id)
         try:
             with use_runtime(model._lsml):
-                model.fit(job.event, data, job_id=job.id)
+                others: dict[str, Any] = {}
+                is_old = takes_annotations(model.fit)
+                if is_old:
+                    workdir = self._workdir(job)
+                    workdir.mkdir(parents=True, exist_ok=True)
+                    others["workdir"] = str(workdir)
+                if overrides_process_event(type(model)):
+                    output = model.process_event(job.event, data, job.id, others)
+                else:
+                    tasks = run.annotated_tasks
+                    output = call_fit(
+                        model.fit, job.event, data, tasks, job_id=job.id, **others
+                    )
+                known = run.state.read(job.of).get("train_output")
+                if is_old and output and output != known:
+                    run.state.write(job.of, {"train_output": output})
         except LsmlError:
             raise
         except BaseException as error:
             raise TrainingError(f"fit() raised {locate(error)}") from error
 
-    def _version(self, run: JobRun, parent: Version | None) -> Version | None:
+    def _wait(self, background: Background, run: JobRun) -> None:
+        """Wait for what ``fit`` left running; the worker ends that at the time limit.
+
+        Raises:
+            TrainingError: if the job is stopped meanwhile.
+        """
+        started = time.monotonic()
+        running = background.running()
+        names = ", ".join(running)
+        if running:
+            log.info("Waiting for %s, left by fit: job=%s", names, run.job.id)
+            run.note(f"fit left {names} running, and the job waited for it")
+        while running:
+            if self._context.should_stop:
+                left = ", ".join(running)
+                run.note(f"{left} was still running and was killed")
+                raise TrainingError(f"the job was stopped while it waited for {left}")
+            time.sleep(min(0.5, 0.02 + (time.monotonic() - started) / 10))
+            running = background.running()
+        directory = self._source.directory
+        daemons = background.daemons_of(directory) if directory else []
+        if daemons:
+            run.note(
+                f"{', '.join(daemons)} was still running when fit returned, and the "
+                "job did not wait for it: start it without daemon=True"
+            )
+
+    def _workdir(self, job: Job) -> Path:
+        """The directory that a ``fit`` of label_studio_ml 1.0 may write into."""
+        base = self._context.model_dir or self._source.directory or Path()
+        return base.absolute() / job.id
+
+    def _watched_files(self) -> FileChanges | None:
+        """The files that ``predict`` of a class of label_studio_ml may read."""
+        if not self._source.is_drop_in:
+            return None
+        context = self._context
+        roots = filter(None, (self._source.directory, context.model_dir))
+        return FileChanges(roots, context.home, context.stores)
+
+    def _learned(self, run: JobRun, files: FileChanges | None) -> bool:
+        """Whether ``fit`` left anything that a new version would serve."""
+        state = run.state
+        known = self._state.read(run.job.of)
+        if run.saved is not None or state.named_version is not None:
+            return True
+        if any(key not in known or known[key] != v for key, v in state.values.items()):
+            return True
+        if files is not None and files.found():
+            return True
+        if files is not None:
+            run.note(
+                "made no version: fit set nothing, saved nothing and changed no file"
+            )
+        return False
+
+    def _version(self, run: JobRun, parent: Version | None) -> Version:
         """The version that a run created, to be promoted."""
         state, saved = run.state, run.saved
-        is_silent = saved is None and not state.values and not state.named_version
-        if is_silent and not self._source.is_drop_in:
-            return None
         project = run.job.of
         values = self._state.read(project)
         return Version(

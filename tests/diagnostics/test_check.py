@@ -12,6 +12,7 @@ from lsml_bento.contract import Context, Task
 from lsml_bento.diagnostics.check import ModelReport, check_model, sample_tasks
 from lsml_bento.diagnostics.results import Finding, check_results
 from lsml_bento.errors import LabelConfigError, MediaError, WrongCount
+from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.invoke import Slot, render
 
 TEXT = """<View><Text name="text" value="$text"/>
@@ -572,3 +573,28 @@ def test_a_correct_box_is_accepted() -> None:
     answer = regions(box())
     assert check_model(IMAGE, predicting(lambda task, _: answer)).findings == []
     assert json.loads(json.dumps(answer)) == answer
+
+
+class OfOld(LabelStudioMLBase):
+    def fit(self, completions: Any, workdir: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        pass
+
+
+class Needy(LabelStudioMLBase):
+    def fit(self, event: str, data: Any, epochs: int) -> Any:  # type: ignore[override]
+        pass
+
+
+@pytest.mark.parametrize(
+    ("model", "severity", "said"),
+    [
+        (OfOld, "note", "training: fit has the shape of label_studio_ml 1.0: it gets"),
+        (Needy, "error", "'epochs'): write fit(self, event, data, **kwargs)"),
+    ],
+)
+def test_a_fit_of_another_shape_is_reported(
+    model: type[LabelStudioMLBase], severity: str, said: str
+) -> None:
+    predict = predicting(lambda task, _: regions(span(task)))
+    [message] = messages(check_model(TEXT, predict, model_class=model), severity)
+    assert said in message

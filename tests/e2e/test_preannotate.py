@@ -162,7 +162,8 @@ def test_exports_are_predicted_and_imported_again(
         assert exported.is_success, exported.text
         (tmp_path / f"{form}.{suffix}").write_bytes(exported.content)
         output = tmp_path / f"{form}.out.jsonl"
-        options = ["--tasks", tmp_path / f"{form}.{suffix}", "--output", output]
+        tasks = str(tmp_path / f"{form}.{suffix}")
+        options = ["--tasks", tasks, "--output", str(output)]
         done = subprocess.run(
             [BIN / "lsml-bento", "preannotate", EXAMPLE, *options],
             env=backend_environ(tmp_path / "files"),

@@ -458,8 +458,11 @@ class TestOutputs:
         <RectangleLabels name="label" toName="image"><Label value="Ship"/>
         </RectangleLabels></View>"""
         value = {"x": -0.04, "y": 20.0, "width": 50, "height": 10}
-        region = {"from_name": "label", "to_name": "image", "type": "rectanglelabels"}
-        region |= {"value": {**value, "rectanglelabels": ["Ship"]}}
+        region: dict[str, Any] = {"from_name": "label", "to_name": "image"}
+        region |= {
+            "type": "rectanglelabels",
+            "value": {**value, "rectanglelabels": ["Ship"]},
+        }
         check = LabelConfigCheck(config)
 
         for n in (1, 2):

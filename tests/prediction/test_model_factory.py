@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from lsml_bento.adapters import label_studio_ml
 from lsml_bento.contract import Project, Task
 from lsml_bento.errors import LabelConfigError, ModelError, ModelSetupError
 from lsml_bento.jobs.annotations import AnnotationStore
@@ -98,6 +99,23 @@ class TestWeights:
 
         assert vars(model)["loaded"].name == "v1"
         assert model._lsml.version == "v2"
+
+
+class TestWrittenForLabelStudioMl:
+    def test_its_load_is_never_called(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        label_studio_ml.install()
+        (tmp_path / "has_a_load.py").write_text(HAS_A_LOAD)
+        model = ModelSource("has_a_load:Model", tmp_path).load()
+        store.promote("v1")
+
+        factory = factory_of(model, store)  # as init_app passes it
+
+        assert vars(factory.make(key(), None))["words"] == {"fox"}
+        assert vars(factory.make(key(), "v1"))["words"] == {"fox"}
+        del sys.modules["has_a_load"]
 
 
 class TestSharing:
@@ -249,3 +267,18 @@ class TestWhatIsNoGood:
 
         assert model._lsml.version is None
         assert lacks
+
+
+HAS_A_LOAD = (
+    "from label_studio_ml.model import LabelStudioMLBase"
+    """
+
+class Model(LabelStudioMLBase):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.words = self.load()
+
+    def load(self):
+        return {"fox"}
+"""
+)

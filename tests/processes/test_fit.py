@@ -347,3 +347,50 @@ self.report(code=forked.exitcode)
         stdin.close()
 
         eventually(lambda: not process.is_alive and is_gone(pid), "their end", 5)
+
+
+class TestWhatItLeavesRunning:
+    def test_a_process_is_waited_for_and_named(self, child: Child) -> None:
+        reports, message = child.run(
+            "self.report(pid=subprocess.Popen(['sleep', '4']).pid)"
+        )
+
+        pid = int(reports[0]["metrics"]["pid"])
+        note = f"fit left process {pid} (sleep 4) running, and the job waited for it"
+        assert reports[1:] == [{"note": note}]
+        assert message == {"done": None}
+        assert is_gone(pid)
+
+    def test_a_run_that_is_stopped_meanwhile_fails_and_names_it(
+        self, child: Child
+    ) -> None:
+        process = child.begin("self.report(pid=subprocess.Popen(['sleep', '60']).pid)")
+        first, second = (process.receive(timeout_s=20) for _ in range(2))
+        assert first is not None
+        assert second is not None
+        pid = int(first["report"]["metrics"]["pid"])
+        process.ask_to_stop()
+        third, last = (process.receive(timeout_s=20) for _ in range(2))
+        process.kill()
+
+        name = f"process {pid} (sleep 60)"
+        assert third is not None
+        assert third["report"]["note"].endswith(
+            f"; {name} was still running and was killed"
+        )
+        assert last is not None
+        assert last["failed"] == f"the job was stopped while it waited for {name}"
+        eventually(lambda: is_gone(pid), "its end", 5)
+
+    def test_daemon_processes_end_with_it(self, child: Child) -> None:
+        reports, message = child.run(
+            """
+import multiprocessing
+context = multiprocessing.get_context("fork")
+worker = context.Process(target=time.sleep, args=(60,), daemon=True)
+worker.start()
+"""
+        )
+
+        assert (reports, message) == ([], {"done": None})
+        child.close()

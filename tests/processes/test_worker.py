@@ -74,6 +74,7 @@ class Model(LabelStudioMLBase):
         seen.append(data["annotation"]["id"])
         with open(os.environ["RECORD"], "a") as file:
             print(json.dumps([os.getpid(), event, seen]), file=file)
+        self.set("seen", seen)
 """
 
 EXTERNAL = """

@@ -254,9 +254,9 @@ class TestNames:
         assert (job.status, job.version) == (JobStatus.SUCCEEDED, None)
         assert home.names == []
 
-    def test_a_legacy_fit_makes_a_version_each_time(self, home: Home) -> None:
-        for _ in range(3):
-            home.train(setter(), is_drop_in=True)
+    def test_a_legacy_version_reloads_its_modules(self, home: Home) -> None:
+        for number in range(3):
+            home.train(setter(number=number), is_drop_in=True)
 
         assert home.names == ["base+1", "base+2", "base+3"]
         assert home.active.afresh
@@ -264,7 +264,7 @@ class TestNames:
 
     def test_a_number_is_never_given_twice(self, tmp_path: Path) -> None:
         home = Home(tmp_path, MemoryState(), LSML_KEEP_VERSIONS="1")
-        given = [home.train(setter(), is_drop_in=True).version for _ in range(5)]
+        given = [home.train(setter(n=n), is_drop_in=True).version for n in range(5)]
 
         assert given == [f"base+{number}" for number in range(1, 6)]
         assert home.names == ["base+5"]
@@ -285,6 +285,7 @@ class TestNames:
         class Model(Setter):
             def fit(self, event: str, data: Any, **kwargs: Any) -> Any:
                 seen.append(str(self.model_version))
+                self.set("seen", seen)
 
         for _ in range(2):
             home.train(Model, is_drop_in=True)
@@ -294,8 +295,8 @@ class TestNames:
     def test_a_class_that_always_sets_the_same_name_still_gets_new_ones(
         self, home: Home
     ) -> None:
-        model = setter(model_version="my-model")
-        for _ in range(3):
+        for number in range(3):
+            model = setter(model_version="my-model", number=number)
             home.train(model, is_drop_in=True)
 
         assert home.names == ["my-model", "base+2", "base+3"]
