@@ -36,7 +36,7 @@ from lsml_bento.settings import Settings
 from lsml_bento.training.child_process import END_OF_LOG
 from lsml_bento.training.trainer import FitContext, Trainer
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("lsml_bento.processes.fit")  # it runs as __main__
 
 _TRACEBACK = 20_000
 
