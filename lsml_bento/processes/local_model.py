@@ -14,6 +14,7 @@ from lsml_bento.model.loader import ModelSource
 from lsml_bento.prediction.failures import for_client
 from lsml_bento.prediction.model_pool import ModelPool
 from lsml_bento.prediction.predictor import Group, Predictor
+from lsml_bento.processes.opening import load_env_file
 from lsml_bento.processes.wiring import open_media
 from lsml_bento.settings import Settings
 from lsml_bento.state.memory import MemoryState
@@ -24,7 +25,8 @@ _PROJECT = Project("0", 0)
 def load_predict(directory: Path, label_config: str) -> tuple[str, str, Predict]:
     """The name of the model's class, its version and its ``predict``.
 
-    The directory becomes the current one, as in a server. State is kept in memory.
+    As in a server, the directory becomes the current one, and its ``.env`` is read.
+    State is kept in memory.
 
     Raises:
         LsmlError: naming file and line, if the class cannot be imported or set up.
@@ -32,6 +34,7 @@ def load_predict(directory: Path, label_config: str) -> tuple[str, str, Predict]
     """
     label_studio_ml.install()
     os.chdir(directory)
+    load_env_file(directory)
     target = service_target(directory) or with_class(find_target(directory), directory)
     source = ModelSource(target, directory)
     state = MemoryState()
