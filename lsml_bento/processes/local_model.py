@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from typing import TypeVar
 
 from lsml_bento.adapters import label_studio_ml
 from lsml_bento.backend_dir import find_target, service_target, with_class
@@ -18,6 +22,8 @@ from lsml_bento.processes.opening import load_env_file
 from lsml_bento.processes.wiring import open_media
 from lsml_bento.settings import Settings
 from lsml_bento.state.memory import MemoryState
+
+_Answer = TypeVar("_Answer")
 
 _PROJECT = Project("0", 0)
 
@@ -41,14 +47,28 @@ def load_predict(directory: Path, label_config: str) -> tuple[str, str, Predict]
     settings = Settings.from_env(os.environ)
     media = open_media(settings, settings.home or directory / ".lsml")
     predictor = Predictor(ModelPool(source, state, media), state)
-    name = source.load().__name__
-    version = predictor.prepare(_PROJECT, label_config)
+    name = _in_thread(source.load).__name__
+    version = _in_thread(predictor.prepare, _PROJECT, label_config)
 
     def predict(tasks: list[Task], context: Context | None) -> list[Slot | Exception]:
         group = Group.for_request(_PROJECT, label_config, {}, context)
         try:
-            return predictor.predict(group, tasks)
+            return _in_thread(predictor.predict, group, tasks)
         except Exception as error:
             raise for_client(error) from error
 
     return name, version, predict
+
+
+def _in_thread(function: Callable[..., _Answer], *arguments: object) -> _Answer:
+    """Call a function outside of the main thread, where servers call user code."""
+    future: Future[_Answer] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:  # noqa: BLE001 - the caller gets it
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="predict", daemon=True).start()
+    return future.result()
