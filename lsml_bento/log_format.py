@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from numbers import Number
+from pathlib import Path
 from typing import Any
 
 from lsml_bento.contract import iso_time
@@ -105,10 +106,46 @@ def _inert(value: object) -> object:
     return value if isinstance(value, Number) else _Argument(value)
 
 
+class _LastingLogger(logging.Logger):
+    """A logger that the logging configuration of user code does not silence.
+
+    ``logging.config.dictConfig`` and ``fileConfig`` disable all loggers that exist.
+    """
+
+    @property
+    def disabled(self) -> bool:
+        return False
+
+    @disabled.setter
+    def disabled(self, _: bool) -> None:
+        pass
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's name
+        return level >= self.getEffectiveLevel()  # after logging.disable() too
+
+
 def configure_log(level: str, log_format: str) -> None:
     """Write this process's log to standard error, as ``"text"`` or ``"json"``."""
     logging.basicConfig(level=level, format=_TEXT, force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(_TEXT))
+    log_apart(handler, level)
     write_as(log_format)
+
+
+def log_apart(handler: logging.Handler, level: str | int) -> None:
+    """Write this package's log with a handler that user code does not replace.
+
+    A logging configuration that names ``lsml_bento`` still applies.
+    """
+    package = Path(__file__).parent
+    for path in package.rglob("*.py"):  # some are imported later
+        parts = path.relative_to(package).with_suffix("").parts
+        name = ".".join((package.name, *parts)).removesuffix(".__init__")
+        logging.getLogger(name).__class__ = _LastingLogger
+    ours = logging.getLogger(package.name)
+    ours.handlers[:], ours.propagate = [handler], False
+    ours.setLevel(level)
 
 
 def write_as(log_format: str) -> None:

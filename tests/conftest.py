@@ -44,7 +44,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def _level_of_our_log() -> Iterator[None]:
     """Reset what a command that ran in the tests' process set for itself."""
     log = logging.getLogger("lsml_bento")
-    level, propagate = log.level, log.propagate
+    level, propagate, handlers = log.level, log.propagate, list(log.handlers)
     yield
     log.setLevel(level)
-    log.propagate = propagate
+    log.propagate, log.handlers[:] = propagate, handlers

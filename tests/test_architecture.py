@@ -44,6 +44,7 @@ LIBRARIES = {
     "testing": {"httpx"},
     "pytest_plugin": {"pytest"},
     "processes.server": {"bentoml", "starlette"},
+    "processes.opening": {"dotenv"},
     # For what a user writes with torch.
     "torch": {"torch"},
     "processes.bentoml_target": {"bentoml"},

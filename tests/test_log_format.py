@@ -189,3 +189,77 @@ warnings.warn("old name")
     assert loggers == ["lsml_bento", "bentoml", "bentoml", "py.warnings"]
     assert found[0]["job"] == "ab12"
     assert "old name" in found[3]["event"]
+
+
+SILENCING = {
+    "dictConfig": """
+import logging.config
+logging.config.dictConfig({
+    "version": 1,
+    "handlers": {"none": {"class": "logging.NullHandler"}},
+    "root": {"level": "CRITICAL", "handlers": ["none"]},
+})
+""",
+    "fileConfig": r"""
+import io, logging.config
+logging.config.fileConfig(io.StringIO(
+    "[loggers]\nkeys=root\n[handlers]\nkeys=none\n[formatters]\nkeys=\n"
+    "[logger_root]\nlevel=CRITICAL\nhandlers=none\n"
+    "[handler_none]\nclass=NullHandler\nargs=()\n"
+))
+""",
+    "basicConfig": """
+logging.basicConfig(level="CRITICAL", handlers=[logging.NullHandler()], force=True)
+""",
+    "disable": "logging.disable(logging.CRITICAL)",
+    "root": "logging.root.handlers.clear(); logging.root.setLevel('CRITICAL')",
+}
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("how", SILENCING)
+def test_logging_that_user_code_configures_does_not_silence_ours(
+    how: str, log_format: str
+) -> None:
+    program = f"""
+import logging, sys
+early = logging.getLogger("lsml_bento.prediction.model_pool")
+from lsml_bento.log_format import configure_log
+configure_log("INFO", {log_format!r})
+late = logging.getLogger("lsml_bento.adapters.huey_queue")
+{SILENCING[how]}
+early.info("job=%s early", "ab12")
+late.info("late")
+late.debug("left out")
+logging.getLogger("lsml_bento").warning("root")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    lines = done.stderr.splitlines()
+    if log_format == "json":
+        lines = [json.loads(line)["event"] for line in lines]
+    assert [line.split()[-1] for line in lines] == ["early", "late", "root"]
+
+
+def test_user_code_may_configure_our_log_by_its_name() -> None:
+    program = """
+import logging, logging.config
+from lsml_bento.log_format import configure_log
+configure_log("INFO", "text")
+logging.config.dictConfig({
+    "version": 1,
+    "formatters": {"own": {"format": "own %(message)s"}},
+    "handlers": {"own": {"class": "logging.StreamHandler", "formatter": "own"}},
+    "loggers": {"lsml_bento": {"handlers": ["own"], "level": "ERROR"}},
+})
+log = logging.getLogger("lsml_bento.prediction.model_pool")
+log.warning("left out")
+log.error("kept")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    assert done.stderr.splitlines() == ["own kept"]

@@ -99,7 +99,14 @@ class _Routes:
         self._max_body_bytes = max_body_bytes
 
     async def health(self, request: Request) -> Response:
-        return _json_response(_backend(request).status.health())
+        backend = _backend(request)
+        health = backend.status.health()
+        if not backend.is_starting:
+            return _json_response(health)
+        # Label Studio would call /setup next, which cannot answer in time, and would
+        # not create the connection.
+        said = f"{health['model_class']} is being imported: connect in a few seconds"
+        return _json_response({"error": said}, 503, {"Retry-After": "2"})
 
     async def setup(self, request: Request) -> Response:
         asked = parse_setup(await self._body(request))

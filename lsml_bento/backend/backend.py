@@ -43,6 +43,7 @@ class Backend:
         other_threads: are closed with the backend.
         deadline_s: seconds after which a request ends.
         is_ready: whether the user's class was imported.
+        is_starting: whether it is being imported for the first time.
     """
 
     predict: Predict
@@ -60,6 +61,7 @@ class Backend:
     other_threads: Sequence[CallThreads]
     deadline_s: float
     is_ready: bool = False
+    is_starting: bool = False
     _following: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
@@ -71,11 +73,12 @@ class Backend:
         From the first call on, new versions serve as soon as they are promoted.
         """
         is_first = self._following is None
+        self.is_starting = is_first
         if is_first:
             self._following = asyncio.create_task(self._follow())
         try:
             await self.setup_threads.run(self.source.load)
-            self.is_ready = True
+            self.is_ready, self.is_starting = True, False
             await self.setup_threads.run(self.rules.store)
         except StateError as error:
             log.warning("Training rules not stored: %s", error)
@@ -86,6 +89,8 @@ class Backend:
                 error,
                 exc_info=error.__cause__,
             )
+        finally:
+            self.is_starting = False
 
     async def close(self) -> bool:
         """Answer all accepted requests, then stop threads and close the state.

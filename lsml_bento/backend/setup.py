@@ -50,7 +50,7 @@ class Setup:
             return known
         raise NotReady(
             f"{self.model_class} is still being made for project {project} and has no "
-            "version yet: Label Studio retries automatically"
+            "version yet: save the connection again in a few seconds"
         )
 
     def _remember(self, request: SetupRequest) -> tuple[Project, str | None]:

@@ -216,13 +216,14 @@ def _say(message: str) -> None:
 
 def _log_warnings(debug: bool) -> None:
     """Print warnings, e.g. of a wait for Label Studio, above the progress bar."""
+    from lsml_bento.log_format import log_apart
+
+    handler = _StderrHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logging.basicConfig(
-        level=logging.DEBUG if debug else logging.ERROR,
-        format="%(levelname)s: %(message)s",
-        handlers=[_StderrHandler()],
+        level=logging.DEBUG if debug else logging.ERROR, handlers=[handler]
     )
-    if not debug:
-        logging.getLogger("lsml_bento").setLevel(logging.WARNING)
+    log_apart(handler, logging.DEBUG if debug else logging.WARNING)
 
 
 class _StderrHandler(logging.Handler):

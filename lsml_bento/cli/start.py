@@ -27,7 +27,7 @@ from lsml_bento.cli.options import (
 )
 from lsml_bento.errors import LsmlError
 from lsml_bento.pipelines import PIPELINES, pipeline_name
-from lsml_bento.processes.opening import absolute_paths
+from lsml_bento.processes.opening import absolute_paths, env_file
 
 _SERVED = "lsml_bento.processes.bentoml_target:svc"
 _ALL_INTERFACES = "0.0.0.0"  # noqa: S104 - Label Studio is often on another machine
@@ -75,7 +75,6 @@ class StartError(LsmlError):
     "--port",
     type=click.IntRange(1, 65535),
     envvar="PORT",
-    default=9090,
     metavar="PORT",
     help="Port to listen on (PORT; default: 9090).",
 )
@@ -92,7 +91,7 @@ class StartError(LsmlError):
 def start(
     directory: Path | None,
     root_dir: Path | None,
-    port: int,
+    port: int | None,
     host: str,
     debug: bool,
     **options: Any,
@@ -101,6 +100,7 @@ def start(
 
     DIR has a model.py with one subclass of LabelStudioMLBase, or a service.py with
     svc = create_service(..). A directory written for label_studio_ml works unchanged.
+    Variables in a file .env in DIR are set unless the environment has them.
 
     Without DIR, --pipeline and --model serve a pipeline. MODEL is a directory, or a
     name on the Hugging Face Hub, with @REVISION to pin a revision. It runs on a GPU if
@@ -112,14 +112,16 @@ def start(
     """
     if debug and options["log_level"] is None:
         options["log_level"] = "DEBUG"
-    environ = _environ(options)
     if directory is None:
+        environ = _environ(options, {})
         title, directory = _pipeline(environ), Path.cwd()
     else:
         directory = resolve(directory, root_dir)
         _check_directory(directory, options)
+        environ = _environ(options, env_file(directory))
         title = directory.name
         environ.pop("LSML_PIPELINE", None)
+    port = port or click.IntRange(1, 65535)(environ.get("PORT") or 9090)
     address = _address(host, port)
     if "LSML_PIPELINE" not in environ and is_drop_in(directory):
         click.echo(
@@ -228,10 +230,10 @@ def listen_problem(error: OSError, host: str, port: int) -> str:
     )
 
 
-def _environ(options: dict[str, Any]) -> dict[str, str]:
-    """The server's environment. Options override variables."""
+def _environ(options: dict[str, Any], from_file: dict[str, str]) -> dict[str, str]:
+    """The server's environment. Options override variables, and those a file's."""
     # BentoML waits for its usage report to be sent before it starts.
-    environ = {"BENTOML_DO_NOT_TRACK": "true", **os.environ}
+    environ = {"BENTOML_DO_NOT_TRACK": "true", **from_file, **os.environ}
     variables = {name: variable for name, (variable, *_) in _SETTINGS.items()}
     for name, variable in {**variables, "log-level": "LOG_LEVEL"}.items():
         value = options[name.replace("-", "_")]

@@ -87,7 +87,7 @@ def call(
         if _is_out_of_memory(error):
             # The frames of the failed call still reference its tensors.
             traceback.clear_frames(error.__traceback__)
-            _free_memory()
+            free_memory()
             raise OutOfMemory(
                 f"the GPU's memory is too small for {len(tasks)} tasks: lower "
                 "LSML_MAX_BATCH_SIZE"
@@ -146,11 +146,20 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return "OutOfMemoryError" in names or any(one in str(error) for one in said)
 
 
-def _free_memory() -> None:
+def free_memory() -> None:
+    """Free what only a cache or reference cycles hold, frozen objects included.
+
+    No other thread runs Python code meanwhile, for 0.1 s and more.
+    """
+    is_frozen = gc.get_freeze_count() > 0
+    gc.unfreeze()
     gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.cuda.empty_cache()
+    if is_frozen:
+        gc.freeze()
+    # Another thread may be importing torch at this moment.
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    if cuda is not None:
+        cuda.empty_cache()
 
 
 def render(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
+import logging
+import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -25,10 +29,15 @@ from lsml_bento.model.base_class import (
 )
 from lsml_bento.model.training_policy import TrainingRules
 
+log = logging.getLogger(__name__)
+
 RETRY_AFTER_S = 2.0
 """Seconds after a failed import until the next attempt."""
 
 ModelClass = type[LabelStudioMLBase]
+
+_set_handler = signal.signal
+_thread = threading.local()
 
 
 class ModelSource:
@@ -78,9 +87,11 @@ class ModelSource:
         if loaded is None and isinstance(self._target, str):
             return None
         loaded = loaded or self.load()
-        if self._rules is None or self._rules[0] is not loaded:
-            self._rules = loaded, rules_of(loaded, each_event=self.is_drop_in)
-        return self._rules[1]
+        known = self._rules
+        if known is None or known[0] is not loaded:
+            known = loaded, rules_of(loaded, each_event=self.is_drop_in)
+            self._rules = known
+        return known[1]
 
     def reload(self) -> ModelClass:
         """Import the modules of the directory again, and return the new class.
@@ -98,6 +109,7 @@ class ModelSource:
                 except ModelImportError:
                     sys.modules.update(forgotten)
                     raise
+                self._rules = None  # it keeps the old class
         return self.load()
 
     def load(self) -> ModelClass:
@@ -127,7 +139,8 @@ class ModelSource:
             sys.path.insert(0, str(self._directory))
         importlib.invalidate_caches()  # the file may be new since the last attempt
         try:
-            module = importlib.import_module(name)
+            with _main_thread_allowed():
+                module = importlib.import_module(name)
         except BaseException as error:
             # A SystemExit of user code must not end the server.
             if isinstance(error, KeyboardInterrupt):
@@ -147,6 +160,49 @@ def has_own_load(model: ModelClass) -> bool:
     names = {kind.__module__ for kind in model.__mro__} - {LabelStudioMLBase.__module__}
     files = (getattr(sys.modules.get(name), "__file__", None) for name in names)
     return any(imports_label_studio_ml(Path(file)) for file in files if file)
+
+
+@contextmanager
+def _main_thread_allowed() -> Iterator[None]:
+    """Let a module be imported that expects to be in the main thread.
+
+    A server imports in another thread, so that it answers meanwhile. That thread gets
+    an event loop, which stays open if the module keeps it.
+    """
+    signal.signal = _signal
+    _thread.imports = True
+    # Not uvloop's, which a module may be unable to use: every process gets the same.
+    loop = asyncio.DefaultEventLoopPolicy().new_event_loop()
+    references = sys.getrefcount(loop)
+    if not _is_main_thread():
+        asyncio.set_event_loop(loop)
+    try:
+        yield
+    finally:
+        _thread.imports = False
+        if not _is_main_thread():
+            asyncio.set_event_loop(None)
+        if sys.getrefcount(loop) == references:
+            loop.close()
+
+
+def _signal(signalnum: int, handler: Any) -> Any:
+    """``signal.signal``, except that a module being imported cannot break a process.
+
+    In other threads than the main one, ``signal.signal`` raises an error. SIGINT and
+    SIGTERM stop the process in an orderly way.
+    """
+    is_import = getattr(_thread, "imports", False)
+    own = signalnum in (signal.SIGINT, signal.SIGTERM)
+    if not is_import or (_is_main_thread() and not own):
+        return _set_handler(signalnum, handler)
+    name = signal.Signals(signalnum).name
+    log.warning("Signal handler ignored: the model's module sets one for %s", name)
+    return signal.getsignal(signalnum)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _forget_modules(directory: Path) -> dict[str, ModuleType]:

@@ -133,6 +133,11 @@ class ModelPool:
             keys = [e.key for e in self._serving(project) if e.holds is _Holds.STAND_IN]
         return any(map(self._factory.is_in_use, keys))
 
+    def has_old_objects(self) -> bool:
+        """Whether a thread still uses objects of a version that no longer serves."""
+        with self._lock:
+            return not all(map(self._serves, self._entries.values()))
+
     def serve(
         self, project: Project, version: str | None, *, reload: bool = False
     ) -> None:

@@ -11,10 +11,12 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from lsml_bento.contract import Project
 from lsml_bento.errors import LsmlError
+from lsml_bento.model.invoke import free_memory
 from lsml_bento.prediction.model_pool import ModelPool
 from lsml_bento.state.store import State
 from lsml_bento.versions.registry import Pointer, Version, Versions
@@ -48,9 +50,18 @@ class VersionFollower:
         self._versions = Versions(state)
         self._note_on_job = note_on_job
         self._refused: dict[Project, _Refused] = {}
+        self._has_reloaded = False
 
     def follow(self) -> None:
         """Serve the active versions, as far as they load; never raises."""
+        self._follow()
+        # The old modules, or those of a failed import, are reference cycles.
+        if self._has_reloaded and not self._pool.has_old_objects():
+            self._has_reloaded = False
+            with suppress(RuntimeError):  # of a lost GPU, which predict() reports
+                free_memory()
+
+    def _follow(self) -> None:
         try:
             pointers = self._versions.pointers()
         except LsmlError as error:
@@ -83,6 +94,7 @@ class VersionFollower:
         try:
             found = self._find(project, new)
             reload = self._differs_in_modules(project, old, found)
+            self._has_reloaded |= reload
             self._pool.serve(project, new, reload=reload)
         except LsmlError as error:
             self._refuse(project, pointer, found, error)

@@ -23,7 +23,7 @@ from typing import IO, Any
 from lsml_bento.adapters import label_studio_ml, process_title
 from lsml_bento.backend_spec import BackendSpec
 from lsml_bento.error_text import locate
-from lsml_bento.errors import LsmlError, StateError
+from lsml_bento.errors import LsmlError, ModelImportError, StateError
 from lsml_bento.jobs.job import Job
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.processes.wiring import (
@@ -37,7 +37,7 @@ from lsml_bento.settings import Settings
 from lsml_bento.training.child_process import END_OF_LOG
 from lsml_bento.training.trainer import FitContext, Trainer
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("lsml_bento.processes.fit")  # it runs as __main__
 
 _TRACEBACK = 20_000
 
@@ -123,7 +123,7 @@ class _Fits:
             spec.name,
             open_state(settings, spec.home_path, spec.name),
             open_weights(settings),
-            open_tasks(settings),
+            None,
             self._answers.report,
             model_dir=settings.model_dir,
             home=spec.home_path,
@@ -134,6 +134,9 @@ class _Fits:
         source = ModelSource(self._spec.target, self._spec.directory_path)
         if source.is_drop_in:
             label_studio_ml.install()
+        with suppress(ModelImportError):  # the job reports it
+            source.load()  # it may set variables, which open_tasks reads
+        context.tasks = open_tasks(self._settings)
         media = open_media(self._settings, self._spec.home_path)
         return Trainer(source, media, context)
 

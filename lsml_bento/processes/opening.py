@@ -134,21 +134,58 @@ def read_label_config(path: Path) -> str:
         ) from error
 
 
-def absolute_paths(environ: Mapping[str, str]) -> dict[str, str]:
+def absolute_paths(
+    environ: Mapping[str, str], base: Path | None = None
+) -> dict[str, str]:
     """A copy of an environment that has the same meaning in every directory.
 
-    Relative paths are relative to where the command was typed, but a backend's
-    processes run in its directory.
+    Relative paths are relative to ``base``, or else to where the command was typed,
+    but a backend's processes run in its directory.
     """
     found = dict(environ)
     for name in _PATHS:
         if found.get(name, "").strip():
-            found[name] = str(Path(found[name]).expanduser().absolute())
+            found[name] = str(
+                (base or Path()).joinpath(Path(found[name]).expanduser()).absolute()
+            )
     return found
+
+
+def env_file(directory: Path) -> dict[str, str]:
+    """The variables of the ``.env`` in a backend's directory; its paths are absolute.
+
+    Raises:
+        OpeningError: if it cannot be read.
+    """
+    path = directory / ".env"
+    if not path.is_file():
+        return {}
+    from dotenv import dotenv_values
+
+    try:
+        found = dotenv_values(path, encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OpeningError(
+            f"{path} cannot be read: {error}; save it as UTF-8, or remove it"
+        ) from error
+    present = {name: value for name, value in found.items() if value is not None}
+    return absolute_paths(present, directory)
+
+
+def load_env_file(directory: Path) -> None:
+    """Set the variables of a directory's ``.env`` that the environment lacks.
+
+    Raises:
+        OpeningError: if it cannot be read.
+    """
+    for name, value in env_file(directory).items():
+        os.environ.setdefault(name, value)
 
 
 def named_backend(target: str, name: str | None = None) -> BackendSpec:
     """The spec of a class that is imported from the current directory.
+
+    Reads the directory's ``.env``.
 
     Raises:
         OpeningError: if BentoML does not accept the name.
@@ -157,6 +194,7 @@ def named_backend(target: str, name: str | None = None) -> BackendSpec:
     from lsml_bento.processes.wiring import settle
     from lsml_bento.settings import Settings
 
+    load_env_file(Path.cwd())
     settings = Settings.from_env(os.environ)
     try:
         return settle(name or class_name(target), target, Path.cwd(), settings)

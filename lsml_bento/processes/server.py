@@ -27,6 +27,7 @@ from lsml_bento.jobs.job import Job
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.model.loader import ModelSource
 from lsml_bento.processes.backend import build_backend
+from lsml_bento.processes.opening import load_env_file
 from lsml_bento.processes.wiring import (
     claim_home,
     log_to_stderr,
@@ -55,7 +56,8 @@ def create_service(
     """A BentoML service that is a Label Studio backend.
 
     Write ``svc = create_service("model:NER")`` in ``service.py``, then run ``bentoml
-    serve service:svc``. The environment overrides every number.
+    serve service:svc``. The environment overrides every number; a file ``.env`` in the
+    directory adds variables that the environment lacks.
 
     Args:
         model: ``"module:Class"``, imported only where it is needed, or the class.
@@ -79,6 +81,7 @@ def create_service(
     check_options(bentoml_options)
     if is_drop_in(directory):
         label_studio_ml.install()
+    load_env_file(directory)
     settings = Settings.from_env(os.environ)
     settings = settings.model_copy(
         update={

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ from lsml_bento.settings import Settings
 from lsml_bento.state.store import State
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from lsml_bento.adapters.huey_queue import HueyQueue
     from lsml_bento.adapters.label_studio_api import LabelStudioTasks
     from lsml_bento.adapters.label_studio_media import LabelStudioMedia
@@ -135,18 +138,33 @@ def open_media(settings: Settings, home: Path) -> LabelStudioMedia:
         settings.label_studio_api_key,
         settings.local_files_root,
         home / "media",
+        late_access=partial(label_studio_access, settings),
+    )
+
+
+def label_studio_access(settings: Settings) -> tuple[str | None, SecretStr | None]:
+    """Label Studio's URL and API key, as far as they are set.
+
+    The user's module may set variables when it is imported, after ``settings`` were
+    read. They count where ``settings`` have no value.
+    """
+    late = Settings.from_env(os.environ)
+    return (
+        settings.label_studio_url or late.label_studio_url,
+        settings.label_studio_api_key or late.label_studio_api_key,
     )
 
 
 def open_tasks(settings: Settings) -> LabelStudioTasks | None:
     """Label Studio's API; None where no credentials are set."""
-    if settings.label_studio_url is None or settings.label_studio_api_key is None:
+    url, key = label_studio_access(settings)
+    if url is None or key is None:
         return None
     from lsml_bento.adapters.label_studio_api import (  # noqa: PLC0415 - 1 s
         LabelStudioTasks,
     )
 
-    return LabelStudioTasks(settings.label_studio_url, settings.label_studio_api_key)
+    return LabelStudioTasks(url, key)
 
 
 def log_to_stderr(settings: Settings) -> None:

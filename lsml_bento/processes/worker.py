@@ -41,7 +41,7 @@ from lsml_bento.versions.weights import Weights
 if TYPE_CHECKING:
     from lsml_bento.processes.worker_probes import Health
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("lsml_bento.processes.worker")  # it runs as __main__
 
 _STAND_BY_S = 1.0
 _NOT_INHERITED = frozenset({"PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"})

@@ -489,6 +489,45 @@ class TestVersions:
         assert 1.5 < time.monotonic() - start < 2.9
 
 
+class TestHealth:
+    @pytest.mark.parametrize("text", ["", "1 / 0\n"], ids=["imports", "fails"])
+    def test_it_is_503_until_the_class_was_imported_or_cannot_be(
+        self, serve: Serve, tmp_path: Path, text: str
+    ) -> None:
+        go = tmp_path / "go"
+        module = tmp_path / "slow_module_of_a_user.py"
+        module.write_text(
+            "import pathlib, time\n"
+            f"while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.01)\n"
+            f"{text}"
+            "from lsml_bento import LabelStudioMLBase\n"
+            "class Slow(LabelStudioMLBase): pass\n"
+        )
+        client = serve(f"{module.stem}:Slow", directory=tmp_path)
+
+        async def meanwhile() -> tuple[list[httpx.Response], httpx.Response]:
+            starting = asyncio.ensure_future(client.backend.start())
+            await asyncio.sleep(0.05)
+            refused = [await client.http.get(path) for path in ("/health", "/")]
+            go.touch()
+            await starting
+            return refused, await client.http.get("/health")
+
+        try:
+            refused, health = client.run(meanwhile())
+        finally:
+            sys.modules.pop(module.stem, None)
+            sys.path.remove(str(tmp_path))
+
+        for answer in refused:
+            assert answer.status_code == 503
+            assert answer.headers["retry-after"] == "2"
+            said = "Slow is being imported: connect in a few seconds"
+            assert one_sentence(answer) == said
+        assert health.json() == {"status": "UP", "model_class": "Slow"}
+        assert client.backend.is_ready == (not text)
+
+
 class TestSetup:
     def test_it_waits_two_seconds_then_says_503_until_the_model_is_made(
         self, serve: Serve, gate: type[Gate]
@@ -520,7 +559,7 @@ class TestSetup:
         assert answer.headers["retry-after"] == "2"
         assert one_sentence(answer) == (
             f"Slow is still being made for project {PROJECT} and has no version yet: "
-            "Label Studio retries automatically"
+            "save the connection again in a few seconds"
         )
         assert 1.9 < setup_s < 2.9
         assert health_s < 0.5

@@ -134,3 +134,44 @@ def test_a_directory_without_a_backend_is_an_error(tmp_path: Path) -> None:
             f"{directory} has neither a model.py nor a service.py with svc: name the "
             "directory of a backend"
         )
+
+
+MAIN_THREAD = """
+import asyncio, signal
+from lsml_bento import LabelStudioMLBase
+
+LOOP = asyncio.get_event_loop()
+signal.signal(signal.SIGTERM, lambda *_: None)
+
+class Loop(LabelStudioMLBase):
+    def setup(self):
+        self.set("model_version", "loop-1")
+        {setup}
+
+    def predict(self, tasks, context=None, **kwargs):
+        return LOOP.run_until_complete(self.answer(tasks))
+
+    async def answer(self, tasks):
+        value = {{"choices": ["Positive"]}}
+        names = {{"from_name": "sentiment", "to_name": "text", "type": "choices"}}
+        return [{{"result": [{{**names, "value": value}}]}} for _ in tasks]
+"""
+
+
+def test_a_module_that_expects_the_main_thread_passes_as_it_is_served(
+    tmp_path: Path,
+) -> None:
+    done = checked(tmp_path, MAIN_THREAD.format(setup=""))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("Loop, model version loop-1\n")
+
+
+def test_a_setup_that_needs_the_main_thread_fails_as_it_would_in_a_server(
+    tmp_path: Path,
+) -> None:
+    setup = "signal.signal(signal.SIGTERM, signal.SIG_DFL)"
+
+    done = checked(tmp_path, MAIN_THREAD.format(setup=setup))
+
+    assert "signal only works in main thread" in refused(done)

@@ -130,6 +130,23 @@ def test_a_directorys_own_service_is_served_with_settings_of_the_environment(
 # A model that does not work: the server stays up and says why
 
 
+def test_a_file_env_in_the_directory_adds_variables_and_a_port(tmp_path: Path) -> None:
+    backend = write(tmp_path / "backend", model=MODEL)
+    port = free_port()
+    (backend / ".env").write_text(
+        f"PORT={port}\nLSML_MAX_BATCH_SIZE=7\nLSML_HOME=state\nLOG_LEVEL=ERROR\n"
+    )
+    env = environ(BENTOML_HOME=str(tmp_path / "bentoml"), LOG_LEVEL="WARNING")
+    command = [str(TOOL), "start", "backend"]
+    log = tmp_path / "log"
+    with Server("lsml-bento start", command, port, log, env, cwd=tmp_path) as started:
+        status = httpx.get(f"{started.url}/api/status").json()
+        assert status["max_batch_size"] == 7
+        [worker, *_] = [p for p in started.tree() if p.pid != started.pid]
+        assert worker.environ()["LOG_LEVEL"] == "WARNING"
+        assert (backend / "state" / "state.db").exists()
+
+
 def test_a_failing_model_is_reported_with_file_and_line_and_loaded_again(
     tmp_path: Path,
 ) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import fractions
+import gc
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -335,6 +339,97 @@ class TestLoadingAfresh:
             pass
 
         assert ModelSource(Own).reload() is Own
+
+
+HANDLER = "import signal\nsignal.signal(signal.{}, lambda *_: None)\n"
+LOOP = """
+import asyncio
+LOOP = asyncio.get_event_loop()
+
+async def answer():
+    return "yes"
+
+class Loop(Only):
+    def predict(self, tasks, context=None, **kwargs):
+        return [LOOP.run_until_complete(answer())]
+"""
+
+
+def open_loops() -> set[int]:
+    found = (o for o in gc.get_objects() if isinstance(o, asyncio.AbstractEventLoop))
+    return {id(loop) for loop in found if not loop.is_closed()}
+
+
+class TestModulesThatExpectTheMainThread:
+    """A server imports the class in another thread, and uses it in a third one."""
+
+    def test_an_event_loop_of_the_module_works(
+        self, write: Callable[..., ModelSource]
+    ) -> None:
+        source = write(CLASS.format("Only") + LOOP)
+        before = open_loops()
+
+        with ThreadPoolExecutor(1) as thread:
+            model = thread.submit(source.load).result()
+        with ThreadPoolExecutor(1) as thread:
+            assert thread.submit(said, model).result() == ["yes"]
+
+        assert len(open_loops() - before) == 1
+        sys.modules[model.__module__].LOOP.close()
+
+    def test_a_loop_that_no_module_keeps_is_closed(
+        self, write: Callable[..., ModelSource]
+    ) -> None:
+        text = "import asyncio\nasyncio.get_event_loop()\n" + CLASS.format("Only")
+        before = open_loops()
+
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(write(text).load).result()
+
+        assert open_loops() <= before
+
+    @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+    def test_a_signal_handler_of_the_module_is_ignored(
+        self,
+        write: Callable[..., ModelSource],
+        name: str,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        number = signal.Signals[name]
+        before = signal.getsignal(number)
+        source = write(HANDLER.format(name) + CLASS.format("Only"))
+
+        with ThreadPoolExecutor(1) as thread:
+            assert thread.submit(source.load).result().__name__ == "Only"
+
+        assert signal.getsignal(number) is before
+        assert f"the model's module sets one for {name}" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("name", "is_set"), [("SIGTERM", False), ("SIGUSR1", True)]
+    )
+    def test_in_the_main_thread_no_handler_is_set_that_the_process_needs(
+        self, write: Callable[..., ModelSource], name: str, is_set: bool
+    ) -> None:
+        number = signal.Signals[name]
+        before = signal.getsignal(number)
+        try:
+            write(HANDLER.format(name) + CLASS.format("Only")).load()
+
+            assert (signal.getsignal(number) is not before) == is_set
+        finally:
+            signal.signal(number, before)
+
+    def test_outside_of_an_import_signals_are_as_always(
+        self, write: Callable[..., ModelSource]
+    ) -> None:
+        write(CLASS.format("Only")).load()
+
+        with (
+            ThreadPoolExecutor(1) as thread,
+            pytest.raises(ValueError, match="main thread"),
+        ):
+            thread.submit(signal.signal, signal.SIGUSR1, signal.SIG_DFL).result()
 
 
 class TestPlaces:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import shutil
+import sys
 import threading
 import time
 import weakref
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+import psutil
 import pytest
 
 from lsml_bento.contract import Project
@@ -618,6 +620,109 @@ class Away(MemoryState):
     def _check(self) -> None:
         if self.is_away:
             raise StateError("no answer")
+
+
+MIB = 1 << 20
+BIG = """
+from pathlib import Path
+from lsml_bento import LabelStudioMLBase
+from tests.doubles import choice
+
+BIG = b"x" * {size}
+if (Path(__file__).parent / "broken").exists():
+    raise OSError("broken")
+
+class Big(LabelStudioMLBase):
+    def predict(self, tasks, context=None, **kwargs):
+        return [{{"result": [choice("big")]}} for _ in tasks]
+"""
+
+
+@pytest.fixture
+def as_in_a_server() -> Iterator[None]:
+    """The garbage collector as a serving process sets it."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(100_000, 50, 50)
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*thresholds)
+
+
+@pytest.fixture
+def big(tmp_path: Path) -> Iterator[Path]:
+    """The file of a class whose module has a big global."""
+    path = tmp_path / "big_module_of_a_user.py"
+    path.write_text(BIG.format(size=100 * MIB))
+    yield path
+    sys.modules.pop(path.stem, None)
+    sys.path.remove(str(tmp_path))
+
+
+def rss_mib() -> float:
+    return float(psutil.Process().memory_info().rss) / MIB
+
+
+@pytest.mark.usefixtures("as_in_a_server")
+class TestMemoryOfModules:
+    """A class of label_studio_ml keeps its model in a global of its module."""
+
+    def test_fifty_events_leave_one_copy(self, store: Store, big: Path) -> None:
+        process = Process(ModelSource(f"{big.stem}:Big", big.parent), store)
+        process.predict()
+        gc.collect()
+        gc.freeze()
+        start = rss_mib()
+
+        for number in range(50):
+            store.promote_without_weights(f"v{number}", afresh=True)
+            process.follower.follow()
+            assert process.predict() == ("big", f"v{number}")
+            assert rss_mib() < start + 30
+
+    def test_the_old_modules_stay_until_their_last_use(
+        self, store: Store, big: Path
+    ) -> None:
+        process = Process(ModelSource(f"{big.stem}:Big", big.parent), store)
+        process.predict()
+        gc.collect()
+        gc.freeze()
+        with process.pool.use(process.key()) as (model, _):
+            old = weakref.ref(type(model))
+            del model
+            store.promote_without_weights("v1", afresh=True)
+            process.follower.follow()
+            process.follower.follow()
+            assert old() is not None
+        assert process.predict() == ("big", "v1")
+
+        process.follower.follow()
+
+        assert old() is None
+
+    def test_a_failed_import_leaves_nothing(
+        self,
+        store: Store,
+        big: Path,
+        patience: Callable[[float], None],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        caplog.set_level(logging.CRITICAL, "lsml_bento")  # records hold tracebacks
+        patience(0)
+        process = Process(ModelSource(f"{big.stem}:Big", big.parent), store)
+        process.predict()
+        start = rss_mib()
+        (big.parent / "broken").touch()
+        store.promote_without_weights("v1", afresh=True)
+
+        for _ in range(4):
+            process.follower.follow()
+            assert process.predict()[0] == "big"
+            assert process.active == {ONE: None}
+            assert rss_mib() < start + 30
+
+        (big.parent / "broken").unlink()
+        process.follower.follow()
+        assert process.predict() == ("big", "v1")
 
 
 class TestMemory:

@@ -153,6 +153,7 @@ class _Process:
             log.critical("Stopping although predict() is stuck: its result is lost")
 
     async def _import_class(self) -> None:
+        begun = time.monotonic()
         await self.backend.start()
         if self._worker is not None:
             starting = self._start_worker(self._worker)
@@ -160,6 +161,12 @@ class _Process:
         while not self.backend.is_ready:
             await asyncio.sleep(_IMPORT_EVERY_S)
             await self.backend.start()
+        log.info(
+            "Ready: %s answers Label Studio process=%d seconds=%.1f",
+            self.backend.source.name,
+            os.getpid(),
+            time.monotonic() - begun,
+        )
         _freeze_imported_objects()
 
     async def _start_worker(self, worker: EmbeddedWorker) -> None:

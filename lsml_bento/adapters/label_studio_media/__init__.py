@@ -19,6 +19,7 @@ import hashlib
 import os
 import re
 import threading
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ from lsml_bento.adapters.label_studio_media.guard import shown
 from lsml_bento.adapters.label_studio_media.session import LabelStudio, Session, fetch
 from lsml_bento.errors import MediaError
 
+Access = tuple[str | None, str | SecretStr | None]
+"""Label Studio's URL and an API key of it."""
+
 _LOCAL_STORAGE = re.compile(r"/data/.*\?d=")
 
 
@@ -44,6 +48,7 @@ class LabelStudioMedia:
         local_files_root: the only directory from which paths in task data are read.
         cache_dir: created by the first download.
         max_file_bytes: larger files are refused.
+        late_access: returns URL and key at the first use, for those not given.
         max_cache_bytes: above this size the least recently used files are deleted,
             except those used in the last ten minutes.
     """
@@ -55,12 +60,12 @@ class LabelStudioMedia:
         local_files_root: Path | None,
         cache_dir: Path,
         *,
+        late_access: Callable[[], Access] = lambda: (None, None),
         max_file_bytes: int = 2 << 30,
         max_cache_bytes: int = 10 << 30,
     ) -> None:
-        if isinstance(api_key, SecretStr):
-            api_key = api_key.get_secret_value()
-        self._address, self._key = label_studio_url or "", api_key or ""
+        self._access = label_studio_url, api_key
+        self._late_access = late_access
         self._root = local_files_root and local_files_root.resolve()
         if self._root == Path(self._root.anchor if self._root else ""):
             self._root = None  # It would make every file on this machine readable.
@@ -71,7 +76,11 @@ class LabelStudioMedia:
 
     @cached_property
     def _studio(self) -> LabelStudio:
-        return LabelStudio(self._address, self._key)
+        (url, key), late = self._access, self._late_access()
+        url, key = url or late[0], key or late[1]
+        if isinstance(key, SecretStr):
+            key = key.get_secret_value()
+        return LabelStudio(url or "", key or "")
 
     @cached_property
     def _cache(self) -> MediaCache:
