@@ -69,7 +69,7 @@ def subclasses(root: type[LsmlError]) -> list[type[LsmlError]]:
 
 
 COMMANDS = (
-    *("lsml_bento.cli", "lsml_bento.scaffold.create", "lsml_bento.scaffold.wheel"),
+    *("lsml_bento.cli", "lsml_bento.scaffold.source", "lsml_bento.scaffold.wheel"),
     *("lsml_bento.preannotation.selection", "lsml_bento.preannotation.run"),
     "lsml_bento.processes.opening",
     *("lsml_bento.preannotation.durable_files", "lsml_bento.preannotation.task_file"),
