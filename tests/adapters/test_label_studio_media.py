@@ -659,7 +659,7 @@ def test_a_refusal_names_the_hop_the_status_and_the_setting(
     site.routes[STORAGE] = sends(b"", 400)
     site.routes["/data/upload/1/a.png"] = sends(b"", status)
     reason = refused(media(site, tmp_path), "/data/upload/1/a.png")
-    shown = f"{site.url}/data/upload/1/a.png"
+    shown = f"'{site.url}/data/upload/1/a.png'"
     assert reason.startswith(f"Label Studio answered {status} to {shown}: ")
     assert reason.endswith(hint)
 
