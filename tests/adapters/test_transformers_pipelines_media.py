@@ -146,7 +146,7 @@ def test_a_file_that_is_not_an_image_affects_only_its_own_task(
     slots = predicted(model, [first, second, third, fourth])
     assert slots[0]["result"]
     assert slots[3]["result"]
-    assert [str(slot)[:45] for slot in slots[1:3]] == [
+    assert [str(slot)[:47] for slot in slots[1:3]] == [
         "the image '/data/2.png' cannot be read: Unident",
         "/data/3.png of task 3 is not there",
     ]
