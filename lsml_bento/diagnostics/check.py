@@ -23,7 +23,12 @@ from lsml_bento.diagnostics.results import (
     predictions_of,
 )
 from lsml_bento.errors import LsmlError, MediaError, TrainingError
-from lsml_bento.model.base_class import LabelStudioMLBase
+from lsml_bento.model.base_class import (
+    FIT_SHAPE,
+    LabelStudioMLBase,
+    bind_fit,
+    takes_annotations,
+)
 from lsml_bento.model.invoke import Slot, for_annotator
 from lsml_bento.model.label_config import (
     index_flags,
@@ -32,7 +37,6 @@ from lsml_bento.model.label_config import (
     variables,
 )
 from lsml_bento.model.media import names_a_file
-from lsml_bento.model.signature import FIT_SHAPE, bind_fit, takes_annotations
 from lsml_bento.model.training_policy import START_TRAINING
 
 Predict = Callable[[list[Task], Context | None], list[Slot | Exception]]

@@ -30,9 +30,8 @@ from lsml_bento.errors import (
     PredictionError,
     WrongCount,
 )
-from lsml_bento.model.base_class import LabelStudioMLBase, current_runtime
+from lsml_bento.model.base_class import LabelStudioMLBase, accepted, current_runtime
 from lsml_bento.model.response import ModelResponse, PredictionValue
-from lsml_bento.model.signature import accepted
 
 EMPTY_SLOT = b"[]"
 """No prediction for a task, as Label Studio understands it."""

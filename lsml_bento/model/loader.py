@@ -16,6 +16,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from lsml_bento.backend_dir import imports_label_studio_ml, is_drop_in
 from lsml_bento.backend_spec import class_name
@@ -35,6 +36,9 @@ RETRY_AFTER_S = 2.0
 """Seconds after a failed import until the next attempt."""
 
 ModelClass = type[LabelStudioMLBase]
+
+# Reading the modules of a class once is enough, and they may be edited meanwhile.
+_own_load: WeakKeyDictionary[ModelClass, bool] = WeakKeyDictionary()
 
 _set_handler = signal.signal
 _thread = threading.local()
@@ -157,9 +161,13 @@ def has_own_load(model: ModelClass) -> bool:
     Only the modules of the class count: a test beside a migrated class may still import
     ``label_studio_ml``.
     """
+    if model in _own_load:
+        return _own_load[model]
     names = {kind.__module__ for kind in model.__mro__} - {LabelStudioMLBase.__module__}
     files = (getattr(sys.modules.get(name), "__file__", None) for name in names)
-    return any(imports_label_studio_ml(Path(file)) for file in files if file)
+    found = any(imports_label_studio_ml(Path(file)) for file in files if file)
+    _own_load[model] = found
+    return found
 
 
 @contextmanager

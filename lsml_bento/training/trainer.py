@@ -27,18 +27,19 @@ from lsml_bento.jobs.job_store import JobStore
 from lsml_bento.model.base_class import (
     LabelStudioMLBase,
     ModelRuntime,
+    call_fit,
     overrides_process_event,
     rules_of,
+    takes_annotations,
     use_runtime,
 )
 from lsml_bento.model.invoke import try_sample
 from lsml_bento.model.label_config import EMPTY
 from lsml_bento.model.loader import ModelClass, ModelSource, has_own_load
 from lsml_bento.model.media import Media
-from lsml_bento.model.signature import call_fit, takes_annotations
 from lsml_bento.model.training_policy import TrainingEvent
 from lsml_bento.state.store import Change, Pair, State, encode
-from lsml_bento.training.background import Background
+from lsml_bento.training.child_process import Background
 from lsml_bento.training.file_changes import FileChanges
 from lsml_bento.versions.registry import Version, Versions
 from lsml_bento.versions.weights import Saved, Weights, store_name

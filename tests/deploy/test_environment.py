@@ -48,7 +48,6 @@ OTHERS = {
     "ML_BLOCK_LOCAL_IP": "Label Studio's: whether it calls private addresses",
     "OMP_NUM_THREADS": "OpenMP's: threads that torch computes with",
     "PUBLISH": "compose.yaml's own: the address that the server listens on",
-    "PYTHONPATH": "Python's",
     "REDISCLI_AUTH": "redis-cli's: its password",
     "REDIS_PASSWORD": "of the Redis that deploy/ starts; REDIS_URL has it too",
     "REDIS_PORT": "what a Service named redis would set",

@@ -14,7 +14,7 @@ import pytest
 from lsml_bento.errors import TrainingError
 from lsml_bento.model.base_class import LabelStudioMLBase
 from lsml_bento.state.memory import MemoryState
-from lsml_bento.training.background import Background
+from lsml_bento.training.child_process import Background
 from tests.fits import Home
 
 
