@@ -97,11 +97,11 @@ test-newest test-lowest: test-%: $(READY) redis-server
 	rm -rf .venvs/$* build/$*
 	$(BIN)/uv venv --quiet --python $(PYTHON) .venvs/$*
 	$(UV_INSTALL) --resolution $(RESOLUTION) --requirement pyproject.toml
-	$(UV_INSTALL) hypothesis psutil pytest pytest-timeout pytest-xdist uv
+	$(UV_INSTALL) hypothesis psutil pytest pytest-timeout uv
 	$(BIN)/uv build --quiet --wheel --out-dir build/$* .
 	$(UV_INSTALL) --no-deps build/$*/*.whl
 	cp -r bentos constraints.txt docs examples pyproject.toml tests build/$*/
-	cd build/$* && ../../.venvs/$*/bin/python -m pytest -n 4 tests \
+	cd build/$* && ../../.venvs/$*/bin/python -m pytest tests \
 	  $(patsubst %,--ignore=tests/%,$(LEFT_OUT))
 
 # As root, with buildah and mmdebstrap; the tests say what is missing.
