@@ -8,6 +8,7 @@ import gc
 import json
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -356,7 +357,11 @@ class Loop(Only):
 
 
 def open_loops() -> set[int]:
-    found = (o for o in gc.get_objects() if isinstance(o, asyncio.AbstractEventLoop))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's objects, which any look makes warn
+        found = [
+            o for o in gc.get_objects() if isinstance(o, asyncio.AbstractEventLoop)
+        ]
     return {id(loop) for loop in found if not loop.is_closed()}
 
 

@@ -45,7 +45,10 @@ class Model(LabelStudioMLBase):
         if data.get("does") == "show":
             gpu = os.environ["CUDA_VISIBLE_DEVICES"]
             begun = time.time()
-            time.sleep(2)
+            while len(open(os.environ["RECORD"]).readlines()) < 2:
+                if time.time() > begun + 20:
+                    break  # the other fit does not run at the same time
+                time.sleep(0.1)
             self.set("ran", [gpu, begun, time.time()])
             return
         if data.get("does") == "sleep":
@@ -260,14 +263,16 @@ def test_two_fits_run_at_the_same_time_each_with_its_gpu(tmp_path: Path) -> None
     two = Project("2", ONE.created_at)
     home.state.write(two, {"label_config": CONFIG})
     workers.start()
-    jobs = [home.enqueue(does="show", project=number) for number in (1, 2)]
-    for job in jobs:
-        workers.await_status(job, JobStatus.SUCCEEDED)
+    try:
+        jobs = [home.enqueue(does="show", project=number) for number in (1, 2)]
+        for job in jobs:
+            workers.await_status(job, JobStatus.SUCCEEDED)
+    finally:
+        workers.close()
 
     ran = [home.versions.active(one).values["ran"] for one in (ONE, two)]  # type: ignore[union-attr]
     assert sorted(gpu for gpu, _, _ in ran) == ["3", "5"]
     assert max(begun for _, begun, _ in ran) < min(ended for *_, ended in ran)
-    workers.close()
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import lsml_bento
 from lsml_bento.scaffold.create import create_backend, source_of
 from lsml_bento.scaffold.packages import LeftOut, read_packages
 from tests.cli.commands import MODEL, call, write
-from tests.e2e.processes import ROOT
 
 
 def put(directory: Path, files: dict[str, str]) -> Path:
@@ -269,7 +269,7 @@ def test_without_packages_the_image_is_the_template_s(tmp_path: Path) -> None:
 
     assert made(old, tmp_path / "new") == {}
 
-    template = ROOT / "lsml_bento" / "template" / "Dockerfile"
+    template = Path(lsml_bento.__file__).parent / "template" / "Dockerfile"
     assert (tmp_path / "new" / "Dockerfile").read_text() == template.read_text()
 
 
