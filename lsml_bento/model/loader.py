@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -37,7 +37,7 @@ RETRY_AFTER_S = 2.0
 
 ModelClass = type[LabelStudioMLBase]
 
-# Reading the modules of a class once is enough, and they may be edited meanwhile.
+# ``has_own_load`` of each class, since it reads the files of the class's modules.
 _own_load: WeakKeyDictionary[ModelClass, bool] = WeakKeyDictionary()
 
 _set_handler = signal.signal
@@ -174,22 +174,29 @@ def has_own_load(model: ModelClass) -> bool:
 def _main_thread_allowed() -> Iterator[None]:
     """Let a module be imported that expects to be in the main thread.
 
-    A server imports in another thread, so that it answers meanwhile. That thread gets
-    an event loop, which stays open if the module keeps it.
+    A server imports in another thread, so that it answers meanwhile.
     """
+    # Never reset: it differs from Python's only in a thread that imports a model.
     signal.signal = _signal
     _thread.imports = True
-    # Not uvloop's, which a module may be unable to use: every process gets the same.
+    try:
+        with nullcontext() if _is_main_thread() else _event_loop():
+            yield
+    finally:
+        _thread.imports = False
+
+
+@contextmanager
+def _event_loop() -> Iterator[None]:
+    """Give this thread an event loop, which stays open if somebody keeps it."""
+    # Not uvloop's, which a module may be unable to use.
     loop = asyncio.DefaultEventLoopPolicy().new_event_loop()
     references = sys.getrefcount(loop)
-    if not _is_main_thread():
-        asyncio.set_event_loop(loop)
+    asyncio.set_event_loop(loop)
     try:
         yield
     finally:
-        _thread.imports = False
-        if not _is_main_thread():
-            asyncio.set_event_loop(None)
+        asyncio.set_event_loop(None)
         if sys.getrefcount(loop) == references:
             loop.close()
 
