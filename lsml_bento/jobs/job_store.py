@@ -336,7 +336,7 @@ class JobStore:
                 if job is None or job.status is not JobStatus.RUNNING:
                     change.delete(key)  # or no job of the project would run again
                 elif job.lease_until < self._now():
-                    reason = f"the worker {job.worker} stopped sending heartbeats"
+                    reason = f"the worker {job.worker} stopped renewing its lease"
                     expired.append(self._lost(change, job, reason))
             return expired
 

@@ -146,9 +146,9 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory() -> None:
-    """Free what only a cache or reference cycles hold, frozen objects included.
+    """Collect garbage, frozen objects included, and empty the GPU's cache.
 
-    No other thread runs Python code meanwhile, for 0.1 s and more.
+    Other threads run no Python code meanwhile, for 0.1 s or more.
     """
     is_frozen = gc.get_freeze_count() > 0
     gc.unfreeze()

@@ -56,7 +56,7 @@ class OpenBackend:
 
     @property
     def has_no_worker(self) -> bool:
-        """Whether certainly no worker runs; with Redis, other machines may have one."""
+        """Whether no worker runs. False with Redis, as other machines may have one."""
         from lsml_bento.processes.worker import has_no_worker
 
         return self.settings.redis_url is None and has_no_worker(self.spec.home_path)

@@ -1,4 +1,4 @@
-"""The child process that runs ``fit``, as its worker sees it.
+"""The child process of a job: how its worker runs it, and what a ``fit`` leaves in it.
 
 Jobs and answers go through pipes as lines of JSON. The process exits, with all that it
 started, when its stdin closes because the worker is gone.

@@ -54,7 +54,7 @@ class Queue(Protocol):
         """
 
     def consume(self, fit: Callable[[str], float | None], workers: int) -> Any:
-        """A ``huey.consumer.Consumer`` with so many threads."""
+        """A ``huey.consumer.Consumer`` with ``workers`` threads."""
 
 
 class _Slot:
@@ -141,7 +141,7 @@ class FitWorker:
         return time.monotonic() - min([self._moved_at, *busy])
 
     def pause(self, seconds: float) -> None:
-        """Wait until then, or until the worker is stopped."""
+        """Wait this long, or until the worker is stopped."""
         self._moved_at = time.monotonic()
         with suppress(Empty):
             self._stops.get(timeout=seconds)
@@ -165,7 +165,7 @@ class FitWorker:
                 self._tidying.join(timeout=_LEAVE_S)
 
     def _check(self) -> None:
-        """Enqueue what died workers and lost messages left; tidy up."""
+        """Enqueue jobs whose worker died or whose message was lost; delete old jobs."""
         try:
             for job in self._job_store.expire():
                 reason = job.error or job.note

@@ -19,21 +19,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.docs.blocks import PAGES, ROOT, Block, blocks
+from tests.docs.blocks import PAGES, Block, blocks
 from tests.e2e.processes import Server, free_port
-from tests.e2e.serving import BIN, backend_environ
-
-LEGACY = ROOT / "tests" / "legacy" / "keyword_backend"
-
-LEGACY_CONFIG = """
-<View>
-  <Text name="text" value="$text"/>
-  <Choices name="mood" toName="text">
-    <Choice value="happy"/>
-    <Choice value="sad"/>
-  </Choices>
-</View>
-"""
+from tests.e2e.serving import BIN, LEGACY, LEGACY_CONFIG, backend_environ
 
 NOT_RUN = {
     ("README.md", "installs packages from the network"): 2,

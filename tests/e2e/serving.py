@@ -10,6 +10,18 @@ from tests.e2e.processes import ROOT, Server, free_port
 BIN = Path(sys.executable).parent
 EXAMPLE = ROOT / "examples" / "keyword"
 BACKENDS = Path(__file__).parent / "backends"
+
+LEGACY = ROOT / "tests" / "legacy" / "keyword_backend"
+LEGACY_CONFIG = """
+<View>
+  <Text name="text" value="$text"/>
+  <Choices name="mood" toName="text">
+    <Choice value="happy"/>
+    <Choice value="sad"/>
+  </Choices>
+</View>
+"""
+"""Of that backend, which has no file with it."""
 ECHO = BACKENDS / "echo"
 FOREIGN = ("LSML_", "LABEL_STUDIO_", "BASIC_AUTH_", "BENTOML_", "PYTEST_")
 NAMES = {"WORKERS", "THREADS", "PORT", "MODEL_DIR", "LOG_LEVEL", "REDIS_URL"}

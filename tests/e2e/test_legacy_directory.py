@@ -12,19 +12,13 @@ import httpx
 import pytest
 
 from tests.e2e.client import LabelStudioApi
-from tests.e2e.processes import ROOT, Server
-from tests.e2e.serving import backend_environ, start_command
-
-LEGACY = ROOT / "tests" / "legacy" / "keyword_backend"
-LABEL_CONFIG = """
-<View>
-  <Text name="text" value="$text"/>
-  <Choices name="mood" toName="text">
-    <Choice value="happy"/>
-    <Choice value="sad"/>
-  </Choices>
-</View>
-"""
+from tests.e2e.processes import Server
+from tests.e2e.serving import (
+    LEGACY,
+    LEGACY_CONFIG,
+    backend_environ,
+    start_command,
+)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +72,7 @@ def test_each_process_knows_the_absolute_path_of_the_model_dir(
 def test_the_backend_connects_and_predicts_with_its_own_version(
     label_studio: LabelStudioApi, backend: Server
 ) -> None:
-    project = label_studio.create_project("legacy", LABEL_CONFIG)
+    project = label_studio.create_project("legacy", LEGACY_CONFIG)
     tasks = project.add_tasks(["I am happy", "so sad", "neither"])
     assert project.connect(backend.url).created["model_version"] == "0.0.1"
 

@@ -110,7 +110,7 @@ def test_a_worker_carries_out_old_jobs_and_drops_old_messages(home: Home) -> Non
     queued, expired = home.job_store.find(QUEUED), home.job_store.find(EXPIRED)
     assert (queued.status, queued.attempts) == (JobStatus.SUCCEEDED, 1)
     assert (expired.status, expired.attempts) == (JobStatus.SUCCEEDED, 2)
-    assert "stopped sending heartbeats" in str(expired.note)
+    assert "stopped renewing its lease" in str(expired.note)
     assert home.versions.active(TWO).values == {"learned": [20, 21, 22]}  # type: ignore[union-attr]
     said = (home.path / "log").read_text()
     assert said.count("Unreadable messages dropped: queue=lsml-bento.learner") == 1

@@ -228,7 +228,7 @@ def test_a_second_worker_stands_by_and_takes_over_after_a_kill(
     eventually(lambda: workers.home.job(job).attempts == 2, "the second run", 20)
     job = workers.home.job(job)
     assert str(job.worker).endswith(f"/{second.pid}")
-    assert "stopped sending heartbeats" in str(job.note)
+    assert "stopped renewing its lease" in str(job.note)
     # The server that holds its input open goes.
     assert second.stdin is not None
     second.stdin.close()

@@ -441,7 +441,7 @@ def test_the_job_of_a_worker_that_died_runs_again_without_a_message(
     [job] = site.await_end(lost)
     assert site.runs()[0][-1] - began < 5
     assert (job.status, job.attempts) == (JobStatus.SUCCEEDED, 2)
-    assert job.note == f"run again: the worker {lost.worker} stopped sending heartbeats"
+    assert job.note == f"run again: the worker {lost.worker} stopped renewing its lease"
 
 
 def test_stopping_puts_running_jobs_back_and_leaves_no_process(double: Site) -> None:
