@@ -96,7 +96,9 @@ _WINDOW_S = 30.0
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @debug_option()
 def preannotate(as_json: bool, debug: bool, **given: Any) -> None:
-    """Predict many tasks with the backend in DIR, or with a class "module:Class".
+    """Predict the tasks of a project or a file in bulk.
+
+    DIR is the directory of a backend, or a class "module:Class".
 
     Run the same command again to continue after an interruption, or to retry tasks that
     failed. The exit code is 1 if a task or the run failed, or if predictions do not fit

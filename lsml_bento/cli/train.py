@@ -30,9 +30,10 @@ class NothingToTrain(LsmlError):
 )
 @backend_options
 def train(project: str | None, directory: Path, wait: bool, as_json: bool) -> None:
-    """Queue a training job, or make the queued job of the project start now.
+    """Queue a training job for PROJECT.
 
-    PROJECT is optional if only one project is known.
+    If the project already has a queued job, that job starts now. PROJECT is
+    optional if only one project is known.
     """
     with open_backend(directory) as backend:
         from lsml_bento.cli.jobs import follow_job
